@@ -1,0 +1,233 @@
+"""Set the course up and start it, with nothing but Python's standard library.
+
+    python course/bootstrap.py install    make .venv and install the requirements
+    python course/bootstrap.py lab        the same, then open JupyterLab on the first lesson
+    python course/bootstrap.py test       the same, then run every test
+    python course/bootstrap.py run CMD    the same, then run a command inside .venv
+
+`make lab` and `make test` call this file, and so does Windows, where there is no make. With
+`--here` after the verb it installs nothing and uses the Python that runs it (conda, containers).
+
+It runs before anything is installed, on whatever Python is at hand. So that an old one can say
+that it is too old, the file keeps to the grammar of Python 3.6.
+"""
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import webbrowser
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+FIRST_LESSON = "notebooks/00_start_here.ipynb"
+LOG_NAME = "setup.log"
+OLDEST, NEWEST = (3, 11), (3, 13)
+
+# Everything that Jupyter, IPython, Matplotlib or Triton would otherwise keep in the home folder.
+PRIVATE_FOLDERS = {
+    "JUPYTER_CONFIG_DIR": "config",
+    "JUPYTER_DATA_DIR": "data",
+    "JUPYTER_RUNTIME_DIR": "runtime",
+    "JUPYTERLAB_SETTINGS_DIR": "settings",
+    "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+    "IPYTHONDIR": "ipython",
+    "MPLCONFIGDIR": "matplotlib",
+    "TRITON_HOME": "triton",
+}
+
+PYTEST = ("python", "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile")
+TEST_STEPS = (
+    ("tests", (*PYTEST, "tests")),
+    ("notebooks", (*PYTEST, "--nbval", "notebooks", "solutions")),
+    ("notebook rules", ("python", "-m", "course.notebooks", "lint")),
+    ("exercises in step", ("python", "-m", "course.notebooks", "check")),
+    ("census", ("python", "-m", "course.notebooks", "census")),
+)
+
+# What pip's log says, and what the reader can do about it. The first match counts.
+PIP_TROUBLE = (
+    (("No space left on device",), "The disk is full: free about 8 GB"),
+    (
+        (
+            "NameResolutionError",
+            "NewConnectionError",
+            "ConnectTimeoutError",
+            "ReadTimeoutError",
+            "ProxyError",
+            "Failed to establish a new connection",
+            "Connection refused",
+            "Network is unreachable",
+        ),
+        "No network, or the package index cannot be reached: connect this machine"
+        " (behind a proxy, set HTTPS_PROXY)",
+    ),
+    (
+        ("No matching distribution found", "Could not find a version that satisfies"),
+        "A requirement has no build for this machine: use 64-bit Python 3.11, 3.12 or 3.13 on"
+        " Linux, Windows or an Apple-silicon Mac",
+    ),
+)
+
+
+class SetupError(Exception):
+    """The set-up cannot go on; the message is one sentence that says what to do."""
+
+
+def check_python(version: tuple) -> None:
+    """Raise SetupError unless this course can run on a Python of this (major, minor) version."""
+    found = tuple(version[:2])
+    if OLDEST <= found <= NEWEST:
+        return
+    trouble = "old" if found < OLDEST else "new"
+    raise SetupError(
+        f"Python {found[0]}.{found[1]} is too {trouble} for this course: install Python 3.11, 3.12"
+        " or 3.13 and name it, as in `make lab PYTHON=python3.11`"
+        " (without make: `python3.11 course/bootstrap.py lab`)."
+    )
+
+
+def check_venv_module(version: tuple) -> None:
+    """Raise SetupError where Python came without `venv`, as Debian and Ubuntu deliver it."""
+    if all(importlib.util.find_spec(name) for name in ("venv", "ensurepip")):
+        return
+    raise SetupError(
+        f"This Python has no `venv` module: install it (on Debian or Ubuntu: `sudo apt install"
+        f" python{version[0]}.{version[1]}-venv`) and run the same command again."
+    )
+
+
+def venv_python(root: str) -> str:
+    """Return where the Python of the project's .venv lies (it need not exist)."""
+    parts = ("Scripts", "python.exe") if os.name == "nt" else ("bin", "python")
+    return os.path.join(root, ".venv", *parts)
+
+
+def fingerprint(root: str) -> str:
+    """Return a text that changes when what has to be installed, or the folder's place, does."""
+    import tomllib  # not before check_python: it is new in 3.11
+
+    with open(os.path.join(root, "pyproject.toml"), "rb") as file:
+        table = tomllib.load(file)
+    installed = [table.get("build-system"), table.get("project"), table["tool"].get("setuptools")]
+    digest = hashlib.sha256(json.dumps(installed, sort_keys=True).encode()).hexdigest()
+    return f"{digest} {os.path.realpath(root)}"
+
+
+def read_text(path: str) -> str:
+    """Return the text of a file, or nothing where there is no such file."""
+    if not os.path.exists(path):
+        return ""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()
+
+
+def venv_is_usable(root: str, version: tuple) -> bool:
+    """Say whether .venv is whole, of this (major, minor) Python, and still lies where it was made.
+
+    An installation that was cut short leaves `.venv/.unfinished` behind; such a .venv is made anew.
+    """
+    folder = os.path.join(root, ".venv")
+    if os.path.exists(os.path.join(folder, ".unfinished")):
+        return False
+    made_by = read_text(os.path.join(folder, "pyvenv.cfg")).replace(" ", "")
+    if f"version={version[0]}.{version[1]}." not in made_by:
+        return False
+    stamp = read_text(os.path.join(folder, ".installed"))
+    if stamp and stamp.split(" ", 1)[1] != os.path.realpath(root):
+        return False
+    python = venv_python(root)
+    if not os.path.exists(python):  # also: a link to a Python that has been removed
+        return False
+    probe = subprocess.run([python, "-c", "import pip"], stderr=subprocess.DEVNULL)
+    return probe.returncode == 0
+
+
+def make_venv(root: str) -> None:
+    """Make .venv from nothing; what stood there is removed."""
+    check_venv_module(sys.version_info)
+    base = getattr(sys, "_base_executable", sys.executable)  # .venv's own Python cannot rebuild it
+    log_path = os.path.join(root, LOG_NAME)
+    shutil.rmtree(os.path.join(root, ".venv"), ignore_errors=True)
+    with open(log_path, "w", encoding="utf-8") as log:
+        made = subprocess.run(
+            [base, "-m", "venv", os.path.join(root, ".venv")], stdout=log, stderr=subprocess.STDOUT
+        )
+    if made.returncode:
+        raise SetupError(
+            f"Python could not make the folder .venv: see {log_path}, mend it and run the same"
+            " command again."
+        )
+
+
+def diagnose(log: str) -> str:
+    """Return what pip's log says went wrong and what to do about it, as half a sentence."""
+    for signs, advice in PIP_TROUBLE:
+        if any(sign in log for sign in signs):
+            return advice
+    return "pip could not install the requirements: mend what its last lines name"
+
+
+def pip_install(root: str) -> None:
+    """Install the project, editable, with its requirements; keep pip's words in setup.log."""
+    log_path = os.path.join(root, LOG_NAME)
+    command = [venv_python(root), "-m", "pip", "install", "--no-input", "--editable", ".[dev]"]
+    environment = dict(os.environ, PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_USER="0")
+    with open(log_path, "w", encoding="utf-8") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=root,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for raw in process.stdout:
+            line = raw.decode("utf-8", "replace")
+            log.write(line)
+            if line.lstrip().startswith(("Downloading", "Installing collected")):
+                print("  " + line.strip()[:76], flush=True)
+    if process.wait():
+        advice = diagnose(read_text(log_path))
+        raise SetupError(f"{advice}, then run the same command again (pip's log: {log_path}).")
+
+
+def install(root: str) -> str:
+    """Bring .venv into step with pyproject.toml and return its Python; quick if nothing changed."""
+    check_python(sys.version_info)
+    python, wanted = venv_python(root), fingerprint(root)
+    stamp = os.path.join(root, ".venv", ".installed")
+    unfinished = os.path.join(root, ".venv", ".unfinished")
+    usable = venv_is_usable(root, sys.version_info)
+    if usable and read_text(stamp) == wanted:
+        return python
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    print(f"Installing into .venv (Python {version}); the first time takes minutes.", flush=True)
+    if not usable:
+        make_venv(root)
+    open(unfinished, "w").close()
+    try:
+        pip_install(root)
+    except SetupError:
+        os.remove(unfinished)  # pip ended by itself and left .venv as it was
+        raise
+    with open(stamp, "w", encoding="utf-8") as file:
+        file.write(wanted)
+    os.remove(unfinished)
+    return python
+
+
+def private_environment(root: str, python: str) -> dict:
+    """Return the environment in which nothing is read from or written to the home folder."""
+    environment = dict(os.environ)
+    for name in ("JUPYTER_PATH", "JUPYTER_CONFIG_PATH", "PYTHONHOME"):
+        environment.pop(name, None)  # another installation's kernels and settings
+    for name, folder in PRIVATE_FOLDERS.items():
+        environment[name] = os.path.join(root, ".jupyter", folder)
+        os.makedirs(environment[name], exist_ok=True)
+    programs = os.path.dirname(python)
+    environment["PATH"] = os.pathsep.join([programs, environment.get("PATH", os.defpath)])
+    return environment

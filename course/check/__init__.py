@@ -1,0 +1,22 @@
+"""Checks of the exercises: fresh inputs, named properties, and mistakes recognised by name.
+
+    from course.check import check
+    check("3.2 merge", merge)
+
+prints a report, and raises `CheckFailed` where a property does not hold. One file of specs a
+lesson (`lesson_03.py`) says what holds and what people get wrong; `judge` finds out, `report` says it.
+"""
+
+from course.check.judge import CheckFailed, check, judge
+from course.check.spec import Exercise, Mistake, NotVerified, Property, Seen
+
+__all__ = [
+    "CheckFailed",
+    "Exercise",
+    "Mistake",
+    "NotVerified",
+    "Property",
+    "Seen",
+    "check",
+    "judge",
+]

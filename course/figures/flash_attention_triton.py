@@ -1,0 +1,1 @@
+"""Figures of the lesson on flash_attention_triton."""

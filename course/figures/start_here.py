@@ -1,0 +1,1 @@
+"""Figures of the lesson on start_here."""

@@ -1,0 +1,95 @@
+"""What every attention kernel is made of: casts, one dot, the online-softmax update, finalize.
+
+State of the online softmax, all fp32, for the BLOCK_M rows of a tile:
+
+    m_log2  (BLOCK_M,)          largest score so far, in base 2; -inf until a real score comes
+    l       (BLOCK_M,)          sum of 2^(score - m)
+    acc     (BLOCK_M, BLOCK_D)  sum of 2^(score - m) · v
+
+Scores are multiplied once by `scale · log2(e)`, so that exp(x) = 2^(x · log2 e) costs one `exp2`,
+the instruction that a GPU has. Names in base 2 end in `_log2`; everything that leaves a kernel is
+the natural logarithm.
+
+Sources: Milakov & Gimelshein 2018, "Online normalizer calculation for softmax", algorithm 3; Dao
+2023, "FlashAttention-2", algorithm 1.
+
+Two facts about bf16 in Triton's interpreter shape the casts below. Arithmetic on bf16 works on the
+raw 16 bits there, and gives nonsense without a warning; and the cast to bf16 cuts the low bits off
+instead of rounding to nearest even. Compiled, both are right. So kernels never compute in bf16:
+they load, `dot` or `to_fp32`, and store through `round_to`.
+"""
+
+import math
+
+from kernels.runtime import INTERPRETED
+
+# isort: split — kernels.runtime comes before triton: it decides the mode
+import triton
+import triton.language as tl
+
+LOG2_E = math.log2(math.e)  # host side: scale_log2 = scale * LOG2_E
+_INTERPRETED = tl.constexpr(INTERPRETED)
+_LOG2_E = tl.constexpr(LOG2_E)
+_LN_2 = tl.constexpr(math.log(2.0))
+
+
+@triton.jit
+def to_fp32(x) -> tl.tensor:
+    """Widen to fp32, exactly: a bf16 is the upper half of an fp32."""
+    if _INTERPRETED and x.dtype == tl.bfloat16:
+        bits = x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16
+        return bits.to(tl.float32, bitcast=True)
+    return x.to(tl.float32)
+
+
+@triton.jit
+def round_to(x, dtype: tl.constexpr) -> tl.tensor:
+    """Round fp32 to `dtype`, to nearest, ties to even."""
+    if _INTERPRETED and dtype == tl.bfloat16:
+        bits = x.to(tl.uint32, bitcast=True)
+        bits += 0x7FFF + ((bits >> 16) & 1)  # carries into the upper half where it should
+        bits = tl.where(x == x, bits, 0x7FC00000)  # a NaN stays one
+        return (bits >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    return x.to(dtype)
+
+
+@triton.jit
+def dot(a, b, acc) -> tl.tensor:
+    """Return acc + a @ b, accumulated in fp32; fp32 inputs are not cut to TF32.
+
+    a (M, K) and b (K, N) have one dtype; acc is (M, N) fp32. The products of two 16-bit floats are
+    exact in fp32, so widening first changes nothing but the order of sums.
+    """
+    if _INTERPRETED:
+        return tl.dot(to_fp32(a), to_fp32(b), acc, input_precision="ieee")
+    return tl.dot(a, b, acc, input_precision="ieee")
+
+
+@triton.jit
+def online_softmax_step(
+    m_log2, l, acc, scores_log2
+) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
+    """Take in one tile of scores (BLOCK_M, BLOCK_N), masked ones being -inf.
+
+    Returns the new m_log2 and l, acc on the new ruler, and p = 2^(score - m) of this tile. What is
+    left to the kernel is `acc += p @ v`.
+    """
+    m_new_log2 = tl.maximum(m_log2, tl.max(scores_log2, 1))
+    # -inf - (-inf) is NaN: only the subtraction uses a stand-in, the state keeps its -inf.
+    ruler_log2 = tl.where(m_new_log2 == float("-inf"), 0.0, m_new_log2)
+    alpha = tl.exp2(m_log2 - ruler_log2)  # old ruler → new ruler; 0 if nothing was seen before
+    p = tl.exp2(scores_log2 - ruler_log2[:, None])
+    return m_new_log2, l * alpha + tl.sum(p, 1), acc * alpha[:, None], p
+
+
+@triton.jit
+def finalize(m_log2, l, acc) -> tuple[tl.tensor, tl.tensor]:
+    """Return o = acc / l and lse = ln sum exp(score); a row without keys gets (0, -inf)."""
+    l_safe = tl.where(l == 0.0, 1.0, l)  # l is 0 only where no key was seen; then acc is 0 too
+    return acc / l_safe[:, None], (m_log2 + tl.log2(l_safe)) * _LN_2
+
+
+@triton.jit
+def ln_to_log2(x) -> tl.tensor:
+    """Change a natural logarithm to base 2: how a stored lse comes back into a kernel."""
+    return x * _LOG2_E

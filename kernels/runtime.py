@@ -1,0 +1,62 @@
+"""Compiled or interpreted? Decided here, once, before any kernel is decorated.
+
+`@triton.jit` looks at `TRITON_INTERPRET` in the moment it decorates, and triton's own helpers
+(`tl.sum`, `tl.max`, …) are decorated when triton is imported. The choice must therefore be made
+before the first `import triton`, and it holds for the whole process:
+
+    TRITON_INTERPRET is set     it is respected (1: interpreted; 0: compiled, GPU or not)
+    not set, a GPU is there     compiled (CUDA, or ROCm, which torch also calls "cuda")
+    not set, no GPU             interpreted: the kernel runs on the CPU as numpy, slowly and exactly
+
+Every module with a kernel in it imports this one before triton, and says so in the comment
+"isort: split", which keeps the import sorter from moving it.
+"""
+
+import importlib.util
+import os
+
+import torch
+
+_NO_TRITON = (
+    "kernels need triton, which has wheels for Linux only: use this project's container, WSL or "
+    "Colab, or call the function of the same name in `reference`, which needs torch alone."
+)
+_TOO_LATE = (
+    "triton was imported before kernels.runtime, in {actual} mode, but this process needs {wanted} "
+    "mode: restart Python (in Jupyter: restart the kernel) and import kernels before anything that "
+    "imports triton, or set TRITON_INTERPRET={setting} before Python starts."
+)
+
+
+def _decide() -> bool:
+    """Settle the mode, import triton in it, and return whether kernels are interpreted."""
+    if importlib.util.find_spec("triton") is None:
+        raise ImportError(_NO_TRITON)
+    if "TRITON_INTERPRET" not in os.environ and not torch.cuda.is_available():
+        os.environ["TRITON_INTERPRET"] = "1"
+
+    import triton
+    import triton.language as tl
+
+    wanted = bool(triton.knobs.runtime.interpret)
+    actual = type(tl.sum).__name__ == "InterpretedFunction"  # what `import triton` decided
+    if wanted != actual:
+        names = {True: "interpreted", False: "compiled"}
+        raise ImportError(
+            _TOO_LATE.format(actual=names[actual], wanted=names[wanted], setting=int(wanted))
+        )
+    return wanted
+
+
+INTERPRETED: bool = _decide()
+
+
+def device() -> str:
+    """Return the torch device that kernels of this process run on.
+
+    Returns:
+        "cpu" when interpreted, "cuda" when compiled (also torch's name for a ROCm GPU). A process
+        that compiles without a GPU (`TRITON_INTERPRET=0`) gets "cuda" as well: it can compile
+        kernels, but launch none.
+    """
+    return "cpu" if INTERPRETED else "cuda"

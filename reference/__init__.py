@@ -1,0 +1,24 @@
+"""The algorithms of this course in plain PyTorch, one module per idea.
+
+Every module here tells its algorithm the way the lesson tells it: loops you can read, the
+same symbols as the formulas. `kernels` holds functions of the same names, made fast in Triton.
+
+One letter, one meaning, everywhere in the course:
+
+======  ==========================================================================
+`B`     batch: independent sequences
+`Lq`    queries per sequence (1 when decoding one token)
+`Lk`    keys per sequence (the context, the length of the KV cache)
+`Hq`    query heads
+`Hkv`   key/value heads (`Hq` for MHA, fewer for GQA, 1 for MQA)
+`G`     query heads that share one KV head, `Hq // Hkv`
+`D`     head dimension
+`S`     splits of the keys (Flash-Decoding)
+======  ==========================================================================
+
+Layouts: `q (B, Lq, Hq, D)`; `k, v (B, Lk, Hkv, D)`; output `o (B, Lq, Hq, D)`;
+`lse (B, Lq, Hq)`, the natural logarithm of the softmax's denominator, in fp32 or better.
+
+A causal mask is aligned bottom-right: the last query sees the last key. A row that sees no
+key at all has `o = 0` and `lse = -inf`.
+"""
