@@ -5,8 +5,8 @@
     python course/bootstrap.py test       the same, then run every test
     python course/bootstrap.py run CMD    the same, then run a command inside .venv
 
-`make lab` and `make test` call this file, and so does Windows, where there is no make. With
-`--here` after the verb it installs nothing and uses the Python that runs it (conda, containers).
+`make lab` and `make test` call this file, and so does Windows, where there is no make. What comes
+after the installation is in `launch.py`, beside it.
 
 It runs before anything is installed, on whatever Python is at hand. So that an old one can say
 that it is too old, the file keeps to the grammar of Python 3.6.
@@ -19,34 +19,10 @@ import os
 import shutil
 import subprocess
 import sys
-import time
-import webbrowser
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-FIRST_LESSON = "notebooks/00_start_here.ipynb"
 LOG_NAME = "setup.log"
 OLDEST, NEWEST = (3, 11), (3, 13)
-
-# Everything that Jupyter, IPython, Matplotlib or Triton would otherwise keep in the home folder.
-PRIVATE_FOLDERS = {
-    "JUPYTER_CONFIG_DIR": "config",
-    "JUPYTER_DATA_DIR": "data",
-    "JUPYTER_RUNTIME_DIR": "runtime",
-    "JUPYTERLAB_SETTINGS_DIR": "settings",
-    "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
-    "IPYTHONDIR": "ipython",
-    "MPLCONFIGDIR": "matplotlib",
-    "TRITON_HOME": "triton",
-}
-
-PYTEST = ("python", "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile")
-TEST_STEPS = (
-    ("tests", (*PYTEST, "tests")),
-    ("notebooks", (*PYTEST, "--nbval", "notebooks", "solutions")),
-    ("notebook rules", ("python", "-m", "course.notebooks", "lint")),
-    ("exercises in step", ("python", "-m", "course.notebooks", "check")),
-    ("census", ("python", "-m", "course.notebooks", "census")),
-)
 
 # What pip's log says, and what the reader can do about it. The first match counts.
 PIP_TROUBLE = (
@@ -61,6 +37,7 @@ PIP_TROUBLE = (
             "Failed to establish a new connection",
             "Connection refused",
             "Network is unreachable",
+            "No matching distribution found for setuptools",  # it is everywhere: no index was heard
         ),
         "No network, or the package index cannot be reached: connect this machine"
         " (behind a proxy, set HTTPS_PROXY)",
@@ -112,7 +89,8 @@ def fingerprint(root: str) -> str:
 
     with open(os.path.join(root, "pyproject.toml"), "rb") as file:
         table = tomllib.load(file)
-    installed = [table.get("build-system"), table.get("project"), table["tool"].get("setuptools")]
+    tools = table.get("tool", {})
+    installed = [table.get("build-system"), table.get("project"), tools.get("setuptools")]
     digest = hashlib.sha256(json.dumps(installed, sort_keys=True).encode()).hexdigest()
     return f"{digest} {os.path.realpath(root)}"
 
@@ -171,25 +149,31 @@ def diagnose(log: str) -> str:
     return "pip could not install the requirements: mend what its last lines name"
 
 
+def progress(line: str) -> str:
+    """Return what to show of a line of pip's: packages of a megabyte or more, and the last step."""
+    words = line.split()
+    if words[:1] == ["Downloading"] and words[-1] in ("MB)", "GB)"):
+        return "-".join(words[1].split("-")[:2]) + " " + " ".join(words[-2:])
+    return "unpacking, the last step" if words[:2] == ["Installing", "collected"] else ""
+
+
 def pip_install(root: str) -> None:
     """Install the project, editable, with its requirements; keep pip's words in setup.log."""
     log_path = os.path.join(root, LOG_NAME)
-    command = [venv_python(root), "-m", "pip", "install", "--no-input", "--editable", ".[dev]"]
-    environment = dict(os.environ, PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_USER="0")
-    with open(log_path, "w", encoding="utf-8") as log:
-        process = subprocess.Popen(
-            command,
-            cwd=root,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        for raw in process.stdout:
-            line = raw.decode("utf-8", "replace")
-            log.write(line)
-            if line.lstrip().startswith(("Downloading", "Installing collected")):
-                print("  " + line.strip()[:76], flush=True)
+    open(log_path, "w").close()  # pip appends
+    command = [venv_python(root), "-m", "pip", "install", "--no-input", "--log", log_path]
+    process = subprocess.Popen(
+        [*command, "--editable", ".[dev]"],
+        cwd=root,
+        env=dict(os.environ, PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_USER="0"),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # it is in the log as well
+    )
+    for raw in process.stdout:
+        news = progress(raw.decode("utf-8", "replace"))
+        if news:
+            print("  " + news, flush=True)
     if process.wait():
         advice = diagnose(read_text(log_path))
         raise SetupError(f"{advice}, then run the same command again (pip's log: {log_path}).")
@@ -205,7 +189,9 @@ def install(root: str) -> str:
     if usable and read_text(stamp) == wanted:
         return python
     version = ".".join(str(part) for part in sys.version_info[:3])
-    print(f"Installing into .venv (Python {version}); the first time takes minutes.", flush=True)
+    print(
+        f"Installing into .venv (Python {version}). The first time takes some minutes.", flush=True
+    )
     if not usable:
         make_venv(root)
     open(unfinished, "w").close()
@@ -220,14 +206,26 @@ def install(root: str) -> str:
     return python
 
 
-def private_environment(root: str, python: str) -> dict:
-    """Return the environment in which nothing is read from or written to the home folder."""
-    environment = dict(os.environ)
-    for name in ("JUPYTER_PATH", "JUPYTER_CONFIG_PATH", "PYTHONHOME"):
-        environment.pop(name, None)  # another installation's kernels and settings
-    for name, folder in PRIVATE_FOLDERS.items():
-        environment[name] = os.path.join(root, ".jupyter", folder)
-        os.makedirs(environment[name], exist_ok=True)
-    programs = os.path.dirname(python)
-    environment["PATH"] = os.pathsep.join([programs, environment.get("PATH", os.defpath)])
-    return environment
+def main(arguments: list) -> int:
+    """Install, then hand over to launch.py for anything but `install`; return the exit status."""
+    if not arguments or arguments[0] not in ("install", "lab", "test", "run"):
+        print(__doc__)
+        return 2
+    try:
+        python = install(ROOT)
+    except SetupError as trouble:
+        print(trouble, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted: run the same command again to go on.", file=sys.stderr)
+        return 130
+    if arguments[0] == "install":
+        return 0
+    command = [python, os.path.join(ROOT, "course", "launch.py"), *arguments]
+    if os.name == "nt":  # exec there returns to the shell before the program ends
+        return subprocess.call(command)
+    os.execv(python, command)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

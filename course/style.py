@@ -1,8 +1,8 @@
 """How every figure of the course looks: palette, sizes, axis units.
 
 The colours are Okabe and Ito's colour-blind safe set (2008), given meanings: keys are always
-blue, values always green, and so on, in every lesson. Figures stand on a light card of their own, so they
-read the same in a light and in a dark JupyterLab.
+blue, values always green, and so on, in every lesson. Figures stand on a light card of their own,
+so they read the same in a light and in a dark JupyterLab.
 """
 
 import io

@@ -21,15 +21,14 @@ they load, `dot` or `to_fp32`, and store through `round_to`.
 
 import math
 
-from kernels.runtime import INTERPRETED
+from kernels.runtime import INTERPRETED  # before triton: it decides the mode
 
-# isort: split — kernels.runtime comes before triton: it decides the mode
+# isort: split
 import triton
 import triton.language as tl
 
 LOG2_E = math.log2(math.e)  # host side: scale_log2 = scale * LOG2_E
 _INTERPRETED = tl.constexpr(INTERPRETED)
-_LOG2_E = tl.constexpr(LOG2_E)
 _LN_2 = tl.constexpr(math.log(2.0))
 
 
@@ -87,9 +86,3 @@ def finalize(m_log2, l, acc) -> tuple[tl.tensor, tl.tensor]:
     """Return o = acc / l and lse = ln sum exp(score); a row without keys gets (0, -inf)."""
     l_safe = tl.where(l == 0.0, 1.0, l)  # l is 0 only where no key was seen; then acc is 0 too
     return acc / l_safe[:, None], (m_log2 + tl.log2(l_safe)) * _LN_2
-
-
-@triton.jit
-def ln_to_log2(x) -> tl.tensor:
-    """Change a natural logarithm to base 2: how a stored lse comes back into a kernel."""
-    return x * _LOG2_E

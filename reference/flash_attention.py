@@ -18,7 +18,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from reference.attention import causal_mask, check_qkv
+from reference.attention import check_qkv
 from reference.online_softmax import State, finalize, init, rescale, update
 from reference.traffic import Traffic
 
@@ -28,13 +28,20 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
+def check_tiles(block_m: int, block_n: int) -> None:
+    """Raise ValueError unless both tile sizes are at least 1."""
+    if block_m < 1 or block_n < 1:
+        raise ValueError(f"block_m and block_n should be ≥ 1; got {block_m} and {block_n}")
+
+
 def tile_range(
     i: int, block_m: int, block_n: int, Lq: int, Lk: int, causal: bool
 ) -> tuple[int, int]:
     """Key tiles that query tile i must visit: `(full, stop)`.
 
-    Tiles 0…full−1 are visible to every query of the tile and need no mask; tiles full…stop−1
-    need one; tiles from stop on are invisible or don't exist. The mask is bottom-right aligned.
+    Tiles 0…full−1 are wholly visible to every query of the tile and need no mask; tiles
+    full…stop−1 need one; tiles from stop on are invisible or don't exist. The mask is bottom-right
+    aligned; i < ⌈Lq / block_m⌉. With stop = 0 no query of the tile sees any key.
 
     >>> tile_range(0, 2, 2, 6, 6, True), tile_range(2, 2, 2, 6, 6, True)
     ((0, 1), (2, 3))
@@ -47,9 +54,28 @@ def tile_range(
         return tiles, tiles
     first = i * block_m + Lk - Lq  # position of the tile's first query among the keys
     last = min((i + 1) * block_m, Lq) - 1 + Lk - Lq
-    full = min(max(first + 1, 0) // block_n, tiles)
-    stop = min(max(math.ceil((last + 1) / block_n), 0), tiles)
-    return full, max(stop, full)
+    stop = max(math.ceil((last + 1) / block_n), 0)
+    if first + 1 >= Lk:  # even the first query sees every key: a short last tile is whole too
+        return stop, stop
+    return max(first + 1, 0) // block_n, stop
+
+
+def tile_mask(
+    i: int, j: int, block: tuple[int, int], Lq: int, Lk: int, device: torch.device | None = None
+) -> Tensor:
+    """Tile (i, j) of `causal_mask(Lq, Lk)`, made without the rest of it; True = may see.
+
+    block: (block_m, block_n). Returns bool (m, n), smaller than a block at the edges.
+
+    >>> tile_mask(0, 1, (2, 2), 4, 6).int()
+    tensor([[1, 0],
+            [1, 1]], dtype=torch.int32)
+
+    Queries 0 and 1 stand at positions 2 and 3; of keys 2 and 3 the first sees only key 2.
+    """
+    rows = torch.arange(i * block[0], min((i + 1) * block[0], Lq), device=device)
+    cols = torch.arange(j * block[1], min((j + 1) * block[1], Lk), device=device)
+    return cols[None, :] <= rows[:, None] + (Lk - Lq)
 
 
 def tile_scores(
@@ -59,9 +85,7 @@ def tile_scores(
     scores = q @ k.T  # (m, n)
     if not causal:
         return scores
-    rows = slice(i * block[0], i * block[0] + q.shape[0])
-    cols = slice(j * block[1], j * block[1] + k.shape[0])
-    return scores.masked_fill(~causal_mask(Lq, Lk, q.device)[rows, cols], -math.inf)
+    return scores.masked_fill(~tile_mask(i, j, block, Lq, Lk, q.device), -math.inf)
 
 
 def fa2_head(
@@ -190,8 +214,7 @@ def _forward(
     traffic: Traffic | None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     check_qkv(q, k, v)
-    if block_m < 1 or block_n < 1:
-        raise ValueError(f"block_m and block_n should be ≥ 1; got {block_m} and {block_n}")
+    check_tiles(block_m, block_n)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     traffic = Traffic() if traffic is None else traffic
     o, lse = over_heads(head, q, k, v, scale, causal, block_m, block_n, traffic)

@@ -14,9 +14,16 @@ import math
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from reference.attention import check_qkv
-from reference.flash_attention import compute_dtype, flash_attention, tile_range, tile_scores
+from reference.flash_attention import (
+    check_tiles,
+    compute_dtype,
+    flash_attention,
+    tile_range,
+    tile_scores,
+)
 
 
 def backward_head(
@@ -73,7 +80,9 @@ def flash_attention_backward(
     collects the gradients of its G query heads. Raises ValueError or TypeError as the forward.
     """
     check_qkv(q, k, v)
-    if o.shape != do.shape or o.shape[:3] != q.shape[:3] or lse.shape != q.shape[:3]:
+    check_tiles(block_m, block_n)
+    wanted = (*q.shape[:3], v.shape[3])
+    if o.shape != wanted or do.shape != wanted or lse.shape != q.shape[:3]:
         raise ValueError(
             f"o and do should be (B, Lq, Hq, D) and lse (B, Lq, Hq) for q {tuple(q.shape)}; got "
             f"o {tuple(o.shape)}, do {tuple(do.shape)}, lse {tuple(lse.shape)}"
@@ -105,6 +114,7 @@ class FlashAttention(torch.autograd.Function):
         return o
 
     @staticmethod
+    @once_differentiable  # lse is saved as a constant: a second derivative would be wrong
     def backward(ctx, do):  # noqa: ANN205
         """Gradients for q, k, v; None for the four settings."""
         return *flash_attention_backward(*ctx.saved_tensors, do, **ctx.tiles), *[None] * 4

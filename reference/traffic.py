@@ -80,7 +80,8 @@ def flash_attention_1_elements(Lq: int, Lk: int, D: int, block_m: int, block_n: 
     """Elements FlashAttention-1 moves for one head, without a mask.
 
     K and V once. For each of the ⌈Lk / block_n⌉ key tiles: all of q in, all of o, m, l in and
-    out. `block_m` changes nothing here: every query tile is visited for every key tile.
+    out. `block_m` changes nothing here: every query tile is visited for every key tile. Setting
+    o, m, l to their first values is not counted.
     """
     key_tiles = math.ceil(Lk / block_n)
     return 2 * Lk * D + key_tiles * (Lq * D + 2 * (Lq * D + 2 * Lq))
@@ -90,5 +91,6 @@ def flash_attention_2_elements(Lq: int, Lk: int, D: int, block_m: int, block_n: 
     """Elements FlashAttention-2 moves for one head, without a mask.
 
     q in, o and lse out, once. For each of the ⌈Lq / block_m⌉ query tiles: all of K and V.
+    `block_n` changes nothing here.
     """
     return 2 * Lq * D + Lq + math.ceil(Lq / block_m) * 2 * Lk * D

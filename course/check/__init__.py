@@ -4,7 +4,8 @@
     check("3.2 merge", merge)
 
 prints a report, and raises `CheckFailed` where a property does not hold. One file of specs a
-lesson (`lesson_03.py`) says what holds and what people get wrong; `judge` finds out, `report` says it.
+lesson (`lesson_03.py`, its exercises in `lesson_03_*.py`) says what holds and what people get
+wrong; `judge` finds out, `report` says it.
 """
 
 from course.check.judge import CheckFailed, check, judge

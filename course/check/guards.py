@@ -1,8 +1,8 @@
 """Buffers with poisoned surroundings, so that a bad pointer shows even on a CPU.
 
-A Triton kernel run by the interpreter reads past the end of a tensor without a word. Here every tensor
-lies in the middle of a larger buffer of NaN: what is read out of bounds turns the result into
-NaN, and what is written out of bounds changes the surroundings, which `intact()` notices.
+A Triton kernel run by the interpreter reads past the end of a tensor without a word. Here every
+tensor lies in the middle of a larger buffer of NaN: what is read out of bounds turns the result
+into NaN, and what is written out of bounds changes the surroundings, which `intact()` notices.
 
     x = guarded(torch.randn(4, 100), row_gap=28)
     y = poisoned((4, 100))

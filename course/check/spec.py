@@ -75,7 +75,12 @@ class Seen:
         kwargs = kwargs or {}
         if given is None:
             given = describe_call(answer, args, kwargs)
-        return cls(answer(*args, **kwargs), wanted, given, **options)
+        try:
+            got = answer(*args, **kwargs)
+        except Exception as error:
+            error.add_note(given)  # the report tells with which inputs it was raised
+            raise
+        return cls(got, wanted, given, **options)
 
 
 def describe_call(answer: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> str:
@@ -109,8 +114,8 @@ class Property:
 class Mistake:
     """A wrong answer that people give, as an implementation of it.
 
-    name: a few words, unique in its exercise. says: what the learner reads, one or two whole sentences:
-    what they probably did, and why it is wrong, without giving the code away.
+    name: a few words, unique in its exercise. says: what the learner reads, one or two whole
+    sentences: what they probably did, and why it is wrong, without giving the code away.
     see: where to read, if not the exercise's own section.
     """
 

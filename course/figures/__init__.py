@@ -1,27 +1,16 @@
-"""Every figure of the course: one call, one Figure. One module per lesson.
+"""Every figure of the course: one call, `figures.merge_rulers(...)`, returns one Figure.
 
-A function here takes plain numbers or tensors and returns a `Figure` in the course's style
+One module per lesson; each lists its figures in `__all__` and they are all gathered here. A
+function takes plain numbers or tensors and returns a `Figure` in the course's style
 (`course.style`). It draws; it never computes what the lesson teaches.
 """
 
-from course.figures import (
-    attention,
-    flash_attention,
-    flash_attention_triton,
-    flash_decoding,
-    flash_decoding_triton,
-    online_softmax,
-    start_here,
-    triton_primer,
-)
-
-__all__ = [
-    "attention",
-    "flash_attention",
-    "flash_attention_triton",
-    "flash_decoding",
-    "flash_decoding_triton",
-    "online_softmax",
-    "start_here",
-    "triton_primer",
-]
+# ruff: noqa: F403
+from course.figures.attention import *
+from course.figures.flash_attention import *
+from course.figures.flash_attention_triton import *
+from course.figures.flash_decoding import *
+from course.figures.flash_decoding_triton import *
+from course.figures.online_softmax import *
+from course.figures.start_here import *
+from course.figures.triton_primer import *

@@ -1,1 +1,3 @@
-"""Figures of the lesson on flash_attention_triton."""
+"""Figures of the lesson on flash attention triton."""
+
+__all__: list[str] = []

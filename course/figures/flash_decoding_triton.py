@@ -1,1 +1,3 @@
-"""Figures of the lesson on flash_decoding_triton."""
+"""Figures of the lesson on flash decoding triton."""
+
+__all__: list[str] = []

@@ -1,1 +1,3 @@
-"""Figures of the lesson on start_here."""
+"""Figures of the lesson on start here."""
+
+__all__: list[str] = []

@@ -1,1 +1,3 @@
-"""Figures of the lesson on triton_primer."""
+"""Figures of the lesson on triton primer."""
+
+__all__: list[str] = []

@@ -1,0 +1,48 @@
+# `make` alone lists the targets. PYTHON: the one .venv was made with, else the first that fits.
+PYTHON ?= $(shell for p in .venv/bin/python python3.11 python3.12 python3.13 python3; do \
+	$$p -c "import sys; assert (3, 11) <= sys.version_info < (3, 14); print(sys._base_executable)" \
+	2>/dev/null && exit; done; command -v python3)
+BOOTSTRAP = $(or $(PYTHON),$(error Python is missing: install Python 3.11, 3.12 or 3.13)) course/bootstrap.py
+RUN = @$(BOOTSTRAP) run
+
+.DEFAULT_GOAL := help
+.PHONY: help lab test check exercises notebooks portable bench gpu format clean
+
+help:
+	@sed -n 's/^\([a-z]*\):.*## /\1 /p' Makefile | while read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
+
+lab: ## set up .venv if need be, then open JupyterLab on the first lesson
+	@$(BOOTSTRAP) lab
+
+test: ## set up .venv if need be, then run every test, notebook and check
+	@$(BOOTSTRAP) test
+
+check: ## lint and format check of modules and notebooks; exercises in step with solutions
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) python -m course.notebooks check
+
+exercises: ## generate exercises/ from solutions/
+	$(RUN) python -m course.notebooks generate
+
+notebooks: ## execute every lesson and solution and store the outputs
+	$(RUN) python -m course.notebooks run notebooks/*.ipynb solutions/*.ipynb
+
+portable: ## run the notebooks once more, as a CPU without vector units and with one thread
+	@ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1 $(BOOTSTRAP) run python -m pytest -q -n 2 --dist loadfile --nbval notebooks solutions
+
+bench: ## measure flash_decode on this CPU against PyTorch's own attention
+	$(RUN) python -m benchmarks cpu
+
+gpu: ## run the tests compiled and measure on this machine's GPU
+	$(RUN) python -m course.environment need-gpu
+	$(RUN) python -m pytest -q tests
+	$(RUN) python -m benchmarks gpu
+
+format: ## format modules and notebooks and mend what ruff can mend
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+
+clean: ## remove .venv, Jupyter's private files and all caches (your progress stays)
+	rm -rf .venv .jupyter .pytest_cache .ruff_cache .hypothesis build *.egg-info setup.log
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,70 @@
+"""All exercises of all lessons, found by id."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import re
+from functools import cache
+from pathlib import Path
+
+from course.check.spec import Exercise
+
+
+class UnknownExercise(LookupError):
+    """No exercise has that id; says which ones come near."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"UnknownExercise: {self}"]
+
+
+class NeedsPackage(ImportError):
+    """A lesson's specs can't be imported here, because a package (triton) is not installed."""
+
+
+def lessons() -> list[str]:
+    """Return the numbers of the lessons that have exercises: ["01", "03", …]."""
+    files = Path(__file__).parent.glob("lesson_*.py")
+    return sorted(m[1] for f in files if (m := re.fullmatch(r"lesson_(\d\d)", f.stem)))
+
+
+@cache
+def exercises(lesson: str) -> tuple[Exercise, ...]:
+    """Return the exercises of a lesson ("03").
+
+    Raises NeedsPackage where its spec file imports what is not installed.
+    """
+    try:
+        module = importlib.import_module(f"course.check.lesson_{lesson}")
+    except ImportError as error:
+        if error.name and error.name.split(".")[0] in ("course", "reference", "kernels", "torch"):
+            raise  # a fault of ours, not a missing package
+        raise NeedsPackage(str(error), name=error.name) from error
+    return module.EXERCISES
+
+
+def find(exercise_id: str) -> Exercise:
+    """Return the exercise of an id such as "3.2", or of an id and name, "3.2 merge".
+
+    Raises UnknownExercise, naming the nearest ids; NeedsPackage as `exercises` does.
+    """
+    wanted = (exercise_id.split() or [""])[0]
+    lesson = wanted.split(".")[0].zfill(2)
+    if lesson in lessons():
+        for exercise in exercises(lesson):
+            if exercise.id == wanted:
+                return exercise
+    raise UnknownExercise(_nearest(exercise_id, lesson))
+
+
+def _nearest(exercise_id: str, lesson: str) -> str:
+    labels = []
+    for number in lessons():
+        try:
+            labels += [exercise.label for exercise in exercises(number)]
+        except NeedsPackage:
+            continue
+    own = [label for label in labels if label.split(".")[0].zfill(2) == lesson]
+    near = own or difflib.get_close_matches(exercise_id, labels, n=4, cutoff=0.3) or labels[:4]
+    quoted = ", ".join(f'"{label}"' for label in near)
+    return f'There is no exercise "{exercise_id}". Near it: {quoted or "none"}.'

@@ -1,0 +1,152 @@
+"""Is what came what was wanted, and if not, what is the matter with it?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from course.check.spec import Seen
+from course.check.wording import dtype_name, number
+
+# atol and rtol as torch.testing.assert_close takes them
+TOLERANCES = {
+    torch.float64: (1e-7, 1e-7),
+    torch.float32: (1e-5, 1.3e-6),
+    torch.float16: (1e-5, 1e-3),
+    torch.bfloat16: (1e-5, 1.6e-2),
+}
+
+
+@dataclass(frozen=True)
+class Complaint:
+    """What is wrong with an answer. An empty sentence: got and wanted speak for themselves."""
+
+    kind: str  # value, shape, dtype, nan, structure, guard
+    sentence: str = ""
+
+
+@dataclass(frozen=True)
+class Closeness:
+    """The tolerances of one `Seen`, and whether dtypes count."""
+
+    atol: float | None
+    rtol: float | None
+    any_dtype: bool
+    guarded: bool = False
+
+    def of(self, got: torch.Tensor, wanted: torch.Tensor) -> tuple[float, float]:
+        """Return (atol, rtol) as stated, or the coarser dtype's default; 0 for integers."""
+        if self.atol is not None or self.rtol is not None:
+            return self.atol or 0.0, self.rtol or 0.0
+        floats = [t.dtype for t in (got, wanted) if t.dtype.is_floating_point]
+        known = [TOLERANCES.get(dtype, TOLERANCES[torch.bfloat16]) for dtype in floats]
+        return max(known, key=lambda pair: pair[1], default=(0.0, 0.0))
+
+
+def complain(seen: Seen) -> Complaint | None:
+    """Return what is wrong with `seen`, or None if nothing is."""
+    for guard in seen.guards:
+        if not guard.intact():
+            which = f"the buffer `{guard.name}`" if guard.name else "its buffer"
+            return Complaint(
+                "guard", f"It wrote outside {which}: a mask or an offset lets a store go too far."
+            )
+    closeness = Closeness(seen.atol, seen.rtol, seen.any_dtype, bool(seen.guards))
+    return _differ(seen.got, seen.wanted, closeness, seen.names, "")
+
+
+def same(got: Any, other: Any, like: Seen) -> bool:
+    """Return whether two answers to the same question agree, within that question's tolerance."""
+    closeness = Closeness(like.atol, like.rtol, any_dtype=False)
+    return _differ(got, other, closeness, (), "") is None
+
+
+def _differ(got: Any, wanted: Any, near: Closeness, names: tuple, where: str) -> Complaint | None:
+    if isinstance(wanted, torch.Tensor) or _is_number(wanted):
+        return _differ_in_numbers(got, wanted, near, where)
+    if isinstance(wanted, dict):
+        if not isinstance(got, dict) or got.keys() != wanted.keys():
+            keys = ", ".join(map(str, wanted))
+            return Complaint("structure", f"{where or 'The answer'} should be a dict of: {keys}.")
+        pairs = [(str(key), got[key], wanted[key]) for key in wanted]
+    elif isinstance(wanted, (tuple, list)):
+        labels = getattr(wanted, "_fields", names) or tuple(
+            f"{where or 'value '}{i + 1}" for i in range(len(wanted))
+        )
+        if not isinstance(got, (tuple, list)) or len(got) != len(wanted):
+            came = f"{len(got)} values" if isinstance(got, (tuple, list)) else _kind(got)
+            parts = f" ({', '.join(labels)})" if len(labels) == len(wanted) <= 6 else ""
+            sentence = (
+                f"{where or 'The answer'} should be {len(wanted)} values{parts}; came {came}."
+            )
+            return Complaint("structure", sentence)
+        pairs = list(zip(labels, got, wanted, strict=True))
+    else:
+        return None if type(got) is type(wanted) and got == wanted else Complaint("value")
+    found = (_differ(g, w, near, (), label) for label, g, w in pairs)
+    return next((complaint for complaint in found if complaint), None)
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, (bool, int, float))
+
+
+def _kind(x: Any) -> str:
+    if isinstance(x, torch.Tensor):
+        return f"a tensor of shape {tuple(x.shape)}"
+    return f"{'an' if type(x).__name__[0] in 'aeiou' else 'a'} {type(x).__name__}"
+
+
+def _differ_in_numbers(got: Any, wanted: Any, near: Closeness, where: str) -> Complaint | None:
+    named = f"`{where}`" if where else "The answer"
+    plain = _is_number(wanted)
+    if not (isinstance(got, torch.Tensor) or _is_number(got)):
+        return Complaint("structure", f"{named} should be {_kind(wanted)}; came {_kind(got)}.")
+    if isinstance(got, torch.Tensor) and got.layout != torch.strided:
+        return Complaint("structure", f"{named} should be a dense tensor.")
+    if not plain and not isinstance(got, torch.Tensor):
+        return Complaint("structure", f"{named} should be {_kind(wanted)}; came {_kind(got)}.")
+    got = torch.as_tensor(got, dtype=torch.float64 if isinstance(got, float) else None)
+    wanted = torch.as_tensor(wanted, dtype=torch.float64 if isinstance(wanted, float) else None)
+    if got.shape != wanted.shape:
+        shapes = f"{tuple(wanted.shape)}; came {tuple(got.shape)}"
+        return Complaint("shape", f"{named} should have shape {shapes}.")
+    if not (plain or near.any_dtype) and got.dtype != wanted.dtype:
+        came = f"{dtype_name(wanted.dtype)}; came {dtype_name(got.dtype)}"
+        return Complaint("dtype", f"{named} should have dtype {came}.")
+    return _differ_in_values(got.detach().cpu(), wanted.detach().cpu(), near, where, plain)
+
+
+def _differ_in_values(
+    got: torch.Tensor, wanted: torch.Tensor, near: Closeness, where: str, plain: bool
+) -> Complaint | None:
+    # a plain number may have been computed in fp32, whatever Python makes of it
+    coarse = got.float() if plain and got.dtype.is_floating_point else got
+    atol, rtol = near.of(coarse, wanted.float() if plain and wanted.is_floating_point() else wanted)
+    x, y = got.double(), wanted.double()
+    close = torch.isclose(x, y, rtol=rtol, atol=atol, equal_nan=True)
+    if bool(close.all()):
+        return None
+    named = f"`{where}`" if where else "The answer"
+    astray = torch.isnan(x) & ~torch.isnan(y)
+    if bool(astray.any()):
+        amount = _amount(astray)
+        why = " Either it was read outside an input, or never written." if near.guarded else ""
+        return Complaint("nan", f"{named} is NaN (not a number){amount}.{why}")
+    if got.numel() <= 8:
+        return Complaint("value", f"The difference is in {named}." if where else "")
+    error = torch.where(close, torch.zeros_like(x), (x - y).abs())
+    worst = int(torch.where(torch.isnan(error), torch.full_like(error, math.inf), error).argmax())
+    place = [int(i) for i in torch.unravel_index(torch.tensor(worst), x.shape)]
+    at = f"{number(x.flatten()[worst].item())}, wanted {number(y.flatten()[worst].item())}"
+    return Complaint("value", f"{named} differs{_amount(~close)}; the worst at {place}: got {at}.")
+
+
+def _amount(bad: torch.Tensor) -> str:
+    if bad.numel() == 1:
+        return ""
+    first = [int(i) for i in bad.nonzero()[0]]
+    return f" in {int(bad.sum())} of {bad.numel()} entries, the first at {first}"

@@ -1,0 +1,176 @@
+"""The verdict on an answer: run every property, and find the mistake behind a failure."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import random
+from typing import Any
+
+from course import progress
+from course.check import catalogue
+from course.check.compare import Complaint, complain, same
+from course.check.observe import (
+    Observation,
+    Raised,
+    TookTooLong,
+    Unverified,
+    observe,
+    time_limit,
+)
+from course.check.report import Outcome, Report, Status
+from course.check.spec import Exercise, Mistake, Seen
+
+UNWRITTEN = "This one is not written yet: put your code in place of `raise NotImplementedError()`."
+NONE_CAME = "This one is not written yet, or the `return` is missing: the function returned None."
+
+
+class CheckFailed(AssertionError):
+    """An answer does not pass. The report is printed; this is what graders see."""
+
+    def _render_traceback_(self) -> list[str]:
+        """Tell Jupyter to show one line: the report above it says more than a stack would."""
+        return [f"CheckFailed: {self}"]
+
+
+def check(exercise_id: str, answer: Any) -> None:
+    """Check an answer to an exercise, print the report, and note a pass in the progress file.
+
+    exercise_id: the id, and for the reader the name: `check("3.2 merge", merge)`.
+    Raises CheckFailed if a property does not hold. An answer that can't be checked on this
+    machine is reported as *not verified*: no error, and no pass either; only a grader
+    (nbgrader sets NBGRADER_EXECUTION) gets the error, lest it give points for it.
+    """
+    report = judge(exercise_id, answer)
+    print(report)
+    if report.status is Status.PASS:
+        progress.record(report.exercise_id)
+    elif report.status is Status.FAIL or os.environ.get("NBGRADER_EXECUTION"):
+        raise CheckFailed(report.headline)
+
+
+def judge(exercise_id: str | Exercise, answer: Any, *, seed: int | None = None) -> Report:
+    """Return the verdict on an answer; print nothing, raise nothing that the answer raises.
+
+    seed: fixes the inputs; None draws fresh ones. Raises UnknownExercise.
+    """
+    if isinstance(exercise_id, Exercise):
+        exercise = exercise_id
+    else:
+        try:
+            exercise = catalogue.find(exercise_id)
+        except catalogue.NeedsPackage as error:
+            return Report.unverified(exercise_id, f"{error.name} is not installed here")
+    if missing := exercise.missing():
+        return Report.unverified(exercise.label, f"{', '.join(missing)} is not installed here")
+    if reason := unfit(exercise, answer):
+        return Report.failed(exercise, reason)
+    seed = random.SystemRandom().randrange(2**31) if seed is None else seed
+    outcomes: list[Outcome] = []
+    try:
+        with time_limit(exercise.seconds):
+            for i in range(len(exercise.properties)):
+                outcomes.append(run(exercise, i, answer, seed))
+                if outcomes[-1].unwritten:
+                    return Report.failed(exercise, outcomes[-1].sentence, unwritten=True)
+    except TookTooLong:
+        outcomes.append(Outcome.too_slow(exercise, len(outcomes)))
+    report = Report.of(exercise, outcomes)
+    if report.status is Status.FAIL and not any(outcome.slow for outcome in outcomes):
+        return report.naming(recognise(exercise, outcomes, seed))
+    return report
+
+
+def unfit(exercise: Exercise, answer: Any) -> str:
+    """Return why `answer` can't even be tried, or ""."""
+    if answer is None or answer is Ellipsis:
+        return UNWRITTEN
+    if callable(exercise.alternative) and not callable(answer):
+        call = f'check("{exercise.label}", {exercise.solution_name})'
+        return f"Hand over the function itself, without calling it: {call}."
+    kernel = getattr(answer, "fn", None)  # a Triton kernel: the compiler would choke on the stub
+    if inspect.isfunction(kernel):
+        try:
+            source = inspect.getsource(kernel)
+        except OSError:
+            return ""
+        if "raise NotImplementedError" in source:
+            return UNWRITTEN
+    return ""
+
+
+def seeds(exercise: Exercise, index: int, seed: int) -> list[int]:
+    """Return the seeds of one property: the same whoever answers, others for each property."""
+    return [seed + 1009 * index + trial for trial in range(exercise.trials)]
+
+
+def run(exercise: Exercise, index: int, answer: Any, seed: int) -> Outcome:
+    """Try `answer` under one property and say how it went."""
+    prop = exercise.properties[index]
+    observations = observe(exercise, prop, answer, seeds(exercise, index, seed))
+    outcome = Outcome(prop, index, tuple(observations))
+    for observation in observations:
+        if isinstance(observation, Unverified):
+            return outcome.but(Status.NOT_VERIFIED, observation, observation.why)
+        if isinstance(observation, Raised):
+            if observation.unwritten:
+                came = isinstance(observation.error, NotImplementedError)
+                sentence = UNWRITTEN if came or observation.error.__cause__ else NONE_CAME
+                return outcome.but(Status.FAIL, observation, sentence, unwritten=True)
+            return outcome.but(Status.FAIL, observation, said(observation))
+        complaint: Complaint | None = complain(observation)
+        if complaint:
+            values = complaint.kind in ("value", "nan")
+            return outcome.but(Status.FAIL, observation, complaint.sentence, values=values)
+    return outcome
+
+
+def said(raised: Raised) -> str:
+    """Return an exception as a sentence."""
+    kind = type(raised.error).__name__
+    if kind == "ChangedInput":
+        return f"It changes its argument `{raised.error}`: work on a copy, the caller needs it."
+    message = str(raised.error).strip().splitlines() or [""]
+    where = f"\nin your code, {raised.line}" if raised.line else ""
+    return f"It raised {kind}: {message[0]}{where}"
+
+
+def recognise(exercise: Exercise, outcomes: list[Outcome], seed: int) -> Mistake | None:
+    """Return the catalogued mistake that behaves on these inputs as the answer did, or None.
+
+    It has to agree on every property, the failing ones first, since those tell most apart.
+    """
+    order = sorted(outcomes, key=lambda outcome: outcome.status is not Status.FAIL)
+    failures = [outcome.telling for outcome in outcomes if outcome.status is Status.FAIL]
+    # nothing but exceptions to go by: then their messages must agree too, not just their types
+    to_the_word = all(isinstance(telling, Raised) for telling in failures)
+    try:
+        with time_limit(exercise.seconds):
+            for mistake in exercise.mistakes:
+                if all(_agrees(exercise, mistake, o, seed, to_the_word) for o in order):
+                    return mistake
+    except TookTooLong:
+        pass
+    return None
+
+
+def _agrees(
+    exercise: Exercise, mistake: Mistake, outcome: Outcome, seed: int, to_the_word: bool
+) -> bool:
+    again = observe(
+        exercise, outcome.prop, mistake.implementation, seeds(exercise, outcome.index, seed)
+    )
+    pairs = list(zip(outcome.observations, again, strict=False))
+    return len(again) == len(outcome.observations) and all(
+        _alike(x, y, to_the_word) for x, y in pairs
+    )
+
+
+def _alike(x: Observation, y: Observation, to_the_word: bool) -> bool:
+    if isinstance(x, Seen) and isinstance(y, Seen):
+        harm = [[guard.intact() for guard in seen.guards] for seen in (x, y)]
+        return harm[0] == harm[1] and same(x.got, y.got, x)
+    if isinstance(x, Raised) and isinstance(y, Raised):
+        same_words = str(x.error) == str(y.error) or not to_the_word
+        return type(x.error) is type(y.error) and same_words
+    return isinstance(x, Unverified) and isinstance(y, Unverified)

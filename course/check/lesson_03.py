@@ -1,0 +1,7 @@
+"""Exercises of lesson 03, one module each: what holds, and what people get wrong."""
+
+from course.check.lesson_03_merge import MERGE
+from course.check.lesson_03_merge_all import MERGE_ALL
+from course.check.lesson_03_update import UPDATE
+
+EXERCISES = (UPDATE, MERGE, MERGE_ALL)

@@ -1,0 +1,147 @@
+"""Exercise 3.3: merge many partials at once, some of them empty."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor
+
+from course.check.lesson_03_merge import partial
+from course.check.spec import Exercise, Mistake, Property, Seen
+from reference import online_softmax as reference
+from reference.online_softmax import State
+
+
+def _stack(states: list[State]) -> State:
+    return State(*(torch.stack(parts) for parts in zip(*states, strict=True)))
+
+
+def _merged(states: list[State]) -> State:
+    total = states[0]
+    for state in states[1:]:
+        total = reference.merge(total, state)
+    return total
+
+
+def _many(answer: Callable, states: list[State], given: str) -> Seen:
+    return Seen.of(answer, tuple(_stack(states)), wanted=_merged(states), given=given)
+
+
+def _many_workers(answer: Callable, rng: Generator) -> Seen:
+    S = int(torch.randint(1, 6, (), generator=rng)) * 2 - 1  # odd: pairs don't come out even
+    return _many(answer, [partial(rng, rows=3, D=2) for _ in range(S)], f"S = {S}, 3 rows, D = 2")
+
+
+def _some_empty(answer: Callable, rng: Generator) -> Seen:
+    states = [partial(rng, rows=3, D=2) for _ in range(2)]
+    states.insert(int(torch.randint(0, 3, (), generator=rng)), reference.init(3, 2))
+    return _many(answer, states, "S = 3, one worker saw nothing")
+
+
+def _all_empty(answer: Callable, rng: Generator) -> Seen:
+    return _many(answer, [reference.init(1, 2)] * 3, "S = 3, no worker saw any key")
+
+
+def _one_row_empty(answer: Callable, rng: Generator) -> Seen:
+    states = [partial(rng, rows=2, D=2) for _ in range(3)]
+    for m, l, acc in states:
+        m[0], l[0], acc[0] = -math.inf, 0.0, 0.0
+    return _many(answer, states, "S = 3, 2 rows; row 0 has no key anywhere")
+
+
+def _very_low(answer: Callable, rng: Generator) -> Seen:
+    states = [partial(rng, -200.0, rows=2, D=2) for _ in range(2)]
+    return _many(answer, [*states, reference.init(2, 2)], "S = 3, scores near -200, one empty")
+
+
+def _merge_all_one_by_one(m: Tensor, l: Tensor, acc: Tensor) -> tuple[Tensor, ...]:
+    """Another right answer: a fold, in which an empty partial is passed over row by row."""
+    total = [m[0], l[0], acc[0]]
+    for i in range(1, len(m)):
+        top = torch.maximum(total[0], m[i])
+        c = torch.where(total[1] > 0, torch.exp(total[0] - top), torch.zeros_like(top))
+        d = torch.where(l[i] > 0, torch.exp(m[i] - top), torch.zeros_like(top))
+        total = [top, c * total[1] + d * l[i], c[:, None] * total[2] + d[:, None] * acc[i]]
+    return tuple(total)
+
+
+def _weighted(m: Tensor, l: Tensor, acc: Tensor, top: Tensor) -> tuple[Tensor, Tensor]:
+    c = torch.exp(m - top)
+    return (c * l).sum(0), (c[..., None] * acc).sum(0)
+
+
+def _trap(m: Tensor, l: Tensor, acc: Tensor) -> tuple[Tensor, ...]:
+    top = m.amax(0)
+    return top, *_weighted(m, l, acc, top)
+
+
+def _zero_for_minus_inf(m: Tensor, l: Tensor, acc: Tensor) -> tuple[Tensor, ...]:
+    top = torch.where(m.amax(0) == -math.inf, torch.zeros_like(m[0]), m.amax(0))
+    return top, *_weighted(m, l, acc, top)
+
+
+def _maximum_at_least_zero(m: Tensor, l: Tensor, acc: Tensor) -> tuple[Tensor, ...]:
+    top = m.clamp(min=0.0).amax(0)
+    return m.amax(0), *_weighted(m, l, acc, top)
+
+
+def _normalised(m: Tensor, l: Tensor, acc: Tensor) -> tuple[Tensor, ...]:
+    top = m.amax(0)
+    safe = torch.where(top == -math.inf, torch.zeros_like(top), top)
+    l_sum, acc_sum = _weighted(m, l, acc, safe)
+    return top, l_sum, acc_sum / l_sum.clamp(min=1e-30)[:, None]
+
+
+def _pairs_only(m: Tensor, l: Tensor, acc: Tensor) -> tuple[Tensor, ...]:
+    keep = len(m) if len(m) == 1 else len(m) // 2 * 2
+    return _merge_all_one_by_one(m[:keep], l[:keep], acc[:keep])
+
+
+MERGE_ALL = Exercise(
+    id="3.3",
+    name="merge all",
+    title="Merge many, some of them empty",
+    section="4 · What if a worker saw nothing?",
+    solution_name="merge_all",
+    properties=(
+        Property("many workers", "S partials at once, none empty", _many_workers),
+        Property("some are empty", "an empty partial changes nothing", _some_empty),
+        Property("all are empty", "nothing and nothing is nothing: (-inf, 0, 0)", _all_empty),
+        Property("one row is empty", "a row without keys beside one with", _one_row_empty),
+        Property("very low scores", "near -200 nothing underflows", _very_low),
+    ),
+    mistakes=(
+        Mistake(
+            "-inf minus -inf",
+            "Where nobody saw a key this computes **-inf - (-inf)**, which is NaN. Subtract "
+            "a safe copy of the maximum, one that is finite.",
+            _trap,
+        ),
+        Mistake(
+            "m lost its -inf",
+            "The sums are right, but a row without keys gets **m = 0**: that claims a largest "
+            "score of 0. Use the safe copy in the subtraction only; the state keeps its -inf.",
+            _zero_for_minus_inf,
+        ),
+        Mistake(
+            "maximum never below 0",
+            "The exponentials are measured from **max(m, 0)**: with scores near -200 all of "
+            "them underflow to 0. Only -inf needs replacing.",
+            _maximum_at_least_zero,
+        ),
+        Mistake(
+            "acc already divided",
+            "acc comes out **divided by l**. A state stays unnormalised, so that it can be merged "
+            "again; the division is the last step of all.",
+            _normalised,
+        ),
+        Mistake(
+            "the odd one left out",
+            "Merged in pairs, and **the odd one at the end is lost**.",
+            _pairs_only,
+        ),
+    ),
+    alternative=_merge_all_one_by_one,
+)

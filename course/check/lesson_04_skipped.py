@@ -1,0 +1,159 @@
+"""Exercise 4.2: count the tiles that a causal mask makes superfluous."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+
+from course.check.spec import Exercise, Mistake, Property, Seen
+from reference.attention import causal_mask
+
+
+def _integer(rng: torch.Generator, low: int, high: int) -> int:
+    return int(torch.randint(low, high + 1, (), generator=rng))
+
+
+def _by_the_mask(Lq: int, Lk: int, bm: int, bn: int) -> int:
+    """The definition: tiles of the whole mask in which nothing is visible."""
+    tiles = [part for rows in causal_mask(Lq, Lk).split(bm) for part in rows.split(bn, dim=1)]
+    return sum(not part.any() for part in tiles)
+
+
+def _count(answer: Callable, Lq: int, Lk: int, bm: int, bn: int) -> Seen:
+    return Seen.of(answer, (Lq, Lk, bm, bn), wanted=_by_the_mask(Lq, Lk, bm, bn))
+
+
+def _by_hand(answer, rng):
+    return [_count(answer, 6, 6, 2, 2), _count(answer, 4, 6, 2, 2), _count(answer, 6, 4, 2, 2)]
+
+
+def _square(answer, rng):
+    b = _integer(rng, 2, 5)
+    L = b * _integer(rng, 4, 8)
+    return _count(answer, L, L, b, b)
+
+
+def _unequal_tiles(answer, rng):
+    bm = _integer(rng, 2, 3)
+    bn = bm * _integer(rng, 2, 3)
+    L = bm * bn * 2
+    return [_count(answer, L, L, bm, bn), _count(answer, L, L, bn, bm)]
+
+
+def _more_keys(answer, rng):
+    bm, bn = _integer(rng, 2, 4), _integer(rng, 2, 4)
+    Lq = bm * _integer(rng, 3, 5) + 1
+    return _count(answer, Lq, Lq + bn * _integer(rng, 1, 4) + 1, bm, bn)
+
+
+def _more_queries(answer, rng):
+    bm, bn = _integer(rng, 2, 4), _integer(rng, 2, 4)
+    Lk = bn * _integer(rng, 2, 4) + 1
+    return _count(answer, Lk + 3 * max(bm, bn) + 1, Lk, bm, bn)
+
+
+def _one_query(answer, rng):
+    return _count(answer, 1, _integer(rng, 20, 60), _integer(rng, 1, 64), 8)
+
+
+def _any_sizes(answer, rng):
+    sizes = [[_integer(rng, 1, 40), _integer(rng, 1, 40)] for _ in range(8)]
+    return [_count(answer, *pair, _integer(rng, 1, 9), _integer(rng, 1, 9)) for pair in sizes]
+
+
+def _with_fault(wrong: str) -> Callable:
+    """The count with one fault in it."""
+
+    def answer(Lq, Lk, block_m, block_n):
+        if wrong == "tile sizes swapped":
+            block_m, block_n = block_n, block_m
+        rounded = math.floor if wrong == "tails dropped" else math.ceil
+        tiles, total = rounded(Lk / block_n), 0
+        offset = 0 if wrong == "top-left" else Lk - Lq
+        for i in range(rounded(Lq / block_m)):
+            first = i * block_m + offset
+            last = min((i + 1) * block_m, Lq) - 1 + offset
+            seen = {"the first query decides": first + 1, "not itself": last}.get(wrong, last + 1)
+            stop = seen // block_n if wrong == "rounded down" else math.ceil(seen / block_n)
+            if wrong == "masked tiles counted":
+                stop = max(first + 1, 0) // block_n
+            total += tiles - (stop if wrong == "not clamped" else min(max(stop, 0), tiles))
+        return total
+
+    return answer
+
+
+def _tile_by_tile(Lq, Lk, block_m, block_n):
+    """Another right answer: ask every tile whether its last query reaches its first key."""
+    return sum(
+        j > min(i + block_m, Lq) - 1 + Lk - Lq
+        for i in range(0, Lq, block_m)
+        for j in range(0, Lk, block_n)
+    )
+
+
+def _mistake(name: str, says: str) -> Mistake:
+    return Mistake(name, says, _with_fault(name))
+
+
+SKIPPED = Exercise(
+    id="4.2",
+    name="skipped tiles",
+    title="Count the tiles that need no work",
+    section="5 · Tiles that need no work",
+    solution_name="skipped_tiles",
+    properties=(
+        Property("by hand", "the three examples of the table", _by_hand),
+        Property("square", "Lq = Lk, whole square tiles", _square),
+        Property("unequal tiles", "block_m and block_n differ", _unequal_tiles),
+        Property("more keys", "Lk > Lq: the queries are the newest tokens", _more_keys),
+        Property("more queries", "Lq > Lk: the first queries see no key at all", _more_queries),
+        Property("one query", "it sees every key, so nothing is skipped", _one_query),
+        Property("any sizes", "anything from 1 to 40, tiles of 1 to 9", _any_sizes),
+    ),
+    mistakes=(
+        _mistake(
+            "top-left",
+            "The mask is aligned **top-left**: query i is taken to stand at position i. It stands "
+            "at i + Lk - Lq, since the last query sees the last key.",
+        ),
+        _mistake(
+            "the first query decides",
+            "A tile counts as skipped when its **first** query sees none of its keys. But the "
+            "last query of the tile sees furthest: it decides.",
+        ),
+        _mistake(
+            "masked tiles counted",
+            "Tiles on the edge are counted too: those that **some** query sees in part. They are "
+            "masked, not skipped; count tiles in which no query sees any key.",
+        ),
+        _mistake(
+            "not itself",
+            "Off by one at the diagonal: a query sees the key **at its own position** too, so a "
+            "query at position t sees t + 1 keys.",
+        ),
+        _mistake(
+            "rounded down",
+            "The number of tiles that a query tile visits is **rounded down**: a tile of which it "
+            "sees only a part must be visited as well.",
+        ),
+        _mistake(
+            "tails dropped",
+            "The short tiles at the **ends** are left out: there are Lq / block_m and Lk / block_n "
+            "tiles, rounded up.",
+        ),
+        _mistake(
+            "not clamped",
+            "A query tile before the first key gets a **negative** number of tiles to visit. It "
+            "visits none, so it skips all of them, not more than all.",
+        ),
+        _mistake(
+            "tile sizes swapped",
+            "block_m and block_n are **exchanged**: block_m counts queries (rows), block_n keys "
+            "(columns).",
+        ),
+    ),
+    alternative=_tile_by_tile,
+)

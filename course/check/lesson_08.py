@@ -1,0 +1,89 @@
+"""Exercises of lesson 08: one partial, the combine, the memory of the partials."""
+
+import torch
+from torch import Generator
+
+from course.check.lesson_08_combine import COMBINE
+from course.check.lesson_08_partial import PARTIAL, number
+from course.check.spec import Exercise, Mistake, Property, Seen
+
+
+def _bytes_by_hand(answer: object, rng: Generator) -> Seen:
+    return Seen.of(answer, (1, 1, 32, 128, 64), wanted=4 * 64 * 32 * 129)
+
+
+def _bytes_of_tensors(answer: object, rng: Generator) -> Seen:
+    """Compare with tensors that are really there."""
+    B, Lq, Hq, S = (number(rng, 2, 6) for _ in range(4))
+    D = 8 * number(rng, 2, 6)
+    o, lse = torch.empty(S, B, Lq, Hq, D), torch.empty(S, B, Lq, Hq)
+    return Seen.of(answer, (B, Lq, Hq, D, S), wanted=o.nbytes + lse.nbytes)
+
+
+def _bytes_when_large(answer: object, rng: Generator) -> Seen:
+    B, S = number(rng, 100, 300), number(rng, 64, 200)
+    return Seen.of(answer, (B, 8, 128, 128, S), wanted=4 * B * 8 * 128 * S * 129)
+
+
+def meta_bytes(B: int, Lq: int, Hq: int, D: int, S: int) -> int:
+    """Ask tensors that own no memory how large they would be: right, without a formula."""
+    rows = torch.empty(S, B, Lq, Hq, D + 1, device="meta", dtype=torch.float32)
+    return rows.numel() * rows.element_size()
+
+
+BYTES_MISTAKES = (
+    (
+        "no lse",
+        "The lse are not counted: every split stores one number beside its D numbers of o.",
+        lambda B, Lq, Hq, D, S: 4 * S * B * Lq * Hq * D,
+    ),
+    (
+        "half precision",
+        "This counts 2 bytes a number. The partials are kept in fp32, whatever the dtype "
+        "of the cache.",
+        lambda B, Lq, Hq, D, S: 2 * S * B * Lq * Hq * (D + 1),
+    ),
+    (
+        "numbers, not bytes",
+        "This is how many numbers there are. Each takes 4 bytes.",
+        lambda B, Lq, Hq, D, S: S * B * Lq * Hq * (D + 1),
+    ),
+    (
+        "no splits",
+        "S does not appear: every split stores its own partial.",
+        lambda B, Lq, Hq, D, S: 4 * B * Lq * Hq * (D + 1),
+    ),
+    (
+        "one query",
+        "Lq does not appear: each of the new queries has its own partials.",
+        lambda B, Lq, Hq, D, S: 4 * S * B * Hq * (D + 1),
+    ),
+    (
+        "m and l",
+        "This counts two numbers beside o, the max and the normaliser. One is enough: lse"
+        " = m + log l.",
+        lambda B, Lq, Hq, D, S: 4 * S * B * Lq * Hq * (D + 2),
+    ),
+    (
+        "K and V",
+        "This counts two vectors of D a split, as the cache does. A partial holds one, its o.",
+        lambda B, Lq, Hq, D, S: 4 * S * B * Lq * Hq * (2 * D + 1),
+    ),
+)
+
+WORKSPACE = Exercise(
+    id="8.3",
+    name="workspace",
+    title="What the partials cost",
+    section="7 · What it costs in memory",
+    solution_name="workspace_bytes",
+    properties=(
+        Property("by hand", "32 heads, D = 128, 64 splits", _bytes_by_hand),
+        Property("measured", "against the bytes of real tensors", _bytes_of_tensors),
+        Property("large", "a big batch; the result stays an exact int", _bytes_when_large),
+    ),
+    mistakes=tuple(Mistake(name, says, wrong) for name, says, wrong in BYTES_MISTAKES),
+    alternative=meta_bytes,
+)
+
+EXERCISES = (PARTIAL, COMBINE, WORKSPACE)

@@ -1,0 +1,86 @@
+"""Answers to exercise 8.1, right and wrong: what the check compares with."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def truth(
+    q: Tensor, k: Tensor, v: Tensor, start: int, stop: int, length: int, causal: bool
+) -> tuple[Tensor, Tensor]:
+    """Return (o, lse) of one split in fp64, query by query; the one to compare with."""
+    o, lse = torch.zeros(len(q), v.shape[1]), torch.full((len(q),), -math.inf)
+    for i in range(len(q)):
+        last = min(stop, length - len(q) + i + 1) if causal else stop
+        if last > start:
+            scores = k[start:last].double() @ q[i].double() / math.sqrt(q.shape[1])
+            o[i] = (torch.softmax(scores, 0) @ v[start:last].double()).float()
+            lse[i] = torch.logsumexp(scores, 0).float()
+    return o, lse
+
+
+def partial(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    start: int,
+    stop: int,
+    length: int,
+    causal: bool = True,
+    wrong: str = "",
+) -> tuple[Tensor, Tensor]:
+    """Attention over one split, with at most one catalogued fault in it."""
+    Lq, n = len(q), stop - start
+    if n == 0 and wrong != "empty raises":
+        lse = torch.full((Lq,), 0.0 if wrong == "empty lse 0" else -math.inf)
+        return torch.zeros(Lq, v.shape[1]), lse
+    if wrong == "whole row":
+        start, n = 0, length
+    keys, values = k[start : start + n], v[start : start + n]
+    scores = q @ keys.T / (1.0 if wrong == "no scale" else math.sqrt(q.shape[1]))
+    if causal and wrong != "no mask":
+        aligned = {"top left": Lq, "split's end": stop, "capacity": len(k)}.get(wrong, length)
+        first = 0 if wrong == "local index" else start
+        positions = torch.arange(first, first + n)
+        visible = positions <= torch.arange(aligned - Lq, aligned)[:, None]
+        scores = scores.masked_fill(~visible, -math.inf)
+    m = scores.amax(-1, keepdim=True)
+    if wrong != "masked row":
+        m = torch.where(m == -math.inf, 0.0, m)
+    if wrong == "no max":
+        m = torch.zeros_like(m)
+    p = torch.exp(scores - m)
+    total = p.sum(-1, keepdim=True)
+    o = p @ values
+    if wrong != "not normalised":
+        unsafe = wrong in ("masked row", "0 / 0")
+        o = o / (total if unsafe else torch.where(total == 0, 1.0, total))
+    lse = total.log() + (0.0 if wrong == "lse without max" else m)
+    return o, lse[:, 0] / (math.log(2) if wrong == "base 2" else 1.0)
+
+
+def fault(name: str) -> Callable:
+    """Return `partial` with one fault in it."""
+
+    def wrong_partial(q, k, v, start, stop, length, causal=True):
+        return partial(q, k, v, start, stop, length, causal, wrong=name)
+
+    return wrong_partial
+
+
+def key_by_key(
+    q: Tensor, k: Tensor, v: Tensor, start: int, stop: int, length: int, causal: bool = True
+) -> tuple[Tensor, Tensor]:
+    """The online softmax of lesson 03, one key at a time: right, and written quite otherwise."""
+    o, lse = torch.zeros(len(q), v.shape[1]), torch.full((len(q),), -math.inf)
+    for i in range(len(q)):
+        for j in range(start, stop):
+            if causal and j > length - len(q) + i:
+                break
+            score = q[i] @ k[j] / math.sqrt(q.shape[1])
+            new = torch.logaddexp(lse[i], score)
+            o[i] = torch.exp(lse[i] - new) * o[i] + torch.exp(score - new) * v[j]
+            lse[i] = new
+    return o, lse

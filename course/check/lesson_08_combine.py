@@ -1,0 +1,230 @@
+"""Exercise 8.2: the combine. Its properties and the mistakes people make."""
+
+import itertools
+import math
+
+import torch
+from torch import Generator, Tensor
+
+from course.check.lesson_08_partial import EPS, RAGGED, number
+from course.check.spec import Exercise, Mistake, Property, Seen
+
+
+def merged(o_partial: Tensor, lse_partial: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the combined (o, lse), computed in fp64; the one to compare with."""
+    lse = torch.logsumexp(lse_partial.double(), 0)
+    weights = torch.exp(lse_partial.double() - torch.where(lse == -math.inf, 0.0, lse))
+    return (weights[..., None] * o_partial.double()).sum(0).float(), lse.float()
+
+
+def ask(answer: object, o: Tensor, lse: Tensor, given: str) -> Seen:
+    """Call the answer on S partials; a sum of S terms is off by S roundings at the most.
+
+    An lse of size 200 is itself known to 200 roundings, and so are the weights made of it.
+    """
+    finite = lse[lse.isfinite()].abs()
+    size = max([1.0, *finite.flatten().tolist()]) * max(1.0, o.abs().max().item())
+    return Seen(
+        answer(o, lse), merged(o, lse), given, atol=EPS * (len(o) + 4) * size,
+        rtol=EPS * (len(o) + 4), names=("o", "lse"), any_dtype=True,
+    )  # fmt: skip
+
+
+def partials(rng: Generator, *shape: int) -> tuple[Tensor, Tensor]:
+    """Return random partials: o of `shape`, lse of `shape` without the last; lse around 5."""
+    o = torch.randn(*shape, generator=rng)
+    return o, 5.0 + 2.0 * torch.randn(*shape[:-1], generator=rng)
+
+
+def _by_hand(answer: object, rng: Generator) -> Seen:
+    o, lse = torch.tensor([[4.0], [3.0], [12.0]]), torch.tensor([4.0, 10.0, 2.0]).log()
+    return ask(answer, o, lse, "o = [[4], [3], [12]], lse = log [4, 10, 2]")
+
+
+def _alone(answer: object, rng: Generator) -> Seen:
+    return ask(answer, *partials(rng, 1, 3, 4), "a single split")
+
+
+def _like_attention(answer: object, rng: Generator) -> Seen:
+    """Cut 40 keys at random places, and compare with the softmax over all of them."""
+    scores, values = 3 * torch.randn(40, generator=rng), torch.randn(40, 6, generator=rng)
+    cuts = sorted({0, 40, *(number(rng, 1, 39) for _ in range(4))})
+    parts = [slice(a, b) for a, b in itertools.pairwise(cuts)]
+    o = torch.stack([torch.softmax(scores[p], 0) @ values[p] for p in parts])
+    lse = torch.stack([scores[p].logsumexp(0) for p in parts])
+    whole = torch.softmax(scores.double(), 0) @ values.double(), scores.double().logsumexp(0)
+    wanted = tuple(x.float() for x in whole)
+    bound = (
+        EPS * (40 + len(parts)) * max(1.0, scores.abs().max().item()) * values.abs().max().item()
+    )
+    given = f"40 keys in {len(parts)} splits of unequal size"
+    return Seen(answer(o, lse), wanted, given, atol=bound, rtol=bound, names=("o", "lse"),
+                any_dtype=True)  # fmt: skip
+
+
+def _dimensions(answer: object, rng: Generator) -> Seen:
+    S, Hq = number(rng, 3, 6), number(rng, 2, 4)
+    o, lse = partials(rng, S, 2, 3, Hq, 8)
+    return ask(answer, o, lse, f"S = {S}, B = 2, Lq = 3, Hq = {Hq}, D = 8")
+
+
+def _far_apart(answer: object, rng: Generator) -> list[Seen]:
+    seen = []
+    for shift in (200.0, -200.0):
+        o, lse = partials(rng, 4, 3, 8)
+        seen.append(ask(answer, o, lse + shift, f"lse around {shift:g}"))
+    return seen
+
+
+def _some_empty(answer: object, rng: Generator) -> Seen:
+    o, lse = partials(rng, 5, 4, 8)
+    gone = torch.rand(5, 4, generator=rng) < 0.4
+    gone[0, :2], gone[:, 0] = True, torch.arange(5) != 2  # row 0 keeps one split, not the first
+    gone[3] = False
+    gone[3, 0] = True
+    o[gone], lse[gone] = 0.0, -math.inf
+    return ask(answer, o, lse, "several splits of each row are (0, −inf)")
+
+
+def _all_empty(answer: object, rng: Generator) -> Seen:
+    o, lse = partials(rng, 3, 2, 4)
+    o[:, 0], lse[:, 0] = 0.0, -math.inf
+    return ask(answer, o, lse, "row 0: every split is (0, −inf); row 1 is not empty")
+
+
+def combined(o: Tensor, lse: Tensor, wrong: str = "") -> tuple[Tensor, Tensor]:
+    """The combine, with at most one catalogued fault in it."""
+    m = lse.amax(0)
+    if wrong != "nothing":
+        m = torch.where(m == -math.inf, 0.0, m)
+    if wrong == "no max":
+        m = torch.zeros_like(m)
+    weights = torch.exp2(lse - m) if wrong == "base 2" else torch.exp(lse - m)
+    total = weights.sum(0)
+    log_total = m + total.log()
+    divisor = (
+        total if wrong in ("nothing", "no max", "0 / 0") else torch.where(total == 0, 1.0, total)
+    )
+    if wrong == "mean":
+        weights, divisor = torch.ones_like(lse), torch.tensor(float(len(lse)))
+    if wrong == "mean of non-empty":
+        weights = (lse > -math.inf).float()
+        divisor = weights.sum(0).clamp(min=1)
+    if wrong == "by lse":
+        weights = torch.where(lse == -math.inf, 0.0, lse)
+        divisor = weights.sum(0)
+        divisor = torch.where(divisor == 0, 1.0, divisor)
+    if wrong == "not divided":
+        divisor = torch.ones_like(total)
+    if wrong == "lse max":
+        log_total = lse.amax(0)
+    if wrong == "lse sum":
+        log_total = lse.sum(0)
+    if wrong == "lse without max":
+        log_total = total.log()
+    if wrong == "base 2":
+        log_total = m + total.log2()
+    return (weights[..., None] * o).sum(0) / divisor[..., None], log_total
+
+
+def fault(name: str) -> object:
+    """Return the combine with one fault in it."""
+    return lambda o_partial, lse_partial: combined(o_partial, lse_partial, wrong=name)
+
+
+def one_after_the_other(o_partial: Tensor, lse_partial: Tensor) -> tuple[Tensor, Tensor]:
+    """Merge the splits pairwise, in order: right, and written quite otherwise."""
+    o, lse = torch.zeros_like(o_partial[0]), torch.full_like(lse_partial[0], -math.inf)
+    for o_s, lse_s in zip(o_partial, lse_partial, strict=True):
+        new = torch.logaddexp(lse, lse_s)
+        ruler = torch.where(new == -math.inf, 0.0, new)
+        o = torch.exp(lse - ruler)[..., None] * o + torch.exp(lse_s - ruler)[..., None] * o_s
+        lse = new
+    return o, lse
+
+
+COMBINE_MISTAKES = (
+    (
+        "mean",
+        "This is the plain mean of the splits. A split whose keys fit the query well must"
+        " count more: exp(lse) says how much more.",
+        "4 · Reduction",
+    ),
+    (
+        "mean of non-empty",
+        "This is the plain mean of the splits that are not empty. Leaving the empty ones "
+        "out is right, but the others don't count equally: their weights are exp(lse).",
+        "4 · Reduction",
+    ),
+    (
+        "by lse",
+        "The weights are the lse themselves. lse is a logarithm: the amount it stands for"
+        " is exp(lse).",
+        "4 · Reduction",
+    ),
+    (
+        "not divided",
+        "The weights are never divided by their sum, so they don't add up to 1.",
+        "4 · Reduction",
+    ),
+    (
+        "no max",
+        "exp(lse) is taken as it is: at lse = 200 it overflows, at −200 it is 0. Subtract"
+        " the largest lse of the splits first, it cancels.",
+        "",
+    ),
+    (
+        "base 2",
+        "The weights are powers of 2. lse is a natural logarithm, so the weights are powers of e.",
+        "",
+    ),
+    (
+        "lse max",
+        "The lse that comes back is the largest of the splits, not the log-sum-exp of all of them.",
+        "",
+    ),
+    (
+        "lse sum",
+        "The lse of the splits were added. Adding logarithms multiplies the sums; add the"
+        " sums, then take the log.",
+        "",
+    ),
+    (
+        "lse without max",
+        "The lse that comes back lacks the maximum that was subtracted before the exponential.",
+        "",
+    ),
+    (
+        "nothing",
+        "A row whose splits are all empty gets NaN: the largest lse is −∞, and −∞ − (−∞) is not a "
+        "number. Subtract a safe copy of it.",
+        RAGGED,
+    ),
+    (
+        "0 / 0",
+        "A row whose splits are all empty gets NaN in o: all its weights are 0, and 0 / 0 is not a "
+        "number (torch.softmax of only −∞ does just that). Its o should be 0.",
+        RAGGED,
+    ),
+)
+
+COMBINE = Exercise(
+    id="8.2",
+    name="combine",
+    title="Many partials, one answer",
+    section="4 · Reduction",
+    solution_name="combine",
+    properties=(
+        Property("by hand", "the lesson's three splits: o = 4.375, lse = log 16", _by_hand),
+        Property("one split", "with nothing to merge, nothing changes", _alone),
+        Property(
+            "like attention", "random cuts against the softmax over all keys", _like_attention
+        ),
+        Property("dimensions", "o (S, B, Lq, Hq, D), lse (S, B, Lq, Hq)", _dimensions),
+        Property("far from zero", "lse around +200 and around −200", _far_apart),
+        Property("some empty", "empty splits at any place, the first one too", _some_empty),
+        Property("all empty", "a row of nothing gives (0, −inf)", _all_empty),
+    ),
+    mistakes=tuple(Mistake(name, says, fault(name), see) for name, says, see in COMBINE_MISTAKES),
+    alternative=one_after_the_other,
+)

@@ -1,0 +1,221 @@
+"""Exercise 8.1: the partial result of one split. Its properties and the mistakes people make."""
+
+import math
+
+import torch
+from torch import Generator, Tensor
+
+from course.check.lesson_08_answers import fault, key_by_key, truth
+from course.check.spec import Exercise, Mistake, Property, Seen
+
+D = 16
+EPS = torch.finfo(torch.float32).eps
+
+
+def ask(
+    answer: object,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    start: int,
+    stop: int,
+    length: int,
+    causal: bool,
+) -> Seen:
+    """Call the answer on one split.
+
+    A score is a sum of D products, and o a sum over the split's keys: each term may be off by
+    one rounding, relative to the largest score and value in play.
+    """
+    scores = k[start:stop] @ q.T / math.sqrt(q.shape[1])
+    scores, values = scores[scores.isfinite()].abs(), v[start:stop].abs()
+    largest = max([1.0, *scores.flatten().tolist()]) * max([1.0, *values.flatten().tolist()])
+    return Seen(
+        answer(q, k, v, start, stop, length, causal),
+        truth(q, k, v, start, stop, length, causal),
+        f"Lq = {len(q)}, keys {start} to {stop} of {length}, capacity {len(k)}, causal = {causal}",
+        atol=EPS * (q.shape[1] + stop - start) * largest,
+        rtol=EPS * (q.shape[1] + stop - start),
+        names=("o", "lse"),
+        any_dtype=True,
+    )
+
+
+def inputs(rng: Generator, Lq: int, capacity: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return random q (Lq, D) and k, v (capacity, D)."""
+    return tuple(torch.randn(rows, D, generator=rng) for rows in (Lq, capacity, capacity))
+
+
+def number(rng: Generator, low: int, high: int) -> int:
+    """Return a random int from low to high, both included."""
+    return int(torch.randint(low, high + 1, (), generator=rng))
+
+
+def _by_hand(answer: object, rng: Generator) -> Seen:
+    weights = torch.tensor([1.0, 2, 1, 6, 2, 2, 1, 1])
+    values = torch.tensor([0.0, 4, 8, 1, 3, 9, 10, 14])
+    return ask(answer, torch.ones(1, 1), weights.log()[:, None], values[:, None], 3, 6, 8, True)
+
+
+def _a_middle_split(answer: object, rng: Generator) -> Seen:
+    length = number(rng, 20, 30)
+    start = number(rng, 3, 8)
+    return ask(answer, *inputs(rng, 1, length + 5), start, start + number(rng, 5, 9), length, True)
+
+
+def _nan_around(answer: object, rng: Generator) -> Seen:
+    start, stop, length = number(rng, 2, 5), number(rng, 9, 14), 20
+    q, k, v = inputs(rng, 2, 32)
+    for x in (k, v):
+        x[:start], x[stop:] = math.nan, math.nan
+    return ask(answer, q, k, v, start, stop, length, False)
+
+
+def _far_from_zero(answer: object, rng: Generator) -> list[Seen]:
+    seen = []
+    for shift in (200.0, -200.0):
+        q, k, v = inputs(rng, 1, 24)
+        q[:, 0], k[:, 0] = math.sqrt(D), shift  # adds `shift` to every score
+        seen.append(ask(answer, q, k, v, 6, 12, 24, True))
+    return seen
+
+
+def _several_queries(answer: object, rng: Generator) -> list[Seen]:
+    """A long last split, where numbering keys from 0 shows; and one that ends before the row."""
+    length, Lq = number(rng, 24, 30), number(rng, 4, 6)
+    ranges = [(number(rng, 1, 2), length), (number(rng, 10, 15), length - 2)]
+    return [ask(answer, *inputs(rng, Lq, length + 7), a, b, length, True) for a, b in ranges]
+
+
+def _sees_nothing(answer: object, rng: Generator) -> Seen:
+    length = number(rng, 20, 30)
+    return ask(answer, *inputs(rng, 5, length + 3), length - 3, length, length, True)
+
+
+def _without_mask(answer: object, rng: Generator) -> Seen:
+    length = number(rng, 20, 30)
+    return ask(answer, *inputs(rng, 4, length), length - 6, length, length, False)
+
+
+def _no_keys(answer: object, rng: Generator) -> list[Seen]:
+    at, Lq = number(rng, 1, 9), number(rng, 1, 3)
+    return [
+        ask(answer, *inputs(rng, Lq, 12), n, n, n, causal)
+        for n in (at, 0)
+        for causal in (True, False)
+    ]
+
+
+RAGGED = "6 · Ragged rows, and splits with nothing in them"
+MISTAKES = (
+    (
+        "not normalised",
+        "o is still the plain weighted sum: it has to be divided by the sum of the "
+        "weights. lse says how much this split counts; o must be its mean, or the size "
+        "counts twice.",
+        "",
+    ),
+    (
+        "lse without max",
+        "lse is the log of the sum only, measured from this split's own maximum. Other "
+        "splits measure from theirs, so the maximum has to be added back.",
+        "",
+    ),
+    (
+        "no max",
+        "The exponentials are taken without subtracting the maximum first: scores around "
+        "200 overflow, scores around −200 vanish.",
+        "",
+    ),
+    (
+        "base 2",
+        "lse is in base 2. Everywhere outside a kernel it is the natural logarithm.",
+        "",
+    ),
+    (
+        "no scale",
+        "The scores are not multiplied by 1/√D.",
+        "",
+    ),
+    (
+        "whole row",
+        "All keys of the row were attended to. This worker owns the cells from start to "
+        "stop only; the others are somebody else's work.",
+        "2 · Split",
+    ),
+    (
+        "no mask",
+        "`causal` makes no difference in your answer: a query may see keys up to its own "
+        "position only.",
+        RAGGED,
+    ),
+    (
+        "top left",
+        "The mask is aligned top-left: query i is taken to stand at position i. It stands"
+        " at length − Lq + i, behind everything cached before.",
+        RAGGED,
+    ),
+    (
+        "split's end",
+        "The mask is aligned to the end of the split, as if the last query stood at stop "
+        "− 1. Positions count in the row: the last query stands at length − 1, whichever "
+        "split you are in.",
+        RAGGED,
+    ),
+    (
+        "capacity",
+        "The mask is aligned to the end of the cache's memory. The row ends at `length`; "
+        "behind it there are only unused cells.",
+        RAGGED,
+    ),
+    (
+        "local index",
+        "The keys are numbered from 0 within the split when they are compared with the "
+        "query's position. Key j of the split stands at start + j in the row.",
+        RAGGED,
+    ),
+    (
+        "masked row",
+        "A query that sees no key of this split gets NaN in o and lse: its maximum is −∞, and "
+        "−∞ − (−∞) is not a number. Subtract a safe copy of the maximum.",
+        RAGGED,
+    ),
+    (
+        "0 / 0",
+        "A query that sees no key of this split gets NaN in o: its weights sum to 0, and 0 / 0 is "
+        "not a number (torch.softmax of a row of −∞ does just that). Its o should be 0.",
+        RAGGED,
+    ),
+    (
+        "empty lse 0",
+        "An empty split says lse = 0. That is a log-sum of 1, so it would count as much "
+        "as a key of score 0. Nothing has the log-sum −∞.",
+        RAGGED,
+    ),
+    (
+        "empty raises",
+        "An empty split (start equal to stop) is an error in your answer: the maximum of "
+        "no scores does not exist. Answer it first: (0, −∞).",
+        RAGGED,
+    ),
+)
+
+PARTIAL = Exercise(
+    id="8.1",
+    name="partial",
+    title="One worker's share",
+    section="3 · Local attention",
+    solution_name="partial",
+    properties=(
+        Property("by hand", "the lesson's split 1: weights 6, 2, 2, values 1, 3, 9", _by_hand),
+        Property("one query", "a split in the middle of the row", _a_middle_split),
+        Property("only its own", "all cells outside the split are NaN", _nan_around),
+        Property("far from zero", "scores around +200 and around −200", _far_from_zero),
+        Property("several queries", "the last two splits of a row, causal", _several_queries),
+        Property("sees nothing", "the first queries see no key of this split", _sees_nothing),
+        Property("causal=False", "every query sees the whole split", _without_mask),
+        Property("empty split", "start == stop gives (0, −inf)", _no_keys),
+    ),
+    mistakes=tuple(Mistake(name, says, fault(name), see) for name, says, see in MISTAKES),
+    alternative=key_by_key,
+)

@@ -1,0 +1,166 @@
+"""Running somebody's code: what it gave, what it raised, and whether it came back at all."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import linecache
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from course.check.spec import Exercise, NotVerified, Property, Seen
+
+OURS = str(Path(__file__).parent)
+
+
+class ReturnedNothing(Exception):
+    """The answer returned None where a result was wanted."""
+
+
+class ChangedInput(Exception):
+    """The answer wrote into one of its arguments."""
+
+
+class TookTooLong(BaseException):
+    """Time is up. A BaseException, so that an `except Exception` in an answer can't swallow it."""
+
+
+@dataclass(frozen=True)
+class Raised:
+    """An exception instead of an answer. `line` is the learner's own, or empty."""
+
+    error: BaseException
+    line: str = ""
+
+    @property
+    def unwritten(self) -> bool:
+        """Whether this is the stub's NotImplementedError, or a None; Triton wraps the former."""
+        error: BaseException | None = self.error
+        while error is not None:
+            if isinstance(error, (NotImplementedError, ReturnedNothing)):
+                return True
+            error = error.__cause__ or error.__context__
+        return False
+
+
+@dataclass(frozen=True)
+class Unverified:
+    """A probe could not check here, and says why."""
+
+    why: str
+
+
+Observation = Seen | Raised | Unverified
+
+
+def observe(exercise: Exercise, prop: Property, answer: Any, seeds: list[int]) -> list[Observation]:
+    """Return what `answer` did under one property, once or more a seed.
+
+    Every exception but TookTooLong becomes an observation; after the first one of a property no
+    further seeds are tried.
+    """
+    seen: list[Observation] = []
+    watched = watch(answer, exercise)
+    for seed in seeds:
+        try:
+            result = prop.probe(watched, torch.Generator().manual_seed(seed))
+        except NotVerified as reason:
+            return [*seen, Unverified(str(reason))]
+        except Exception as error:
+            return [*seen, Raised(error, line_of(error, answer))]
+        seen += [result] if isinstance(result, Seen) else list(result)
+    return seen
+
+
+def watch(answer: Any, exercise: Exercise) -> Any:
+    """Wrap a plain function so that returning None or changing an argument raises.
+
+    Triton kernels, classes and values are handed through as they are.
+    """
+    if not callable(answer) or isinstance(answer, type) or hasattr(type(answer), "__getitem__"):
+        return answer
+
+    @functools.wraps(answer)
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        before = [(path, t, t.clone()) for path, t in tensors_in((args, kwargs))]
+        result = answer(*args, **kwargs)
+        if result is None and not exercise.returns_none:
+            raise ReturnedNothing
+        for path, tensor, copy in before:
+            if not exercise.changes_inputs and not _identical(tensor, copy):
+                raise ChangedInput(_argument_name(answer, path))
+        return result
+
+    return watched
+
+
+def tensors_in(value: Any, path: tuple = ()) -> Iterator[tuple[tuple, torch.Tensor]]:
+    """Yield every tensor inside nested tuples, lists and dicts, with the way to it."""
+    if isinstance(value, torch.Tensor):
+        yield path, value
+    elif isinstance(value, (tuple, list)):
+        for i, item in enumerate(value):
+            yield from tensors_in(item, (*path, i))
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from tensors_in(item, (*path, key))
+
+
+def _identical(x: torch.Tensor, y: torch.Tensor) -> bool:
+    return x.shape == y.shape and bool(((x == y) | (x.isnan() & y.isnan())).all())
+
+
+def _argument_name(answer: Callable, path: tuple) -> str:
+    where, which = path[0], path[1]
+    if where == 1:
+        return str(which)
+    try:
+        return list(inspect.signature(answer).parameters)[which]
+    except (TypeError, ValueError, IndexError):
+        return f"argument {which + 1}"
+
+
+def line_of(error: BaseException, answer: Any) -> str:
+    """Return "line 3: …" of the learner's code where `error` came from, or "" if not from there."""
+    code = getattr(inspect.unwrap(getattr(answer, "fn", answer)), "__code__", None)
+    home = code.co_filename if code else None
+    while error is not None:
+        frames = traceback.extract_tb(error.__traceback__)
+        theirs = [f for f in frames if f.filename == home or "ipykernel_" in f.filename]
+        if theirs:
+            last = theirs[-1]
+            text = (last.line or linecache.getline(last.filename, last.lineno or 0)).strip()
+            return f"line {last.lineno}: {text}" if text else f"line {last.lineno}"
+        error = error.__cause__
+    return ""
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise TookTooLong inside the block after `seconds`.
+
+    By SIGALRM, which only Unix has and only the main thread receives; elsewhere there is no limit.
+    """
+    alarm = getattr(signal, "SIGALRM", None)
+    if alarm is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(*_: Any) -> None:
+        raise TookTooLong
+
+    previous = signal.signal(alarm, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(alarm, previous)

@@ -1,0 +1,149 @@
+"""Start JupyterLab, the tests or any command in the installed environment of the course.
+
+    python course/launch.py lab        JupyterLab on the first lesson
+    python course/launch.py test       every test, then the census
+    python course/launch.py run CMD    a command
+
+`bootstrap.py` calls this file with the Python of .venv. In an environment of your own (conda, a
+container) call it yourself: it installs nothing. Whatever Jupyter, IPython, Matplotlib and Triton
+keep, they keep in the project's folder .jupyter: nothing is registered outside the project.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import webbrowser
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+FIRST_LESSON = "notebooks/00_start_here.ipynb"
+
+PRIVATE_FOLDERS = {
+    "JUPYTER_CONFIG_DIR": "config",
+    "JUPYTER_DATA_DIR": "data",
+    "JUPYTER_RUNTIME_DIR": "runtime",
+    "JUPYTERLAB_SETTINGS_DIR": "settings",
+    "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+    "IPYTHONDIR": "ipython",
+    "MPLCONFIGDIR": "matplotlib",
+    "TRITON_HOME": "triton",
+}
+# Of another installation: its kernels and its settings would be found before ours.
+FOREIGN = ("JUPYTER_PATH", "JUPYTER_CONFIG_PATH", "PYTHONHOME")
+
+PYTEST = (sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile")
+NOTEBOOKS = (sys.executable, "-m", "course.notebooks")
+TEST_STEPS = {
+    "tests": (*PYTEST, "tests"),
+    "notebooks": (*PYTEST, "--nbval", "notebooks", "solutions"),
+    "notebook rules": (*NOTEBOOKS, "lint"),
+    "exercises in step": (*NOTEBOOKS, "check"),
+    "census": (*NOTEBOOKS, "census"),
+}
+
+
+def private_environment(root: Path = ROOT) -> dict[str, str]:
+    """Return this process's environment, with every private folder moved into the project."""
+    environment = {name: value for name, value in os.environ.items() if name not in FOREIGN}
+    for name, folder in PRIVATE_FOLDERS.items():
+        path = root / ".jupyter" / folder
+        path.mkdir(parents=True, exist_ok=True)
+        environment[name] = str(path)
+    programs = str(Path(sys.executable).parent)  # for `!python` and `!pip` in a notebook
+    environment["PATH"] = os.pathsep.join([programs, environment.get("PATH", os.defpath)])
+    return environment
+
+
+def browser_missing() -> str:
+    """Return why no browser can be opened here, or an empty text."""
+    if sys.platform.startswith("linux") and not (
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    ):
+        return "there is no display"
+    try:
+        webbrowser.get()
+    except webbrowser.Error:
+        return "no browser was found"
+    return ""
+
+
+def lab_command() -> list[str]:
+    """Return JupyterLab's command line for this machine, and say what is unusual about it."""
+    command = [
+        *(sys.executable, "-m", "jupyterlab", "--log-level=ERROR"),
+        f"--ServerApp.root_dir={ROOT}",
+        f"--LabApp.default_url=/lab/tree/{FIRST_LESSON}",
+        # Looking for language servers would start npm and others, which write into the home folder.
+        "--LanguageServerManager.autodetect=False",
+    ]
+    missing = browser_missing()
+    if missing:
+        command.append("--no-browser")
+        print(
+            f"JupyterLab serves until you press Ctrl-C twice. As {missing}, open the address below"
+            " yourself.\nFrom another machine, first run there (with the port shown below):"
+            " ssh -L 8888:localhost:8888 THIS_HOST"
+        )
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        command.append("--allow-root")
+        print("You are root: notebooks will run with root's rights (--allow-root).")
+    return command
+
+
+def keep_quiet(settings: Path) -> None:
+    """Answer JupyterLab's question about fetching news with no, unless it has been answered."""
+    file = settings / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"fetchNews": "false", "checkForUpdates": False}))
+
+
+def run(command: list[str]) -> int:
+    """Run a command in the project's folder and environment; return its exit status."""
+    environment = private_environment()
+    if command[0] == "python":
+        command = [sys.executable, *command[1:]]
+    if os.name == "nt":  # exec there returns to the shell before the program ends
+        return subprocess.call(command, cwd=ROOT, env=environment)
+    os.chdir(ROOT)
+    sys.stdout.flush()
+    os.execvpe(command[0], command, environment)
+
+
+def lab() -> int:
+    """Open JupyterLab on the first lesson; where no browser can open, print its address."""
+    keep_quiet(Path(private_environment()["JUPYTERLAB_SETTINGS_DIR"]))
+    return run(lab_command())
+
+
+def test() -> int:
+    """Run every test step, also after one has failed; return 1 if any did."""
+    environment, lines, failed = private_environment(), [], False
+    for name, command in TEST_STEPS.items():
+        print(f"\n── {name}", flush=True)
+        began = time.monotonic()
+        status = subprocess.call(command, cwd=ROOT, env=environment)
+        verdict = "passed" if status == 0 else f"FAILED (exit status {status})"
+        lines.append(f"  {name:<18} {verdict:<24} {time.monotonic() - began:6.0f} s")
+        failed = failed or status != 0
+    print("\n── all together", *lines, sep="\n")
+    return int(failed)
+
+
+def main(arguments: list[str]) -> int:
+    """Do what the first argument says; return the exit status."""
+    match arguments:
+        case ["lab"]:
+            return lab()
+        case ["test"]:
+            return test()
+        case ["run", _, *_]:
+            return run(arguments[1:])
+    print(__doc__)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

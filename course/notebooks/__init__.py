@@ -1,0 +1,4 @@
+"""Tools for the notebooks: execute and store, lint, generate exercises, count.
+
+python -m course.notebooks run|lint|generate|check|census [FILES]
+"""

@@ -1,0 +1,55 @@
+"""Execute notebooks from a fresh kernel, and store them with what they printed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbformat import NotebookNode
+from tqdm import tqdm
+
+from course.notebooks.files import normalise, read, text
+
+SECONDS = 120  # per cell
+
+
+def execute(nb: NotebookNode, folder: Path, bar: tqdm | None = None) -> NotebookNode:
+    """Run all cells in place, with `folder` as working directory; return the normalised notebook.
+
+    Passes on nbclient's errors. The learner's own progress file stays out of it.
+    """
+    client = NotebookClient(
+        nb,
+        timeout=SECONDS,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(folder)}},
+        record_timing=False,
+        store_widget_state=False,
+        coalesce_streams=True,
+    )
+    if bar is not None:
+        client.on_cell_complete = lambda cell, cell_index: bar.update()
+    with tempfile.TemporaryDirectory() as scratch:
+        progress = {"COURSE_PROGRESS_FILE": str(Path(scratch) / "progress.json")}
+        client.execute(env={**os.environ, **progress})
+    return normalise(nb)
+
+
+def run(paths: list[Path]) -> int:
+    """Execute and store notebooks; return how many failed. One that failed stays as it was."""
+    failures = 0
+    for path in paths:
+        nb = read(path)
+        code = sum(cell.cell_type == "code" for cell in nb.cells)
+        with tqdm(total=code, desc=path.name, unit="cell") as bar:
+            try:
+                execute(nb, path.parent, bar)
+            except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+                failures += 1
+                bar.write(f"✗ {path.name} is not stored:\n{error}")
+                continue
+        path.write_text(text(nb), encoding="utf-8")
+    return failures

@@ -1,0 +1,193 @@
+"""How many splits, and which tile sizes: plain Python on plain numbers, no GPU and no triton.
+
+**Number of splits.** A GPU runs as many programs at once as it has slots; what does not fit waits
+for the next *wave*. The last wave is rarely full, and an unfilled slot is bandwidth not used:
+
+    slots = 4, programs = 5    wave 1  ■ ■ ■ ■     waves = 5/4, run as 2
+                               wave 2  ■ · · ·     efficiency = (5/4) / 2 = 0.625
+
+More splits make more programs, which fill the waves better, but each split adds a partial result
+to write, read and merge. The rule: take the *fewest* splits whose efficiency is at least 85 % of
+the best that can be had.
+
+Source: the split heuristic of FlashAttention-2 (Dao, `num_splits_heuristic` in flash-attention's
+`csrc/flash_attn/flash_api.cpp`), which also counts two slots an SM. Its known weakness is here
+too: it sees the capacity of the cache, not the lengths in it, which only the device knows.
+
+**Tile sizes.** A table, not a search: compiled for sm_80 and sm_90, every row of it keeps its
+state in registers (no spills). It has not been tuned on a GPU.
+"""
+
+import math
+from dataclasses import dataclass
+
+STAND_IN_SMS = 16
+"""Number of SMs assumed where there is no GPU: enough for an interpreted call to be split."""
+
+MAX_SPLITS = 128
+PROGRAMS_PER_SM = 2
+GOOD_ENOUGH = 0.85
+
+
+def waves(programs: int, slots: int) -> float:
+    """Return how many times all slots are filled; 1.25 means one full wave and a quarter.
+
+    >>> waves(5, 4)
+    1.25
+    """
+    return programs / slots
+
+
+def wave_efficiency(programs: int, slots: int) -> float:
+    """Return the share of slots that are busy, averaged over all waves: from 0 to 1.
+
+    >>> wave_efficiency(5, 4)
+    0.625
+
+    Five programs on four slots take two waves, eight places, of which five are used.
+    """
+    return waves(programs, slots) / math.ceil(waves(programs, slots)) if programs else 0.0
+
+
+def choose_num_splits(
+    *,
+    batch: int,
+    kv_heads: int,
+    m_tiles: int,
+    max_len: int,
+    block_n: int,
+    num_sms: int,
+    max_splits: int = MAX_SPLITS,
+    programs_per_sm: int = PROGRAMS_PER_SM,
+) -> int:
+    """Return the number of splits that fills a GPU with the least extra work.
+
+    Args:
+        batch, kv_heads, m_tiles: one split launches their product of programs.
+        max_len: keys that a row can have (the capacity of the cache).
+        block_n: keys a block; a split is made of whole blocks, so more splits than blocks is
+            never chosen.
+        num_sms: streaming multiprocessors of the GPU.
+        max_splits: upper bound. programs_per_sm: programs that an SM holds at once.
+
+    Returns:
+        From 1 to min(max_splits, blocks).
+
+    Raises:
+        ValueError: a number below 1 (max_len and batch may be 0).
+
+    Source: FlashAttention-2's `num_splits_heuristic`, see the head of this module.
+
+    >>> choose_num_splits(
+    ...     batch=1, kv_heads=8, m_tiles=1, max_len=65536, block_n=64, num_sms=132)
+    29
+
+    8 programs would leave 256 of 264 slots idle; 29 splits make 232, which is 88 % of them.
+    """
+    least = {"kv_heads": kv_heads, "m_tiles": m_tiles, "block_n": block_n, "num_sms": num_sms}
+    least |= {"max_splits": max_splits, "programs_per_sm": programs_per_sm}
+    for name, number in least.items():
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1; got {number}")
+    if max_len < 0 or batch < 0:
+        raise ValueError(f"max_len and batch must not be negative; got {max_len} and {batch}")
+
+    slots = num_sms * programs_per_sm
+    programs = batch * kv_heads * m_tiles
+    if programs >= 0.8 * slots:  # full enough: splitting would only add a merge
+        return 1
+    blocks = math.ceil(max_len / block_n)
+    useful = [s for s in range(1, min(max_splits, slots, blocks) + 1) if _all_busy(blocks, s)]
+    efficiency = {s: wave_efficiency(programs * s, slots) for s in useful}
+    best = max(efficiency.values(), default=0.0)
+    return next((s for s in useful if efficiency[s] >= GOOD_ENOUGH * best), 1)
+
+
+def _all_busy(blocks: int, splits: int) -> bool:
+    """Say whether every split gets a block, if each takes ⌈blocks / splits⌉ of them."""
+    chunk = math.ceil(blocks / splits)
+    return math.ceil(blocks / chunk) == splits
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Tile sizes and launch parameters of an attention kernel.
+
+    block_m: query rows of a tile (1: sums instead of a dot). block_n: keys of a tile.
+    block_d: head dim, rounded up to a power of two. num_warps, num_stages: as Triton means them.
+    """
+
+    block_m: int
+    block_n: int
+    block_d: int
+    num_warps: int
+    num_stages: int
+
+
+def choose_decode_launch(
+    *, rows: int, head_dim: int, element_size: int, interpreted: bool = False
+) -> Launch:
+    """Return tile sizes and launch parameters of the split kernel.
+
+    Args:
+        rows: query rows that share a KV head, G·Lq. A single row is a tile by itself; more are
+            padded to 16 (the least a tensor core takes), 32 or 64; more than 64 get more tiles.
+        head_dim: D, from 1 to 256.
+        element_size: bytes of an element of K, 2 or 4.
+        interpreted: take tiles of 64 keys, whatever the dtype: there are no registers to run out
+            of, and a tile costs the interpreter about the same at any size.
+
+    >>> choose_decode_launch(rows=8, head_dim=80, element_size=2)
+    Launch(block_m=16, block_n=64, block_d=128, num_warps=4, num_stages=3)
+    """
+    block_m = 1 if rows == 1 else min(64, max(16, next_power_of_2(rows)))
+    block_d = max(16, next_power_of_2(head_dim))
+    # 16 KiB of K and as much of V a stage: three stages of it fit twice into an SM of an A100.
+    block_n = max(16, min(128 // element_size, 16384 // (block_d * element_size)))
+    if interpreted:
+        return Launch(block_m, 64, block_d, 4, 3)
+    if element_size == 4 and block_m > 1:
+        # Without tensor cores every thread holds whole rows of the operands of a dot.
+        return Launch(16, 16, block_d, 4 if block_d < 64 else 8, 2 if block_d < 256 else 1)
+    large = block_m == 64
+    return Launch(block_m, block_n, block_d, 8 if large else 4, 2 if large else 3)
+
+
+_PREFILL = {  # head dim up to → block_m, block_n, num_warps, num_stages
+    64: (128, 64, 8, 3),
+    128: (128, 64, 8, 3),
+    256: (64, 32, 8, 2),
+}
+_PREFILL_NO_TENSOR_CORES = {64: (64, 32, 8, 2), 128: (32, 16, 8, 2), 256: (32, 16, 8, 2)}
+
+
+def choose_prefill_launch(
+    *, num_queries: int, head_dim: int, tensor_cores: bool, interpreted: bool = False
+) -> Launch:
+    """Return tile sizes and launch parameters of the FlashAttention-2 kernel.
+
+    Args:
+        num_queries: Lq. Up to 16 take a tile of 16 rows, the least that a dot multiplies.
+        head_dim: D, from 1 to 256.
+        tensor_cores: False for fp32 (which is not cut to TF32) and for GPUs older than sm_80, whose
+            tensor cores Triton does not use: every thread then holds operands in registers, and
+            the tiles are smaller.
+        interpreted: take tiles of 64 x 64, as in `choose_decode_launch`.
+
+    With tensor cores a program stays below the 99 KiB of shared memory that consumer GPUs (sm_86,
+    sm_89) give it, without them below the 64 KiB of a T4 (sm_75).
+
+    >>> choose_prefill_launch(num_queries=4096, head_dim=80, tensor_cores=True)
+    Launch(block_m=128, block_n=64, block_d=128, num_warps=8, num_stages=3)
+    """
+    table = _PREFILL if tensor_cores else _PREFILL_NO_TENSOR_CORES
+    row = next(row for largest, row in table.items() if head_dim <= largest)
+    block_m, block_n, num_warps, num_stages = (64, 64, 4, 3) if interpreted else row
+    if num_queries <= 16:
+        block_m, num_warps = 16, 4
+    return Launch(block_m, block_n, max(16, next_power_of_2(head_dim)), num_warps, num_stages)
+
+
+def next_power_of_2(n: int) -> int:
+    """Return the smallest power of two that is at least n (n ≥ 1)."""
+    return 1 << (n - 1).bit_length()
