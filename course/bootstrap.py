@@ -160,7 +160,9 @@ def progress(line: str) -> str:
 def pip_install(root: str) -> None:
     """Install the project, editable, with its requirements; keep pip's words in setup.log."""
     log_path = os.path.join(root, LOG_NAME)
-    open(log_path, "w").close()  # pip appends
+    unfinished = os.path.join(root, ".venv", ".unfinished")
+    for path in (log_path, unfinished):
+        open(path, "w").close()  # the log made empty: pip appends
     command = [venv_python(root), "-m", "pip", "install", "--no-input", "--log", log_path]
     process = subprocess.Popen(
         [*command, "--editable", ".[dev]"],
@@ -174,7 +176,10 @@ def pip_install(root: str) -> None:
         news = progress(raw.decode("utf-8", "replace"))
         if news:
             print("  " + news, flush=True)
-    if process.wait():
+    status = process.wait()
+    if status >= 0:  # below 0 it was killed, and has left .venv in any state
+        os.remove(unfinished)
+    if status:
         advice = diagnose(read_text(log_path))
         raise SetupError(f"{advice}, then run the same command again (pip's log: {log_path}).")
 
@@ -184,7 +189,6 @@ def install(root: str) -> str:
     check_python(sys.version_info)
     python, wanted = venv_python(root), fingerprint(root)
     stamp = os.path.join(root, ".venv", ".installed")
-    unfinished = os.path.join(root, ".venv", ".unfinished")
     usable = venv_is_usable(root, sys.version_info)
     if usable and read_text(stamp) == wanted:
         return python
@@ -194,15 +198,9 @@ def install(root: str) -> str:
     )
     if not usable:
         make_venv(root)
-    open(unfinished, "w").close()
-    try:
-        pip_install(root)
-    except SetupError:
-        os.remove(unfinished)  # pip ended by itself and left .venv as it was
-        raise
+    pip_install(root)
     with open(stamp, "w", encoding="utf-8") as file:
         file.write(wanted)
-    os.remove(unfinished)
     return python
 
 

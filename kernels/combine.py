@@ -58,7 +58,7 @@ def combine_kernel(
         m = tl.maximum(m, tl.max(lse_s, 0))
     ruler = tl.where(m == float("-inf"), 0.0, m)  # -inf - (-inf) is NaN
 
-    # 2. The weighted sum. (Natural logs: the difference is exact, and base 2 would round before it.)
+    # 2. The weighted sum. In natural logs: base 2 would round each lse before the subtraction.
     l = 0.0
     acc = tl.zeros((BLOCK_D,), tl.float32)
     for start_s in range(0, num_splits, BLOCK_S):

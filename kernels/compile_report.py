@@ -1,43 +1,45 @@
 """What a kernel becomes on a GPU you do not have: registers, spills, shared memory, instructions.
 
-Triton brings the whole NVIDIA tool chain along (`ptxas`, `cuobjdump`), and none of it needs a GPU.
-So a kernel can be compiled here for an A100 (`arch=80`) or an H100 (`arch=90`), and the machine code
-read:
+Triton brings NVIDIA's tool chain along, and none of it needs a GPU. So a kernel can be compiled
+here for an A100 (`arch=80`) or an H100 (`arch=90`), and the machine code read:
 
     >>> from kernels import compile_report
-    >>> compile_report.report("softmax", arch=(80, 90))         # doctest: +SKIP
-    kernel                         sm  regs  spills  shared  load    async  tensor   PTX
-    softmax fp16 4096 columns      80    39       0      32  128 bit     0       0   512
-    …
+    >>> compile_report.report("softmax fp16 16384", arch=(80, 90))  # doctest: +SKIP
+    kernel                                  sm  regs  spills  shared     load  async  tensor    PTX
+    softmax fp16 16384 columns              80    93       0      32  128 bit      0       0   1042
+    softmax fp16 16384 columns              90    93       0      32  128 bit      0       0   1054
 
-One row is one kernel compiled for one target: registers a thread, bytes spilled to slow memory (0,
-or the tiles are too large), shared memory a program, the widest load from global memory (128 bits is
-the best there is), copies to shared memory that run in the background, tensor-core instructions.
+A row is one kernel compiled for one target: registers a thread, bytes spilled to slow memory (0,
+or the tiles are too large), bytes of shared memory a program, the widest load from global memory
+(128 bits is the best on these two), copies to shared memory that run in the background,
+tensor-core instructions, lines of PTX. The figures above are triton 3.9's; versions differ.
 
 From a shell: `python -m kernels.compile_report [--arch 80 90] [--kernel NAME] [--json]`.
 
-Compiling needs a process whose kernels are not interpreted, so `run` starts one: it works the same
-in a notebook on a laptop. Every kernel module lists what it wants to see compiled in
-`compile_cases()`; `MODULES` names those modules.
+Compiling needs a process whose kernels are not interpreted. `run`, `report` and `compile_for`
+start one where they have to, so they work in a notebook on a laptop. Every module of `MODULES`
+lists in `compile_cases()` what it wants to see compiled.
 """
 
 import argparse
 import importlib
+import inspect
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kernels.sass import disassemble, measure
+
 MODULES = ("primer", "softmax", "flash_attention", "flash_decoding")
 
-_COLUMNS = f"{'kernel':<38}{'sm':>4}{'regs':>6}{'spills':>8}{'shared':>8}{'load':>9}"
-_COLUMNS += f"{'async':>7}{'tensor':>8}{'PTX':>7}"
+_HEAD = f"{'kernel':<38}{'sm':>4}{'regs':>6}{'spills':>8}{'shared':>8}{'load':>9}"
+_HEAD += f"{'async':>7}{'tensor':>8}{'PTX':>7}"
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,9 @@ class CompileCase:
     """One kernel and the arguments to compile it for, as a launch would specialise them.
 
     kernel: a `@triton.jit` function. signature: a type for every argument that is no constexpr;
-    "*fp16" is a pointer, "i32", "i64", "fp32" are numbers, and ":16" after it promises a
-    multiple of 16 (Triton finds that out by itself at a launch; it allows 128-bit loads).
-    A stride that is 1 belongs into the constexprs, where a launch puts it too.
+    "*fp16" is a pointer, "i32", "i64", "fp32" are numbers, and ":16" behind it promises a multiple
+    of 16 (a launch looks for itself; 128-bit loads need it). A stride that is always 1 belongs to
+    the constexprs, where a launch puts it too.
     """
 
     name: str
@@ -65,7 +67,7 @@ class Report:
     registers: 32-bit, a thread (255 at most). spill_bytes: written to and read from local memory,
     a thread, because registers ran out. stack_bytes: a thread. shared_bytes: a program.
     load_bits: the widest load from global memory. async_copies: global → shared, without waiting.
-    tensor_core: matrix instructions.
+    tensor_core: matrix instructions. ptx: the text, of `ptx_lines` lines.
     """
 
     name: str
@@ -95,8 +97,8 @@ class Reports(tuple[Report, ...]):
     """Several reports; prints as a table."""
 
     def __str__(self) -> str:
-        """Head and one line a report."""
-        return "\n".join([_COLUMNS, *map(str, self)])
+        """A head and one line a report."""
+        return "\n".join([_HEAD, *map(str, self)])
 
     __repr__ = __str__
 
@@ -111,139 +113,95 @@ def compile_for(
     num_stages: int = 3,
     name: str | None = None,
 ) -> Report:
-    """Compile one kernel for `sm_<arch>` and read the result; no GPU needed.
+    """Compile one kernel for sm_<arch>, no GPU needed, and return a `Report`.
 
-    kernel, signature, constexprs: as in `CompileCase`. arch: 75 (T4), 80 (A100), 86, 89, 90 (H100).
-    Returns a `Report`. Raises RuntimeError in a process that interprets its kernels (use `run`,
-    which starts another one), ValueError for a signature that does not fit the kernel.
+    kernel, signature, constexprs: as in `CompileCase`. arch: 80 (A100), 86, 89, 90 (H100), …
+
+    Where kernels are interpreted the source text of `kernel` goes to another process. It may come
+    from a notebook cell, and use `tl` and everything public in `kernels.primitives`, no more.
+
+    Raises ValueError for a signature that does not fit the kernel, RuntimeError with the
+    compiler's message where the other process fails.
     """
     from kernels.runtime import INTERPRETED
 
-    if INTERPRETED:
-        raise RuntimeError(
-            "this process interprets its kernels and cannot compile them: call "
-            "compile_report.run(name_or_source, arch), which starts one that can"
+    if set(kernel.arg_names) != set(signature) | set(constexprs) or set(signature) & set(
+        constexprs
+    ):
+        raise ValueError(
+            f"signature and constexprs should name each argument of {kernel.__name__} once, "
+            f"{kernel.arg_names}; got {[*signature]} and {[*constexprs]}"
         )
+    case = CompileCase(
+        name or kernel.__name__, kernel, signature, constexprs, num_warps, num_stages
+    )
+    return run(_as_module(case), arch)[0] if INTERPRETED else _compile(case, arch)
+
+
+def _compile(case: CompileCase, arch: int) -> Report:
+    """Compile in this process, whose kernels are not interpreted."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    unknown = set(kernel.arg_names) ^ (set(signature) | set(constexprs))
-    if unknown:
-        raise ValueError(f"signature and constexprs should name each argument once: {unknown}")
-    types = {
-        a: signature[a].split(":")[0] if a in signature else "constexpr" for a in kernel.arg_names
-    }
-    aligned = {
-        (i,): [["tt.divisibility", 16]]
-        for i, a in enumerate(kernel.arg_names)
-        if signature.get(a, "").endswith(":16")
-    }
+    hints = {a: case.signature[a].split(":") for a in case.signature}
+    names = case.kernel.arg_names
     compiled = triton.compile(
-        ASTSource(kernel, types, dict(constexprs), attrs=aligned),
+        ASTSource(
+            case.kernel,
+            {a: hints[a][0] if a in hints else "constexpr" for a in names},
+            dict(case.constexprs),
+            {(names.index(a),): [["tt.divisibility", 16]] for a in hints if "16" in hints[a][1:]},
+        ),
         target=GPUTarget("cuda", arch, 32),
-        options={"num_warps": num_warps, "num_stages": num_stages},
+        options={"num_warps": case.num_warps, "num_stages": case.num_stages},
     )
     ptx = compiled.asm["ptx"]
     return Report(
-        name=name or kernel.__name__,
+        name=case.name,
         arch=arch,
-        num_warps=num_warps,
-        num_stages=num_stages,
+        num_warps=case.num_warps,
+        num_stages=case.num_stages,
         shared_bytes=compiled.metadata.shared,
-        **_read_machine_code(compiled.asm["cubin"]),
-        ptx_lines=sum(bool(line.strip()) for line in ptx.splitlines()),
+        **measure(disassemble(compiled.asm["cubin"])),
+        ptx_lines=len(ptx.splitlines()),
         ptx=ptx,
     )
 
 
-def _read_machine_code(cubin: bytes) -> dict[str, int]:
-    """Registers and stack from the resource section, the rest counted in the disassembly."""
-    from triton import knobs
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "kernel.cubin")
-        path.write_bytes(cubin)
-        command = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", "--dump-sass", str(path)]
-        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    ops = re.findall(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", text, re.MULTILINE)
-    loads = [op for op in ops if re.match(r"LDG(STS)?\b", op)]
-    return {
-        "registers": int(re.search(r"REG:(\d+)", text).group(1)),
-        "stack_bytes": int(re.search(r"STACK:(\d+)", text).group(1)),
-        "spill_bytes": sum(_bits(op) // 8 for op in ops if re.match(r"(STL|LDL)\b", op)),
-        "load_bits": max(map(_bits, loads), default=0),
-        "async_copies": sum(op.startswith(("LDGSTS", "UBLKCP", "UTMALDG")) for op in ops),
-        "tensor_core": sum(
-            bool(re.match(r"(HMMA|HGMMA|IMMA|IGMMA|DMMA|UTC\w*MMA)", op)) for op in ops
-        ),
-    }
-
-
-def _bits(op: str) -> int:
-    """Width of one load or store: the last of .64, .128, .U8, … in its name, 32 if there is none."""
-    widths = re.findall(r"\.(?:[US])?(8|16|64|128)(?=\.|$)", op.replace("LTC128B", ""))
-    return int(widths[-1]) if widths else 32
-
-
-def cases(name: str = "") -> list[CompileCase]:
-    """Return the compile cases of all kernel modules whose module or case name contains `name`.
-
-    Raises ValueError where there is none. Importing this module imports no kernel; this does.
-    """
-    found = []
-    for module in MODULES:
-        listed = importlib.import_module(f"kernels.{module}").compile_cases()
-        found += [case for case in listed if name in module or name in case.name]
-    if not found:
-        raise ValueError(f"no compile case is called like {name!r}; modules are {MODULES}")
-    return found
-
-
-def compile_all(these: Iterable[CompileCase], arch: Sequence[int]) -> Reports:
-    """Compile each case for each architecture, in this process (see `compile_for`)."""
-    return Reports(
-        compile_for(
-            case.kernel,
-            case.signature,
-            case.constexprs,
-            arch=target,
-            num_warps=case.num_warps,
-            num_stages=case.num_stages,
-            name=case.name,
-        )
-        for case in these
-        for target in arch
+def _as_module(case: CompileCase) -> str:
+    """Source text of a module that holds one kernel and its case."""
+    kernel = inspect.getsource(case.kernel.fn)
+    arguments = (dict(case.signature), dict(case.constexprs), case.num_warps, case.num_stages)
+    return (
+        "from kernels.compile_report import CompileCase\nfrom kernels.primitives import *\n"
+        f"import triton\nimport triton.language as tl\n\n{kernel}\n\ndef compile_cases():\n"
+        f"    return [CompileCase({case.name!r}, {case.kernel.__name__}, *{arguments!r})]\n"
     )
 
 
 def run(name_or_source: str = "", arch: int | Sequence[int] = (80, 90)) -> Reports:
-    """Compile in a process of its own, which works where kernels are interpreted, too.
+    """Compile in a process of its own and return the reports, with their PTX.
 
     name_or_source: part of a module's or a case's name ("softmax"; "" is everything), or the
-    source text of a module that has its own `compile_cases()` returning `CompileCase`s.
-    arch: one architecture or several. Takes about a second a kernel and architecture, once; Triton
-    keeps the result. Raises RuntimeError with the compiler's message where that fails.
+    source text of a module with a `compile_cases()` of its own, which lists `CompileCase`s.
+    arch: one architecture or several. About a second a kernel and architecture; Triton keeps the
+    result. Raises RuntimeError with the other process's message where that fails.
     """
-    targets = [arch] if isinstance(arch, int) else list(arch)
-    command = [sys.executable, "-m", "kernels.compile_report", "--json", "--ptx"]
-    command += ["--arch", *map(str, targets)]
+    command = [sys.executable, "-m", "kernels.compile_report", "--json", "--ptx", "--arch"]
+    command += map(str, [arch] if isinstance(arch, int) else arch)
     with tempfile.TemporaryDirectory() as folder:
         if "\n" in name_or_source:
-            path = Path(folder, "source.py")
-            path.write_text(name_or_source)
-            command += ["--source", str(path)]
+            source = Path(folder, "kernel_source.py")
+            source.write_text(name_or_source)
+            command += ["--source", str(source)]
         else:
             command += ["--kernel", name_or_source]
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            env=os.environ | {"TRITON_INTERPRET": "0"},
-            cwd=Path(__file__).parents[1],
-        )
+        env = os.environ | {"TRITON_INTERPRET": "0"}
+        root = Path(__file__).parents[1]
+        done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=root)
     if done.returncode:
-        raise RuntimeError(f"compiling {name_or_source[:60]!r} failed:\n{done.stderr[-3000:]}")
+        raise RuntimeError(f"the compiling process failed:\n{done.stderr[-3000:]}")
     return Reports(Report(**row) for row in json.loads(done.stdout))
 
 
@@ -252,31 +210,41 @@ def report(name_or_source: str = "", arch: int | Sequence[int] = (80, 90)) -> No
     print(run(name_or_source, arch))
 
 
+def cases(name: str = "") -> list[CompileCase]:
+    """Return the cases of all kernel modules whose module or case name contains `name`.
+
+    Imports the kernels. Raises ValueError where no case is called so.
+    """
+    found = []
+    for module in MODULES:
+        listed = importlib.import_module(f"kernels.{module}").compile_cases()
+        found += [case for case in listed if name in module or name in case.name]
+    if not found:
+        raise ValueError(f"no compile case is called {name!r}; the modules are {MODULES}")
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line; see the top of this file."""
-    parser = argparse.ArgumentParser(
-        prog="python -m kernels.compile_report", description=main.__doc__
-    )
+    """Compile kernels without a GPU and print what became of them."""
+    parser = argparse.ArgumentParser("python -m kernels.compile_report", description=main.__doc__)
     parser.add_argument("--arch", type=int, nargs="+", default=[80, 90], help="80 90 …")
     parser.add_argument("--kernel", default="", help="part of a module's or a case's name")
-    parser.add_argument("--source", help="a file with its own compile_cases()")
+    parser.add_argument("--source", help="a file with a compile_cases() of its own")
     parser.add_argument("--json", action="store_true", help="rows as JSON instead of a table")
-    parser.add_argument("--ptx", action="store_true", help="with --json: include the PTX text")
+    parser.add_argument("--ptx", action="store_true", help="with --json: the PTX text, too")
     options = parser.parse_args(arguments)
     os.environ["TRITON_INTERPRET"] = "0"  # before the first kernel is imported
     if options.source:
-        spec = importlib.util.spec_from_file_location("source", options.source)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        chosen = module.compile_cases()
+        sys.path.insert(0, str(Path(options.source).parent))
+        chosen = importlib.import_module(Path(options.source).stem).compile_cases()
     else:
         chosen = cases(options.kernel)
-    reports = compile_all(chosen, options.arch)
+    reports = Reports(_compile(case, arch) for case in chosen for arch in options.arch)
     if not options.json:
         print(reports)
         return
-    rows = [asdict(row) for row in reports]
-    print(json.dumps([row if options.ptx else row | {"ptx": ""} for row in rows]))
+    hidden = {} if options.ptx else {"ptx": ""}
+    print(json.dumps([asdict(row) | hidden for row in reports]))
 
 
 if __name__ == "__main__":

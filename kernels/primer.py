@@ -120,17 +120,18 @@ def matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     (M, K), N = a.shape, b.shape[1]
     c = torch.empty(M, N, dtype=a.dtype, device=a.device)
     if M and N:
-        tile = _tile(a.dtype)
+        tile, num_warps = _tile(a.dtype)
         grid = (triton.cdiv(M, tile["BLOCK_M"]), triton.cdiv(N, tile["BLOCK_N"]))
         strides = (*a.stride(), *b.stride(), *c.stride())
-        matmul_kernel[grid](a, b, c, M, N, K, *strides, **tile, num_warps=4, num_stages=3)
+        matmul_kernel[grid](a, b, c, M, N, K, *strides, **tile, num_warps=num_warps)
     return c
 
 
-def _tile(dtype: torch.dtype) -> dict[str, int]:
-    """Tile sizes; fp32 has no tensor cores to feed here and needs more registers a value."""
-    wide = dtype != torch.float32
-    return {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 64 if wide else 32}
+def _tile(dtype: torch.dtype) -> tuple[dict[str, int], int]:
+    """Tile sizes and warps. fp32 has no tensor cores here, and its operands fill registers."""
+    if dtype == torch.float32:
+        return {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 16}, 8
+    return {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 64}, 4
 
 
 def _check(*, dtypes: tuple[torch.dtype, ...], **tensors: torch.Tensor) -> None:
@@ -151,8 +152,9 @@ def compile_cases() -> list[CompileCase]:
     add = {"x_ptr": "*fp32:16", "y_ptr": "*fp32:16", "out_ptr": "*fp32:16", "n": "i32:16"}
     cases = [CompileCase("vector_add fp32", vector_add_kernel, add, {"BLOCK": 1024})]
     for name, dtype in (("fp16", torch.float16), ("fp32", torch.float32)):
+        tile, num_warps = _tile(dtype)
         signature = {f"{x}_ptr": f"*{name}:16" for x in "abc"}
         signature |= {x: "i32:16" for x in ("M", "N", "K", "stride_am", "stride_bk", "stride_cm")}
-        constexprs = {"stride_ak": 1, "stride_bn": 1, "stride_cn": 1, **_tile(dtype)}
-        cases.append(CompileCase(f"matmul {name}", matmul_kernel, signature, constexprs))
+        constexprs = {"stride_ak": 1, "stride_bn": 1, "stride_cn": 1, **tile}
+        cases.append(CompileCase(f"matmul {name}", matmul_kernel, signature, constexprs, num_warps))
     return cases

@@ -34,6 +34,8 @@ def _decide() -> bool:
         raise ImportError(_NO_TRITON)
     if "TRITON_INTERPRET" not in os.environ and not torch.cuda.is_available():
         os.environ["TRITON_INTERPRET"] = "1"
+    # a * b + c as one instruction, rounded once: Triton 3.9 warns unless it is told to.
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
     import triton
     import triton.language as tl

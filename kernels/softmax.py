@@ -82,7 +82,7 @@ def softmax(x: torch.Tensor) -> torch.Tensor:
     Returns (rows, cols), contiguous, in the dtype of x, computed in fp32. A row of nothing but -inf
     gives zeros, as `reference.attention.safe_softmax` does (torch.softmax: NaN).
 
-    Bytes moved: 2 · rows · cols · itemsize where cols ≤ MAX_BLOCK, 3 · rows · cols · itemsize above.
+    Bytes moved: 2 · rows · cols · itemsize where cols ≤ MAX_BLOCK, 3 · rows · cols · itemsize else.
     Raises ValueError for a wrong rank, stride or device, TypeError for other dtypes.
     """
     if x.ndim != 2:

@@ -17,3 +17,24 @@ def pytest_report_header() -> str:
         return "kernels: not tested, triton has no wheel for this system"
     mode = "interpreted" if runtime.INTERPRETED else "compiled"
     return f"kernels: {mode}, on {runtime.device()}"
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Say how much of the course was exercised: counted from the tests that ran and passed.
+
+    Tests tell by `record_property("exercised", (what, which))`, which xdist carries along. A notebook
+    counts as executed where nbval ran it and no cell of it failed.
+    """
+    kinds = ("lessons", "exercises", "checks", "mistakes", "notebooks executed")
+    exercised: dict[str, set[str]] = {kind: set() for kind in kinds}
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties if report.when == "call" else ():
+            if name == "exercised":
+                exercised[value[0]].add(value[1])
+        if ".ipynb::Cell" in report.nodeid:
+            exercised["notebooks executed"].add(report.nodeid.split("::")[0])
+    broken = terminalreporter.getreports("failed") + terminalreporter.getreports("error")
+    exercised["notebooks executed"] -= {report.nodeid.split("::")[0] for report in broken}
+    if any(exercised.values()):
+        counted = [f"{len(which)} {kind}" for kind, which in exercised.items() if which]
+        terminalreporter.write_sep("=", "exercised and passed: " + ", ".join(counted))

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -201,18 +202,29 @@ def test_a_broken_venv_is_made_again(
     monkeypatch.setattr(bootstrap, "pip_install", calls.append)
     bootstrap.install(str(made))
     assert calls == [str(made), str(made)]
-    assert not (folder / ".unfinished").exists()
 
 
-def test_an_installation_cut_short_leaves_a_mark(
+def test_an_interrupted_installation_leaves_a_mark(
     made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(root: str) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     (made / ".venv" / ".installed").unlink()
-    monkeypatch.setattr(bootstrap, "pip_install", interrupted)
+    monkeypatch.setattr(bootstrap.subprocess, "Popen", interrupted)
+    monkeypatch.setattr(bootstrap, "venv_is_usable", lambda root, version: True)
     monkeypatch.setattr(bootstrap, "ROOT", str(made))
     assert bootstrap.main(["install"]) == 130
-    assert not bootstrap.venv_is_usable(str(made), FITTING)
     assert "run the same command again" in capsys.readouterr().err
+    assert (made / ".venv" / ".unfinished").exists()
+
+
+@pytest.mark.parametrize(("status", "marked"), [(-9, True), (1, False)])
+def test_only_a_killed_pip_leaves_a_mark(
+    status: int, marked: bool, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = SimpleNamespace(stdout=[], wait=lambda: status)
+    monkeypatch.setattr(bootstrap.subprocess, "Popen", lambda *_, **__: ended)
+    with pytest.raises(bootstrap.SetupError):
+        bootstrap.pip_install(str(made))
+    assert (made / ".venv" / ".unfinished").exists() == marked

@@ -2,6 +2,6 @@
 
 from course.check.lesson_03_merge import MERGE
 from course.check.lesson_03_merge_all import MERGE_ALL
-from course.check.lesson_03_update import UPDATE
+from course.check.lesson_03_one_pass import ONE_PASS
 
-EXERCISES = (UPDATE, MERGE, MERGE_ALL)
+EXERCISES = (ONE_PASS, MERGE, MERGE_ALL)

@@ -68,14 +68,15 @@ def workspace_against_cache(
 
 
 def decode_latency(
-    lengths: Sequence[int], cases: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+    lengths: Sequence[int], cases: Mapping[str, Sequence[tuple[float, float]]]
 ) -> Figure:
     """Time of a decode step against context length, one panel a case; the ratios written in.
 
-    cases: by title, the seconds of torch's SDPA and of Flash-Decoding for each of `lengths`.
+    cases: by title, for each of `lengths` the seconds of torch's SDPA and of Flash-Decoding.
     """
     fig, axes = figure(1, len(cases), size=(9.6, 4.0))
-    for ax, (title, (before, after)) in zip(axes, cases.items(), strict=True):
+    for ax, (title, steps) in zip(axes, cases.items(), strict=True):
+        before, after = zip(*steps, strict=True)
         ax.set(xscale="log", yscale="log", title=title, xlabel="context length, tokens")
         ax.fill_between(lengths, before, after, color=COLORS.idle, lw=0)
         ax.plot(lengths, before, "s-", color=COLORS.muted, ms=5, label="torch's attention (SDPA)")

@@ -27,7 +27,6 @@ def execute(nb: NotebookNode, folder: Path, bar: tqdm | None = None) -> Notebook
         kernel_name="python3",
         resources={"metadata": {"path": str(folder)}},
         record_timing=False,
-        store_widget_state=False,
         coalesce_streams=True,
     )
     if bar is not None:

@@ -1,0 +1,176 @@
+"""Exercise 3.1: attention over a stream of tiles that can be read only once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from course.check import lesson_03_one_pass_answers as answers
+from course.check.spec import Exercise, Mistake, Property, Seen
+
+EPS = torch.finfo(torch.float32).eps
+
+
+def stream(scores: Tensor, v: Tensor, widths: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the tiles one after the other, all in the same memory, as a GPU's fast memory has it.
+
+    Asking for the next tile overwrites the one before; a second loop gets nothing.
+    """
+    score_tile = torch.empty(scores.shape[0], max(widths))
+    v_tile = torch.empty(max(widths), v.shape[1])
+    start = 0
+    for n in widths:
+        score_tile[:, :n] = scores[:, start : start + n]
+        v_tile[:n] = v[start : start + n]
+        yield score_tile[:, :n], v_tile[:n]
+        start += n
+
+
+def _seen(answer, scores: Tensor, v: Tensor, widths: list[int]) -> Seen:
+    """Compare with the softmax of all keys at once, in fp64.
+
+    Tolerance: n additions, and for each tile a rescaling; its exponent is off by up to an ulp
+    of the largest score, for those who keep lse instead of m and l.
+    """
+    rows, D = scores.shape[0], v.shape[1]
+    lse = torch.logsumexp(scores.double(), -1)
+    o = torch.softmax(scores.double(), -1) @ v.double()
+    finite = scores[scores > -math.inf]
+    roundings = scores.shape[1] + len(widths) * (4 + finite.abs().max().item())
+    given = f"{rows} rows, D = {D}, tiles of {', '.join(map(str, widths))} keys"
+    if scores.numel() <= 6:
+        given += f", scores {[round(x, 2) for x in scores.flatten().tolist()]}"
+    got = answer(stream(scores, v, widths), rows, D)
+    atol = 2 * EPS * roundings * max(1.0, v.abs().max().item())
+    wanted = (o.float(), lse.float())
+    return Seen(got, wanted, given, atol=atol, rtol=0.0, names=("o", "lse"), any_dtype=True)
+
+
+def _draw(rng: torch.Generator, rows: int, around: list[float], n: int, D: int = 2):
+    """Tiles of n keys each, their scores near the numbers of `around`."""
+    scores = [x + torch.randn(rows, n, generator=rng) for x in around]
+    return torch.cat(scores, 1), torch.randn(n * len(around), D, generator=rng), [n] * len(around)
+
+
+def _one_tile(answer, rng):
+    return _seen(answer, *_draw(rng, 1, [0.0], 4))
+
+
+def _falling(answer, rng):
+    scores = torch.tensor([[3.0, 2.0, 1.0, 0.5]]) + torch.rand(1, generator=rng)
+    return _seen(answer, scores, torch.randn(4, 1, generator=rng), [2, 2])
+
+
+def _rising(answer, rng):
+    scores = torch.tensor([[0.5, 1.0, 2.0, 3.0]]) + torch.rand(1, generator=rng)
+    return _seen(answer, scores, torch.randn(4, 1, generator=rng), [2, 2])
+
+
+def _uneven(answer, rng):
+    widths = torch.randint(1, 8, (5,), generator=rng).tolist()
+    n = sum(widths)
+    scores = 2 * torch.randn(6, n, generator=rng)
+    hidden = torch.rand(6, n, generator=rng) < 0.2
+    hidden[:, 0] = False  # every row sees a key of the first tile
+    scores = scores.masked_fill(hidden, -math.inf)
+    return _seen(answer, scores, torch.randn(n, 4, generator=rng), widths)
+
+
+def _far_from_zero(answer, rng):
+    around = ([-200.0], [-200.0, 200.0], [200.0, -200.0])
+    seen = [_seen(answer, *_draw(rng, 1, tiles, 2)) for tiles in around]
+    scores, v, widths = _draw(rng, 2, [0.0, 1.0], 2)
+    return [*seen, _seen(answer, scores + torch.tensor([[-200.0], [200.0]]), v, widths)]
+
+
+ONE_PASS = Exercise(
+    id="3.1",
+    name="one pass",
+    title="One pass over a stream",
+    section="2 · One pass: carry the weighted sum along",
+    solution_name="one_pass",
+    properties=(
+        Property("one tile", "all keys in a single tile", _one_tile),
+        Property("maxima fall", "the largest score comes first", _falling),
+        Property("maxima rise", "the second tile has the larger maximum", _rising),
+        Property("uneven tiles", "five tiles, six rows, some keys hidden by -inf", _uneven),
+        Property("far from zero", "scores near -200, near 200, and both", _far_from_zero),
+    ),
+    mistakes=(
+        Mistake(
+            "nothing rescaled",
+            "This is what comes out if l and acc are carried over **without rescaling** when the "
+            "maximum grows: the old keys are still measured from the old maximum.",
+            answers.with_step(answers.nothing_rescaled),
+        ),
+        Mistake(
+            "acc not rescaled",
+            "lse is right and o is not: l is moved to the new maximum, but **acc is not**. "
+            "Both are sums of the same exponentials, so both need the factor.",
+            answers.with_step(answers.acc_not_rescaled),
+        ),
+        Mistake(
+            "factor upside down",
+            "The correction factor is **upside down**. When the maximum grows, old sums must "
+            "shrink: the factor is never above 1.",
+            answers.with_step(answers.factor_upside_down),
+        ),
+        Mistake(
+            "a tile on a ruler of its own",
+            "The new keys are measured from **their own tile's maximum**, the old ones from the "
+            "running maximum: one ruler for all.",
+            answers.with_step(answers.tile_on_its_own_ruler),
+        ),
+        Mistake(
+            "never divided",
+            "lse is right, and o is off by the factor l: acc is returned **without the division** "
+            "by l that comes last.",
+            answers.never_divided,
+        ),
+        Mistake(
+            "lse without m",
+            "o is right, but **lse lacks m**: log l alone is measured from the maximum, as l is.",
+            answers.lse_without_m,
+        ),
+        Mistake(
+            "the tiles' answers averaged",
+            "Each tile's softmax was taken by itself, and the results **averaged as equals**: a "
+            "tile with larger scores has to count for more.",
+            answers.averaged,
+        ),
+        Mistake(
+            "read twice",
+            "The tiles are gone through **twice**, and the second loop finds none: a stream can "
+            "be read only once. Carry m, l and acc along in the one loop.",
+            answers.read_twice,
+        ),
+        Mistake(
+            "tiles kept",
+            "The tiles were **kept for later**, but the next tile comes in the same memory and "
+            "overwrites them. Take what you need from a tile while you have it.",
+            answers.tiles_kept,
+        ),
+        Mistake(
+            "m starts at 0",
+            "The running maximum **starts at 0**. Where all scores lie near -200 it stays there, "
+            "and every exponential underflows. Nothing seen yet means -inf.",
+            answers.starting_at_zero,
+        ),
+        Mistake(
+            "the last tile's maximum as ruler",
+            "m is **the latest tile's maximum**, not the largest so far. That is right on paper, "
+            "but where the scores fall by 400 the factor overflows.",
+            answers.with_step(answers.last_maximum),
+        ),
+        Mistake(
+            "one maximum for all rows",
+            "One maximum is taken **over all rows**. Where rows lie 400 apart, the lower one "
+            "underflows: each row has a ruler of its own.",
+            answers.with_step(answers.one_maximum),
+        ),
+    ),
+    alternative=answers.by_lse,
+)

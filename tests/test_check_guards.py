@@ -1,0 +1,102 @@
+"""Guard zones: what is read or written out of bounds is seen."""
+
+import pytest
+import torch
+
+from course.check import Exercise, Mistake, Property, Seen, judge
+from course.check.guards import guarded, poisoned
+from course.check.report import Status
+from course.check.spec import Guarded
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int32, torch.int64]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(), (5,), (3, 5), (2, 3, 5), (2, 0)], ids=str)
+def test_copy_equals_and_is_intact(dtype, shape):
+    x = torch.arange(30)[: torch.Size(shape).numel()].reshape(shape).to(dtype)
+    for gap in (0, 3):
+        guard = guarded(x, row_gap=gap)
+        assert torch.equal(guard.tensor, x) and guard.tensor.dtype == dtype
+        guard.tensor.fill_(7)
+        assert guard.intact(), "writing inside is what the tensor is for"
+
+
+@pytest.mark.parametrize("offset", [-1, 5, 8 + 5, 2 * 8 + 5], ids=str)
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_writing_outside_is_seen(offset, value):
+    guard = guarded(torch.ones(3, 5), row_gap=3)
+    assert guard.tensor.stride() == (8, 1)
+    whole = guard.tensor.as_strided((100,), (1,), guard.tensor.storage_offset() - 50)
+    assert whole[50 + offset].isnan()
+    whole[50 + offset] = -value  # even a NaN, if it is another one
+    assert not guard.intact()
+
+
+def test_reading_outside_gives_nan():
+    guard = guarded(torch.ones(4))
+    beyond = guard.tensor.as_strided((6,), (1,), guard.tensor.storage_offset() - 1)
+    assert beyond.isnan().tolist() == [True, False, False, False, False, True]
+
+
+def test_poisoned_output_is_nan_until_written():
+    out = poisoned((2, 3), torch.float16)
+    assert out.tensor.isnan().all() and out.intact()
+    out.tensor.copy_(torch.zeros(2, 3))
+    assert out.intact() and not out.tensor.isnan().any()
+
+
+def _copy_probe(answer, rng) -> Seen:
+    x = guarded(torch.randn(4, generator=rng), "x")
+    y = poisoned((4,), name="y")
+    answer(_pointer(x), _pointer(y), 4)
+    return Seen(y.tensor.clone(), x.tensor.clone(), "n = 4", guards=(x, y))
+
+
+def _pointer(guard: Guarded) -> torch.Tensor:
+    """The way a kernel sees a buffer: from the first entry, without an end."""
+    return guard.tensor.as_strided((64,), (1,), guard.tensor.storage_offset())
+
+
+def _good(x, y, n):
+    y[:n] = x[:n]
+
+
+def _unmasked_load(x, y, n):
+    y[:n] = x[:8].sum() * 0 + x[:n]
+
+
+def _unmasked_store(x, y, n):
+    y[:8] = 0 * y[:8].nan_to_num()
+    y[:n] = x[:n]
+
+
+def _one_short(x, y, n):
+    y[: n - 1] = x[: n - 1]
+
+
+COPY = Exercise(
+    id="9.2",
+    name="copy",
+    title="Copy",
+    section="1",
+    solution_name="copy",
+    properties=(Property("copies", "four entries", _copy_probe),),
+    mistakes=(
+        Mistake("load", "The load has no mask.", _unmasked_load),
+        Mistake("store", "The store has no mask.", _unmasked_store),
+        Mistake("short", "The last one is missing.", _one_short),
+    ),
+    alternative=_good,
+    changes_inputs=True,
+    returns_none=True,
+)
+
+
+def test_guards_in_a_check():
+    assert judge(COPY, _good).status is Status.PASS
+    for mistake in COPY.mistakes:
+        assert judge(COPY, mistake.implementation).mistake is mistake
+    assert "It wrote outside the buffer `y`" in str(judge(COPY, _unmasked_store))
+    text = " ".join(str(judge(COPY, _unmasked_load)).split())
+    assert "NaN (not a number)" in text and "read outside an input" in text

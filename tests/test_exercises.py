@@ -1,0 +1,166 @@
+"""Every exercise of every lesson: the right answers pass, each wrong one is named."""
+
+import contextlib
+import functools
+import re
+from pathlib import Path
+
+import pytest
+
+from course.check import catalogue, judge
+from course.check.report import Status
+from course.notebooks.files import ROOT, asked, grade_id, read
+
+LESSONS = catalogue.lessons()
+SEEDS = (1, 2, 3)
+
+
+def specs() -> list:
+    found = []
+    for lesson in LESSONS:
+        try:
+            found += catalogue.exercises(lesson)
+        except catalogue.NeedsPackage as error:
+            mark = pytest.mark.skip(reason=f"lesson {lesson}: {error.name} is not installed")
+            found.append(pytest.param(None, id=f"lesson {lesson}", marks=mark))
+    return [
+        pytest.param(x, id=x.id) if hasattr(x, "id") and hasattr(x, "label") else x for x in found
+    ]
+
+
+SPECS = specs()
+MISTAKES = [
+    pytest.param(p.values[0], mistake, id=f"{p.values[0].id} {mistake.name}")
+    for p in SPECS
+    if p.values[0]
+    for mistake in p.values[0].mistakes
+]
+each_exercise = pytest.mark.parametrize("exercise", SPECS)
+
+
+def notebook(folder: str, lesson: str) -> Path:
+    """The notebook of a lesson in one of the three folders; the test fails where there is none."""
+    found = sorted((ROOT / folder).glob(f"{lesson}_*.ipynb"))
+    assert len(found) == 1, f"{folder}/ should have one notebook of lesson {lesson}: {found}"
+    return found[0]
+
+
+@pytest.fixture(scope="session")
+def scratch(tmp_path_factory):
+    return tmp_path_factory.mktemp("cells")
+
+
+@functools.cache
+def namespace(folder: str, lesson: str, scratch: Path) -> dict:
+    """What the cells of a notebook define, its checks left out.
+
+    Each cell becomes a file, since Triton reads the source of a kernel from its file.
+    """
+    path, names = notebook(folder, lesson), {"__name__": "__main__"}
+    with contextlib.chdir(path.parent):
+        for i, cell in enumerate(read(path).cells):
+            if cell.cell_type == "code" and not grade_id(cell).startswith("check_"):
+                file = scratch / f"{folder}_{lesson}_{i}.py"
+                file.write_text(cell.source, encoding="utf-8")
+                exec(compile(cell.source, str(file), "exec"), names)
+    return names
+
+
+def need(exercise) -> None:
+    """Skip where the exercise can't be checked: an unverified pass is none."""
+    if missing := exercise.missing():
+        pytest.skip(f"{', '.join(missing)} is not installed")
+
+
+def seeds(exercise) -> tuple[int, ...]:
+    return SEEDS[:1] if "triton" in exercise.needs else SEEDS  # the interpreter is slow
+
+
+@each_exercise
+def test_the_solution_passes(exercise, scratch, record_property):
+    need(exercise)
+    answer = namespace("solutions", exercise.lesson, scratch)[exercise.solution_name]
+    for seed in seeds(exercise):
+        report = judge(exercise, answer, seed=seed)
+        assert report.status is Status.PASS, f"\n{report}"
+    record_property("exercised", ("exercises", exercise.id))
+    for prop in exercise.properties:
+        record_property("exercised", ("checks", f"{exercise.id} {prop.name}"))
+
+
+@each_exercise
+def test_a_correct_but_different_solution_passes(exercise):
+    need(exercise)
+    for seed in seeds(exercise):
+        report = judge(exercise, exercise.alternative, seed=seed)
+        assert report.status is Status.PASS, f"\n{report}"
+
+
+@each_exercise
+def test_the_stub_fails_as_not_written_yet(exercise, scratch):
+    need(exercise)
+    stub = namespace("exercises", exercise.lesson, scratch)[exercise.solution_name]
+    report = judge(exercise, stub, seed=1)
+    assert report.status is Status.FAIL and report.unwritten, f"\n{report}"
+    assert "not written yet" in report.headline
+    assert report.mistake is None
+
+
+@pytest.mark.parametrize(("exercise", "mistake"), MISTAKES)
+def test_the_mistake_fails_and_is_named(exercise, mistake, record_property):
+    need(exercise)
+    for seed in seeds(exercise):
+        report = judge(exercise, mistake.implementation, seed=seed)
+        assert report.status is Status.FAIL, f"not noticed with seed {seed}\n{report}"
+        assert report.mistake is mistake, f"seed {seed}, taken for {report.mistake}\n{report}"
+    told = " ".join(str(report).split())
+    assert " ".join(mistake.says.replace("**", "").split()) in told
+    record_property("exercised", ("mistakes", f"{exercise.id} {mistake.name}"))
+
+
+@each_exercise
+def test_spec_is_sound(exercise):
+    assert len(exercise.mistakes) >= 3
+    for texts in (
+        [mistake.name for mistake in exercise.mistakes],
+        [mistake.says for mistake in exercise.mistakes],
+        [prop.name for prop in exercise.properties],
+    ):
+        assert len({*texts}) == len(texts) and all(text.strip() for text in texts), texts
+    assert re.fullmatch(r"\d+\.\d+", exercise.id) and "\n" not in exercise.label
+    for prop in exercise.properties:
+        assert len(prop.name) <= 30, f"{prop.name!r} is too long for a name"
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_every_spec_has_its_cells_and_every_cell_its_spec(lesson):
+    try:
+        exercises = catalogue.exercises(lesson)
+    except catalogue.NeedsPackage as error:
+        pytest.skip(f"{error.name} is not installed")
+    written = {one.exercise_id: one for one in asked(read(notebook("solutions", lesson)))}
+    assert [exercise.id for exercise in exercises] == list(written)
+    for exercise in exercises:
+        one = written[exercise.id]
+        call = f'check("{exercise.label}", {exercise.solution_name})'
+        assert call in one.check.source
+        assert f"### Exercise {exercise.id} · {exercise.title}" in one.text
+
+
+def test_every_solutions_notebook_has_specs():
+    numbers = {path.name[:2] for path in (ROOT / "solutions").glob("*.ipynb")}
+    assert numbers == {*LESSONS}
+
+
+@each_exercise
+def test_sections_to_go_back_to_exist(exercise):
+    lesson = read(notebook("notebooks", exercise.lesson))
+    text = "\n".join(cell.source for cell in lesson.cells if cell.cell_type == "markdown")
+    headings = re.findall(r"^##+ +(.+?)\s*$", text, re.M)
+    for section in {exercise.section, *(m.see for m in exercise.mistakes if m.see)}:
+        assert section in headings, f"{section!r} is not a heading of lesson {exercise.lesson}"
+
+
+def test_ids_are_unique():
+    labels = [p.values[0].id for p in SPECS if p.values[0]]
+    assert len({*labels}) == len(labels)

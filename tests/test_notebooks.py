@@ -1,0 +1,228 @@
+"""The notebooks keep their rules, and the exercises are what the solutions give."""
+
+import copy
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from course.notebooks import census, generate, lint, rules, rules_of_kinds
+from course.notebooks.files import ROOT, normalise, notebooks, read, text
+
+LESSONS, SOLUTIONS = notebooks("notebooks"), notebooks("solutions")
+EVERY = LESSONS + SOLUTIONS
+
+
+def name(path) -> str:
+    return f"{path.parent.name}/{path.stem}"
+
+
+@pytest.mark.parametrize("path", EVERY, ids=name)
+def test_lint(path, record_property):
+    errors = [finding for finding in lint.lint(path) if finding.error]
+    assert not errors, "\n".join(f"{f.cell}: {f.message}" for f in errors)
+    if path in LESSONS:
+        record_property("exercised", ("lessons", path.stem))
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=name)
+def test_exercises_are_what_solutions_give(path):
+    stored = generate.target(path).read_text(encoding="utf-8")
+    assert stored == text(generate.exercise_from(read(path))), "make exercises"
+
+
+def test_no_exercises_without_solutions():
+    assert generate.orphans() == []
+
+
+@pytest.mark.parametrize("path", EVERY, ids=name)
+def test_stored_in_the_normal_form(path):
+    assert path.read_text(encoding="utf-8") == text(normalise(read(path)))
+
+
+@pytest.mark.parametrize("path", notebooks("exercises"), ids=name)
+def test_exercises_give_nothing_away(path):
+    nb = read(path)
+    assert not any(cell.get("outputs") for cell in nb.cells)
+    assert "SOLUTION" not in path.read_text(encoding="utf-8")
+
+
+def test_nothing_but_notebooks():
+    for folder in ("notebooks", "solutions", "exercises"):
+        stray = [
+            path.name
+            for path in (ROOT / folder).glob("*")
+            if path.suffix != ".ipynb" and path.name != ".ipynb_checkpoints"
+        ]
+        assert not stray, f"{folder}/ holds {stray}"
+
+
+def test_census_counts_what_is_there():
+    table = census.census()
+    assert [*table] == [path.stem for path in LESSONS]
+    for path in LESSONS:
+        code = sum(cell.cell_type == "code" for cell in read(path).cells)
+        assert table[path.stem]["code cells"] == code > 0
+
+
+# ---- the tools themselves ----------------------------------------------------------------------
+
+MARKS = {"grade_id": "ex_9_1", **rules_of_kinds.SOLUTION}
+CHECKS = {"grade_id": "check_9_1", "points": 1, **rules_of_kinds.CHECK}
+ASKED = """### Exercise 9.1 · Double it
+`difficulty ●○○  ·  importance ●●●  ·  5 min`
+<details></details><details></details><details></details>"""
+SOLVED = "def f(x):\n    ### BEGIN SOLUTION\n    return 2 * x\n    ### END SOLUTION"
+
+
+def small() -> nbformat.NotebookNode:
+    cells = [
+        new_markdown_cell(ASKED, id="ask"),
+        new_code_cell(SOLVED, id="solve", metadata={"nbgrader": MARKS}),
+        new_code_cell('check("9.1 double", f)', id="check", metadata={"nbgrader": CHECKS}),
+        new_markdown_cell("Why it works", id="why", metadata={"tags": ["answers-only"]}),
+    ]
+    return new_notebook(cells=cells)
+
+
+def test_generation_clears_solutions_and_keeps_ids():
+    solution = small()
+    before = copy.deepcopy(solution)
+    exercise = generate.exercise_from(solution)
+    assert solution == before, "the solution notebook itself must stay as it is"
+    assert [cell.id for cell in exercise.cells] == ["ask", "solve", "check"]
+    assert "2 * x" not in exercise.cells[1].source
+    assert "raise NotImplementedError()" in exercise.cells[1].source
+    assert exercise.cells[1].source.startswith("def f(x):\n    # YOUR CODE HERE")
+    assert exercise.cells[2].metadata.editable is False
+
+
+def test_generation_is_deterministic():
+    assert text(generate.exercise_from(small())) == text(generate.exercise_from(small()))
+
+
+def test_drift_is_seen(monkeypatch, tmp_path):
+    for module in (generate, generate.notebooks.__globals__):
+        target = module if isinstance(module, dict) else vars(module)
+        monkeypatch.setitem(target, "ROOT", tmp_path)
+    (tmp_path / "solutions").mkdir()
+    path = tmp_path / "solutions" / "09_double.ipynb"
+    path.write_text(text(small()), encoding="utf-8")
+    assert generate.drifted([path]) == ["exercises/09_double.ipynb is missing"]
+    generate.generate([path])
+    assert generate.drifted([path]) == []
+    goal = tmp_path / "exercises" / "09_double.ipynb"
+    goal.write_text(goal.read_text(encoding="utf-8") + " ", encoding="utf-8")
+    assert "is not what" in generate.drifted([path])[0]
+    (tmp_path / "exercises" / "10_stray.ipynb").write_text(text(small()), encoding="utf-8")
+    assert "10_stray.ipynb has no solution" in generate.drifted([path])[0]
+
+
+def faults(nb, rule) -> list[str]:
+    return [finding.message for finding in rule(nb)]
+
+
+def broken(change) -> nbformat.NotebookNode:
+    nb = small()
+    change(nb)
+    return nb
+
+
+FAULTS = {
+    "two cells of one id": (rules.ids, lambda nb: nb.cells[1].update(id="ask"), "2 cells"),
+    "python's version": (
+        rules.metadata,
+        lambda nb: nb.metadata.update(language_info={"version": "3.11.1"}),
+        "version",
+    ),
+    "timings": (
+        rules.metadata,
+        lambda nb: nb.cells[1].metadata.update(execution={}),
+        "times",
+    ),
+    "long cell": (
+        rules.lengths,
+        lambda nb: nb.cells.append(new_code_cell("x = 1\n" * 13)),
+        "13 lines",
+    ),
+    "figure without words": (
+        rules.words_on_figures,
+        lambda nb: nb.cells.append(new_code_cell("x = 1\nfigures.merge(x)")),
+        "no text",
+    ),
+    "machine path": (
+        rules.machine_paths,
+        lambda nb: nb.cells.append(new_markdown_cell("see /home/ann/notes")),
+        "path",
+    ),
+    "address": (
+        rules.machine_paths,
+        lambda nb: nb.cells[1].outputs.append(
+            new_output("stream", text="<Line2D at 0x7f44aedce990>")
+        ),
+        "address",
+    ),
+    "not run": (rules.executed, lambda nb: None, "top to bottom"),
+    "error": (
+        rules.executed,
+        lambda nb: nb.cells[1].outputs.append(new_output("error", ename="ValueError")),
+        "ValueError",
+    ),
+    "no promise of hints": (
+        rules_of_kinds.every_exercise,
+        lambda nb: nb.cells[0].update(source=ASKED.replace("<details></details>", "", 1)),
+        "2 hints",
+    ),
+    "no ratings": (
+        rules_of_kinds.every_exercise,
+        lambda nb: nb.cells[0].update(source=ASKED.replace("difficulty", "")),
+        "difficulty",
+    ),
+    "no check": (
+        rules_of_kinds.every_exercise,
+        lambda nb: nb.cells.pop(2),
+        "no check cell",
+    ),
+    "wrong metadata": (
+        rules_of_kinds.every_exercise,
+        lambda nb: nb.cells[1].metadata.nbgrader.update(solution=False),
+        "metadata",
+    ),
+    "solution outside": (
+        rules_of_kinds.markers,
+        lambda nb: nb.cells.append(new_code_cell(SOLVED)),
+        "outside",
+    ),
+    "no recap": (rules_of_kinds.ending, lambda nb: None, "Recap"),
+    "a listing": (
+        rules_of_kinds.prose,
+        lambda nb: nb.cells.append(new_code_cell("x = 1\n" * 30)),
+        "listing",
+    ),
+}
+
+
+@pytest.mark.parametrize("rule, change, says", FAULTS.values(), ids=FAULTS)
+def test_each_rule_can_fail(rule, change, says):
+    assert any(says in message for message in faults(broken(change), rule))
+
+
+def test_a_sound_notebook_has_no_fault():
+    silent = (rules.ids, rules.metadata, rules.lengths, rules.words_on_figures)
+    for rule in (*silent, rules.machine_paths, rules_of_kinds.markers):
+        assert faults(small(), rule) == []
+    only = faults(small(), rules_of_kinds.every_exercise)
+    assert only == ["1 exercises; 2 to 4 make a notebook"]
+
+
+def test_normal_form_drops_what_varies():
+    nb = small()
+    nb.metadata.widgets = {"state": {}}
+    nb.metadata.language_info = {"name": "python", "version": "3.11.7"}
+    nb.cells[1].metadata.execution = {"iopub.status.busy": "now"}
+    view = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "slider"}
+    nb.cells[1].outputs.append(new_output("display_data", data=view))
+    normalise(nb)
+    stored = text(nb)
+    assert "widget" not in stored and "3.11" not in stored and "busy" not in stored
+    assert "slider" in stored
