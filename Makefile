@@ -26,7 +26,7 @@ exercises: ## generate exercises/ from solutions/
 	$(RUN) python -m course.notebooks generate
 
 notebooks: ## execute every lesson and solution and store the outputs
-	$(RUN) python -m course.notebooks run notebooks/*.ipynb solutions/*.ipynb
+	$(RUN) python -m course.notebooks run
 
 portable: ## run the notebooks once more, as a CPU without vector units and with one thread
 	@ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1 $(BOOTSTRAP) run python -m pytest -q -n 2 --dist loadfile --nbval notebooks solutions

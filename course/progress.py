@@ -28,14 +28,12 @@ def solved() -> dict[str, str]:
     """
     path = file()
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return {}
-    try:
-        passed = json.loads(text)["solved"]
+        passed = json.loads(path.read_text(encoding="utf-8"))["solved"]
         if not all(isinstance(x, str) for pair in passed.items() for x in pair):
             raise TypeError
         return passed
+    except FileNotFoundError:
+        return {}
     except (ValueError, KeyError, TypeError, AttributeError):
         aside = _free_name(path)
         path.replace(aside)

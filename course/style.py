@@ -15,6 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.projections import register_projection
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter
 
 COLORS = SimpleNamespace(
@@ -50,9 +52,6 @@ SIZES = {"wide": (9.0, 3.4), "square": (5.2, 5.0), "tall": (9.0, 6.4)}
 RC = {
     "font.family": "DejaVu Sans",
     "font.size": 10.5,
-    "axes.titlesize": 11.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
     "axes.labelsize": 10.5,
     "axes.edgecolor": COLORS.muted,
     "axes.labelcolor": COLORS.ink,
@@ -68,6 +67,20 @@ RC = {
     "lines.linewidth": 2.0,
     "figure.facecolor": COLORS.card,
 }
+
+
+class CourseAxes(Axes):
+    """Axes whose titles are bold and stand at the left, as the course's style has them."""
+
+    name = "course"
+
+    def set_title(self, label: str, *args: object, **options: object) -> Text:
+        """As matplotlib's, with the course's defaults."""
+        defaults = {"loc": "left", "fontweight": "bold", "fontsize": 11.5}
+        return super().set_title(label, *args, **(defaults | options))
+
+
+register_projection(CourseAxes)
 
 
 class CourseFigure(Figure):
@@ -102,6 +115,7 @@ def figure(
             figsize=SIZES[size] if isinstance(size, str) else size, layout="constrained"
         )
         FigureCanvasAgg(fig)
+        subplots["subplot_kw"] = {"projection": "course"} | subplots.get("subplot_kw", {})
         return fig, fig.subplots(rows, cols, **subplots)
 
 

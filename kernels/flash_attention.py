@@ -23,7 +23,6 @@ Partitioning", arXiv:2307.08691, algorithm 1 (forward) and section 3.1 (causal m
 
 from contextlib import nullcontext
 from functools import cache
-from itertools import product
 
 import torch
 from torch import Tensor
@@ -82,11 +81,11 @@ def attend(
 
 @triton.jit
 def flash_attention_kernel(
-    q_ptr,
-    k_ptr,
-    v_ptr,
-    o_ptr,
-    lse_ptr,
+    q_ptr,  # (B, Lq, Hq, D)
+    k_ptr,  # (B, Lk, Hkv, D)
+    v_ptr,  # (B, Lk, Hkv, D)
+    o_ptr,  # (B, Lq, Hq, D), contiguous
+    lse_ptr,  # (B, Lq, Hq), contiguous
     stride_qb,
     stride_qm,
     stride_qh,
@@ -111,12 +110,9 @@ def flash_attention_kernel(
     start_m = (tl.num_programs(0) - 1 - tl.program_id(0)) * BLOCK_M
     head, batch = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
     head_kv = head // G  # G query heads read the same K and V: an index, nothing is repeated
-    kv = (
-        k_ptr + batch * stride_kb + head_kv * stride_kh,
-        stride_kn,
-        v_ptr + batch * stride_vb + head_kv * stride_vh,
-        stride_vn,
-    )
+    k_ptr += batch * stride_kb + head_kv * stride_kh
+    v_ptr += batch * stride_vb + head_kv * stride_vh
+    kv = (k_ptr, stride_kn, v_ptr, stride_vn)
 
     offs_m = start_m + tl.arange(0, BLOCK_M)
     offs_d = tl.arange(0, BLOCK_D)[None, :]
@@ -134,17 +130,16 @@ def flash_attention_kernel(
         stop = tl.maximum(tl.minimum(start_m + BLOCK_M + (Lk - Lq), Lk), 0)
     full = full // BLOCK_N * BLOCK_N
 
-    state = (
-        tl.full((BLOCK_M,), float("-inf"), tl.float32),  # m_log2
-        tl.zeros((BLOCK_M,), tl.float32),  # l
-        tl.zeros((BLOCK_M, BLOCK_D), tl.float32),  # acc
-    )
+    m_log2 = tl.full((BLOCK_M,), float("-inf"), tl.float32)
+    l = tl.zeros((BLOCK_M,), tl.float32)
+    acc = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
+    state = (m_log2, l, acc)
     state = attend(state, q, kv, scale_log2, 0, full, sees, D, BLOCK_N, MASKED=False)
     state = attend(state, q, kv, scale_log2, full, stop, sees, D, BLOCK_N, MASKED=True)
     m_log2, l, acc = state
 
     o, lse = finalize(m_log2, l, acc)  # the only division; lse leaves as a natural logarithm
-    row = (batch * Lq + offs_m) * tl.num_programs(1) + head  # of (B, Lq, Hq), contiguous
+    row = (batch * Lq + offs_m) * tl.num_programs(1) + head  # of B·Lq·Hq
     tl.store(lse_ptr + row, lse, mask=offs_m < Lq)
     o_ptrs = o_ptr + row[:, None] * D + offs_d
     tl.store(o_ptrs, round_to(o, o_ptr.dtype.element_ty), mask=mask_q)
@@ -153,8 +148,6 @@ def flash_attention_kernel(
 @cache
 def _has_tensor_cores(device: torch.device) -> bool:
     """Say whether Triton multiplies 16-bit tiles with tensor cores: from sm_80 on, and on AMD."""
-    if device.type != "cuda":
-        return False
     return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
@@ -207,7 +200,7 @@ def _launch(
     launch = choose_prefill_launch(
         num_queries=Lq,
         head_dim=D,
-        tensor_cores=q.dtype != torch.float32 and _has_tensor_cores(q.device),
+        tensor_cores=q.is_cuda and q.dtype != torch.float32 and _has_tensor_cores(q.device),
         interpreted=INTERPRETED,
     )
     strides = (*q.stride()[:3], *k.stride()[:3], *v.stride()[:3])
@@ -237,23 +230,19 @@ def _constexprs(launch: Launch, D: int, causal: bool) -> dict[str, int]:
 
 def compile_cases() -> list[CompileCase]:
     """What `kernels.compile_report` compiles: each row of the launch table, and a padded D."""
-    wanted = [("fp16", 64), ("bf16", 64), ("fp16", 128), ("bf16", 128), ("fp16", 80), ("fp16", 256)]
-    wanted += [("fp32", 64), ("fp32", 128), ("fp32", 256)]
-    return [_case(dtype, D, 4096) for dtype, D in wanted] + [_case("fp16", 128, 1)]
+    cases = [("fp16", 64), ("bf16", 64), ("fp16", 128), ("bf16", 128), ("fp16", 80), ("fp16", 256)]
+    cases += [("fp32", 64), ("fp32", 128), ("fp32", 256)]
+    return [_case(dtype, D, 4096) for dtype, D in cases] + [_case("fp16", 128, 1)]
 
 
 def _case(dtype: str, D: int, Lq: int) -> CompileCase:
-    """One launch with (B, L, H, D) tensors, causal."""
+    """One causal launch; strides are multiples of 16, as those of a contiguous tensor are."""
     launch = choose_prefill_launch(num_queries=Lq, head_dim=D, tensor_cores=dtype != "fp32")
-    signature = {f"{x}_ptr": f"*{dtype}:16" for x in "qkvo"} | {"lse_ptr": "*fp32:16"}
-    signature |= {f"stride_{x}{axis}": "i32:16" for x, axis in product("qkv", "bh")}
-    signature |= {"stride_qm": "i32:16", "stride_kn": "i32:16", "stride_vn": "i32:16"}
-    signature |= {"Lq": "i32", "Lk": "i32", "G": "i32", "scale_log2": "fp32"}
-    return CompileCase(
-        f"flash_attention {dtype} D={D} Lq={Lq}",
-        flash_attention_kernel,
-        signature,
-        _constexprs(launch, D, causal=True),
-        launch.num_warps,
-        launch.num_stages,
-    )
+    types = {f"{x}_ptr": f"*{dtype}:16" for x in "qkvo"} | {"lse_ptr": "*fp32:16"}
+    strides = [f"stride_{x}" for x in ("qb", "qm", "qh", "kb", "kn", "kh", "vb", "vn", "vh")]
+    types |= dict.fromkeys(strides, "i32:16")
+    types |= {"Lq": "i32", "Lk": "i32", "G": "i32", "scale_log2": "fp32"}
+    name = f"flash_attention {dtype} D={D} Lq={Lq}"
+    constexprs = _constexprs(launch, D, causal=True)
+    warps, stages = launch.num_warps, launch.num_stages
+    return CompileCase(name, flash_attention_kernel, types, constexprs, warps, stages)

@@ -24,8 +24,8 @@ from kernels.arguments import check_lengths, check_num_splits, check_qkv, resolv
 from kernels.combine import combine
 from kernels.combine import compile_cases as combine_cases
 from kernels.compile_report import CompileCase
-from kernels.heuristics import STAND_IN_SMS, choose_decode_launch, choose_num_splits
-from kernels.runtime import INTERPRETED
+from kernels.heuristics import Launch, choose_decode_launch, choose_num_splits
+from kernels.runtime import INTERPRETED, has_tensor_cores, num_sms
 from kernels.split import compile_cases as split_cases
 from kernels.split import partial_attention
 
@@ -73,24 +73,10 @@ def flash_decode(
     check_lengths(cache_seqlens, k_cache)
     check_num_splits(num_splits)
     scale = resolve_scale(scale, q.shape[3])
-    B, Lq, Hq, D = q.shape
-    Lk, Hkv = k_cache.shape[1:3]
-    rows = Lq * Hq // Hkv
-    if B * rows == 0:
-        o, lse = torch.empty_like(q), q.new_empty(B, Lq, Hq, dtype=torch.float32)
+    if q.numel() == 0:
+        o, lse = torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.float32)
         return (o, lse) if return_lse else o
-
-    launch = choose_decode_launch(
-        rows=rows, head_dim=D, element_size=q.element_size(), interpreted=INTERPRETED
-    )
-    S = num_splits or choose_num_splits(
-        batch=B,
-        kv_heads=Hkv,
-        m_tiles=-(-rows // launch.block_m),
-        max_len=Lk,
-        block_n=launch.block_n,
-        num_sms=_num_sms(q.device),
-    )
+    launch, S = _plan(q, k_cache, num_splits)
     with torch.cuda.device(q.device) if q.is_cuda else nullcontext():
         o, lse = partial_attention(
             q,
@@ -106,11 +92,24 @@ def flash_decode(
     return (o, lse) if return_lse else o
 
 
-def _num_sms(device: torch.device) -> int:
-    """SMs to fill: those of the GPU, or a stand-in on the CPU, where nothing runs at once."""
-    if device.type != "cuda":
-        return STAND_IN_SMS
-    return torch.cuda.get_device_properties(device).multi_processor_count
+def _plan(q: Tensor, k_cache: Tensor, num_splits: int | None) -> tuple[Launch, int]:
+    """Choose tile sizes and, unless given, the number of splits: from shapes, not from values."""
+    rows = q.shape[1] * q.shape[2] // k_cache.shape[2]  # Lq·G
+    launch = choose_decode_launch(
+        rows=rows,
+        head_dim=q.shape[3],
+        element_size=q.element_size(),
+        tensor_cores=q.dtype != torch.float32 and has_tensor_cores(q.device),
+        interpreted=INTERPRETED,
+    )
+    return launch, num_splits or choose_num_splits(
+        batch=q.shape[0],
+        kv_heads=k_cache.shape[2],
+        m_tiles=-(-rows // launch.block_m),
+        max_len=k_cache.shape[1],
+        block_n=launch.block_n,
+        num_sms=num_sms(q.device),
+    )
 
 
 def compile_cases() -> list[CompileCase]:

@@ -126,7 +126,7 @@ class Launch:
 
 
 def choose_decode_launch(
-    *, rows: int, head_dim: int, element_size: int, interpreted: bool = False
+    *, rows: int, head_dim: int, element_size: int, tensor_cores: bool, interpreted: bool = False
 ) -> Launch:
     """Return tile sizes and launch parameters of the split kernel.
 
@@ -135,10 +135,11 @@ def choose_decode_launch(
             padded to 16 (the least a tensor core takes), 32 or 64; more than 64 get more tiles.
         head_dim: D, from 1 to 256.
         element_size: bytes of an element of K, 2 or 4.
+        tensor_cores: as in `choose_prefill_launch`.
         interpreted: take tiles of 64 keys, whatever the dtype: there are no registers to run out
             of, and a tile costs the interpreter about the same at any size.
 
-    >>> choose_decode_launch(rows=8, head_dim=80, element_size=2)
+    >>> choose_decode_launch(rows=8, head_dim=80, element_size=2, tensor_cores=True)
     Launch(block_m=16, block_n=64, block_d=128, num_warps=4, num_stages=3)
     """
     block_m = 1 if rows == 1 else min(64, max(16, next_power_of_2(rows)))
@@ -147,8 +148,9 @@ def choose_decode_launch(
     block_n = max(16, min(128 // element_size, 16384 // (block_d * element_size)))
     if interpreted:
         return Launch(block_m, 64, block_d, 4, 3)
-    if element_size == 4 and block_m > 1:
-        # Without tensor cores every thread holds whole rows of the operands of a dot.
+    if block_m == 1:
+        return Launch(block_m, block_n, block_d, 4, 3)
+    if not tensor_cores:
         return Launch(16, 16, block_d, 4 if block_d < 64 else 8, 2 if block_d < 256 else 1)
     large = block_m == 64
     return Launch(block_m, block_n, block_d, 8 if large else 4, 2 if large else 3)
@@ -185,7 +187,7 @@ def choose_prefill_launch(
     row = next(row for largest, row in table.items() if head_dim <= largest)
     block_m, block_n, num_warps, num_stages = (64, 64, 4, 3) if interpreted else row
     if num_queries <= 16:
-        block_m, num_warps = 16, 4
+        block_m, num_warps = 16, 4 if tensor_cores else num_warps
     return Launch(block_m, block_n, max(16, next_power_of_2(head_dim)), num_warps, num_stages)
 
 

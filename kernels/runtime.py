@@ -14,11 +14,14 @@ Every module with a kernel in it imports this one before triton, and says so in 
 
 import importlib.util
 import os
+from functools import cache
 
 import torch
 
+from kernels.heuristics import STAND_IN_SMS
+
 _NO_TRITON = (
-    "kernels need triton, which has wheels for Linux only: use this project's container, WSL or "
+    "kernels need triton, which has wheels for Linux only: use a Linux container, WSL or "
     "Colab, or call the function of the same name in `reference`, which needs torch alone."
 )
 _TOO_LATE = (
@@ -62,3 +65,19 @@ def device() -> str:
         kernels, but launch none.
     """
     return "cpu" if INTERPRETED else "cuda"
+
+
+@cache
+def num_sms(device: torch.device) -> int:
+    """Return the streaming multiprocessors to fill, or a stand-in on a CPU, which has none."""
+    if device.type != "cuda":
+        return STAND_IN_SMS
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+@cache
+def has_tensor_cores(device: torch.device) -> bool:
+    """Say whether Triton multiplies 16-bit tiles with tensor cores: from sm_80 on, and on AMD."""
+    if device.type != "cuda":
+        return False
+    return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)

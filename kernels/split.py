@@ -16,8 +16,7 @@ rows are ordered query by query: row r is query r // G, head r % G of the group.
       G = 4, Lq = 2:   row  0    1    2    3    4    5    6    7    8 … 15
                             q₀h₀ q₀h₁ q₀h₂ q₀h₃ q₁h₀ q₁h₁ q₁h₂ q₁h₃  padding, never stored
 
-More than 64 rows make more than one tile (m_tiles). A single row is not padded: its scores are
-sums, not a dot.
+More than 64 rows make more tiles (m_tiles). A single row is not padded: it takes sums, not a dot.
 
 Splits are made of whole blocks of BLOCK_N keys, cut from the row's own length on the device:
 ⌈⌈length / BLOCK_N⌉ / num_splits⌉ blocks each. As in `reference.flash_decoding.split_bounds` they
@@ -186,21 +185,19 @@ def partial_attention(
         o (S, B, Lq, Hq, D) and lse (S, B, Lq, Hq), fp32, natural log, normalised over each split.
         A single split is the answer itself, so its o comes in the dtype of q.
     """
-    B, Lq, Hq, D = q.shape
-    Lk, Hkv = k_cache.shape[1:3]
+    (B, Lq, Hq, D), (Lk, Hkv) = q.shape, k_cache.shape[1:3]
     G, S = Hq // Hkv, num_splits
     o = torch.empty(S, B, Lq, Hq, D, device=q.device, dtype=torch.float32 if S > 1 else q.dtype)
     lse = torch.empty(S, B, Lq, Hq, device=q.device, dtype=torch.float32)
-    split_kernel[(S, Hkv * -(-Lq * G // launch.block_m), B)](
+    strides = (*q.stride()[:3], *k_cache.stride()[:3], *v_cache.stride()[:3])
+    split_kernel[(S, Hkv * triton.cdiv(Lq * G, launch.block_m), B)](
         q,
         k_cache,
         v_cache,
         lengths,
         o,
         lse,
-        *q.stride()[:3],
-        *k_cache.stride()[:3],
-        *v_cache.stride()[:3],
+        *strides,
         scale * LOG2_E,
         Lq,
         Lk,
@@ -228,11 +225,15 @@ def compile_cases() -> list[CompileCase]:
 
 def _case(dtype: str, D: int, G: int, Lq: int) -> CompileCase:
     """One case, its integers as a launch would specialise them: Lq = 1 becomes a constant."""
-    launch = choose_decode_launch(rows=G * Lq, head_dim=D, element_size=4 if dtype == "fp32" else 2)
+    launch = choose_decode_launch(
+        rows=G * Lq,
+        head_dim=D,
+        element_size=4 if dtype == "fp32" else 2,
+        tensor_cores=dtype != "fp32",
+    )
     signature = {name: f"*{dtype}:16" for name in ("q_ptr", "k_ptr", "v_ptr")}
     signature |= {"lengths_ptr": "*i32:16", "o_ptr": "*fp32:16", "lse_ptr": "*fp32:16"}
-    signature |= {f"stride_{x}": "i32:16" for x in ("qb", "qm", "qh", "kb", "kn", "kh")}
-    signature |= {f"stride_{x}": "i32:16" for x in ("vb", "vn", "vh")}
+    signature |= {a: "i32:16" for a in split_kernel.arg_names if a.startswith("stride_")}
     signature |= {"scale_log2": "fp32", "Lq": "i32", "Lk": "i32:16", "Hq": "i32:16"}
     constexprs = {"G": G, "D": D, "CAUSAL": Lq > 1, "NUM_STAGES": launch.num_stages}
     constexprs |= {"BLOCK_M": launch.block_m, "BLOCK_N": launch.block_n, "BLOCK_D": launch.block_d}

@@ -22,8 +22,8 @@ def pytest_report_header() -> str:
 def pytest_terminal_summary(terminalreporter) -> None:
     """Say how much of the course was exercised: counted from the tests that ran and passed.
 
-    Tests tell by `record_property("exercised", (what, which))`, which xdist carries along. A notebook
-    counts as executed where nbval ran it and no cell of it failed.
+    Tests tell by `record_property("exercised", (what, which))`, which xdist carries along. A
+    notebook counts as executed where nbval ran it and no cell of it failed.
     """
     kinds = ("lessons", "exercises", "checks", "mistakes", "notebooks executed")
     exercised: dict[str, set[str]] = {kind: set() for kind in kinds}

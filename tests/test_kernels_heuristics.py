@@ -96,13 +96,18 @@ def test_next_power_of_2(n, power):
     assert next_power_of_2(n) == power
 
 
+@pytest.mark.parametrize("tensor_cores", [False, True])
 @pytest.mark.parametrize("interpreted", [False, True], ids=["compiled", "interpreted"])
 @pytest.mark.parametrize("element_size", [2, 4])
 @pytest.mark.parametrize("rows", [1, 2, 8, 16, 17, 35, 64, 72, 1000])
-def test_tiles_are_what_a_kernel_takes(rows, element_size, interpreted):
+def test_tiles_are_what_a_kernel_takes(rows, element_size, interpreted, tensor_cores):
     for head_dim in range(1, 257):
         launch = choose_decode_launch(
-            rows=rows, head_dim=head_dim, element_size=element_size, interpreted=interpreted
+            rows=rows,
+            head_dim=head_dim,
+            element_size=element_size,
+            tensor_cores=tensor_cores,
+            interpreted=interpreted,
         )
         assert head_dim <= launch.block_d < max(17, 2 * head_dim)
         for size in (launch.block_m, launch.block_n, launch.block_d):

@@ -6,7 +6,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from course.notebooks import census, generate, lint, rules, rules_of_kinds
+from course.notebooks import census, files, generate, lint, rules, rules_of_kinds
 from course.notebooks.files import ROOT, normalise, notebooks, read, text
 
 LESSONS, SOLUTIONS = notebooks("notebooks"), notebooks("solutions")
@@ -102,9 +102,8 @@ def test_generation_is_deterministic():
 
 
 def test_drift_is_seen(monkeypatch, tmp_path):
-    for module in (generate, generate.notebooks.__globals__):
-        target = module if isinstance(module, dict) else vars(module)
-        monkeypatch.setitem(target, "ROOT", tmp_path)
+    monkeypatch.setattr(generate, "ROOT", tmp_path)
+    monkeypatch.setattr(files, "ROOT", tmp_path)
     (tmp_path / "solutions").mkdir()
     path = tmp_path / "solutions" / "09_double.ipynb"
     path.write_text(text(small()), encoding="utf-8")

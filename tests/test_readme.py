@@ -1,0 +1,28 @@
+"""The README keeps its word: its snippet runs, its links lead somewhere, its map is complete."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text()
+
+
+def test_snippet_runs(capsys):
+    pytest.importorskip("triton", reason="triton has wheels for Linux only")
+    (snippet,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    promised = re.search(r"print\(.*\)  # (.*)", snippet).group(1)
+    exec(compile(snippet, "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip() == promised
+
+
+def test_links_lead_to_files():
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", TEXT)
+    assert len(links) > 10
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_every_lesson_is_on_the_map():
+    lessons = {path.name for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert lessons == set(re.findall(r"\(notebooks/([^)]+)\)", TEXT))
