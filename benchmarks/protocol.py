@@ -89,3 +89,9 @@ def save(path: Path, protocol: str, rows: list[dict], **more: object) -> Path:
     record = {**circumstances(), "protocol": protocol, **more, "rows": rows}
     path.write_text(json.dumps(record, indent=1) + "\n")
     return path
+
+
+def load(name: str) -> dict | None:
+    """The recorded run `results/NAME.json`, or None if nobody has recorded one yet."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None

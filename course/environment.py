@@ -24,7 +24,7 @@ TRITON_MISSING = (
     " start again."
 )
 SHADOWED = (
-    "`import kernels` finds {found}, not this course's package: the kernel lessons cannot run here."
+    "`import kernels` finds {found}, not this course's package: trust no kernel lesson here."
     " If it is Hugging Face's `kernels`, remove it (`pip uninstall kernels`), or start with `make"
     " lab`, whose .venv does not have it; then restart Jupyter's kernel."
 )
@@ -107,7 +107,7 @@ def namespace_notice() -> str:
     """Say what to do if Hugging Face's `kernels` hides ours or is installed; else an empty text."""
     spec = importlib.util.find_spec("kernels")
     found = spec and (spec.origin or next(iter(spec.submodule_search_locations or ()), None))
-    if not found or ROOT not in Path(found).resolve().parents:
+    if not found or Path(found).resolve() != ROOT / "kernels" / "__init__.py":
         return SHADOWED.format(found=found or "nothing")
     try:
         return BESIDE.format(version=importlib.metadata.version("kernels"))

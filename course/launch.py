@@ -37,7 +37,7 @@ PYTEST = (sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile")
 NOTEBOOKS = (sys.executable, "-m", "course.notebooks")
 TEST_STEPS = {
     "tests": (*PYTEST, "tests"),
-    "notebooks": (*PYTEST, "--nbval", "notebooks", "solutions"),
+    "notebooks": (*PYTEST, "-p", "tests.conftest", "--nbval", "notebooks", "solutions"),
     "notebook rules": (*NOTEBOOKS, "lint"),
     "exercises in step": (*NOTEBOOKS, "check"),
     "census": (*NOTEBOOKS, "census"),

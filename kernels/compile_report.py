@@ -26,6 +26,7 @@ import importlib
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -117,24 +118,22 @@ def compile_for(
 
     kernel, signature, constexprs: as in `CompileCase`. arch: 80 (A100), 86, 89, 90 (H100), …
 
-    Where kernels are interpreted the source text of `kernel` goes to another process. It may come
-    from a notebook cell, and use `tl` and everything public in `kernels.primitives`, no more.
+    Where kernels are interpreted another process compiles. A kernel of this package is imported
+    there; any other, from a notebook cell say, travels as its source text, and can use `tl` and
+    whatever is public in `kernels.primitives`, no more.
 
     Raises ValueError for a signature that does not fit the kernel, RuntimeError with the
     compiler's message where the other process fails.
     """
     from kernels.runtime import INTERPRETED
 
-    if set(kernel.arg_names) != set(signature) | set(constexprs) or set(signature) & set(
-        constexprs
-    ):
+    given = [*signature, *constexprs]
+    if sorted(given) != sorted(kernel.arg_names):
         raise ValueError(
-            f"signature and constexprs should name each argument of {kernel.__name__} once, "
-            f"{kernel.arg_names}; got {[*signature]} and {[*constexprs]}"
+            f"signature and constexprs should name {kernel.arg_names}, each once; got {given}"
         )
-    case = CompileCase(
-        name or kernel.__name__, kernel, signature, constexprs, num_warps, num_stages
-    )
+    name = name or kernel.__name__
+    case = CompileCase(name, kernel, signature, constexprs, num_warps, num_stages)
     return run(_as_module(case), arch)[0] if INTERPRETED else _compile(case, arch)
 
 
@@ -171,25 +170,27 @@ def _compile(case: CompileCase, arch: int) -> Report:
 
 def _as_module(case: CompileCase) -> str:
     """Source text of a module that holds one kernel and its case."""
-    kernel = inspect.getsource(case.kernel.fn)
+    fn = case.kernel.fn
+    ours = fn.__module__.startswith("kernels.")
+    kernel = f"from {fn.__module__} import {fn.__name__}" if ours else inspect.getsource(fn)
     arguments = (dict(case.signature), dict(case.constexprs), case.num_warps, case.num_stages)
     return (
         "from kernels.compile_report import CompileCase\nfrom kernels.primitives import *\n"
         f"import triton\nimport triton.language as tl\n\n{kernel}\n\ndef compile_cases():\n"
-        f"    return [CompileCase({case.name!r}, {case.kernel.__name__}, *{arguments!r})]\n"
+        f"    return [CompileCase({case.name!r}, {fn.__name__}, *{arguments!r})]\n"
     )
 
 
 def run(name_or_source: str = "", arch: int | Sequence[int] = (80, 90)) -> Reports:
     """Compile in a process of its own and return the reports, with their PTX.
 
-    name_or_source: part of a module's or a case's name ("softmax"; "" is everything), or the
-    source text of a module with a `compile_cases()` of its own, which lists `CompileCase`s.
+    name_or_source: part of a module's or a case's name ("softmax", "matmul|D=64"; "" is all), or
+    the source text of a module with a `compile_cases()` of its own, which lists `CompileCase`s.
     arch: one architecture or several. About a second a kernel and architecture; Triton keeps the
     result. Raises RuntimeError with the other process's message where that fails.
     """
-    command = [sys.executable, "-m", "kernels.compile_report", "--json", "--ptx", "--arch"]
-    command += map(str, [arch] if isinstance(arch, int) else arch)
+    archs = map(str, [arch] if isinstance(arch, int) else arch)
+    command = [sys.executable, "-m", "kernels.compile_report", "--json", "--ptx", "--arch", *archs]
     with tempfile.TemporaryDirectory() as folder:
         if "\n" in name_or_source:
             source = Path(folder, "kernel_source.py")
@@ -210,14 +211,14 @@ def report(name_or_source: str = "", arch: int | Sequence[int] = (80, 90)) -> No
 
 
 def cases(name: str = "") -> list[CompileCase]:
-    """Return the cases of all kernel modules whose module or case name contains `name`.
+    """Return the cases whose "module: case name" matches `name`, a regular expression.
 
     Imports the kernels. Raises ValueError where no case is called so.
     """
     found = []
     for module in MODULES:
         listed = importlib.import_module(f"kernels.{module}").compile_cases()
-        found += [case for case in listed if name in module or name in case.name]
+        found += [case for case in listed if re.search(name, f"{module}: {case.name}")]
     if not found:
         raise ValueError(f"no compile case is called {name!r}; the modules are {MODULES}")
     return found
@@ -227,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Compile kernels without a GPU and print what became of them."""
     parser = argparse.ArgumentParser("python -m kernels.compile_report", description=main.__doc__)
     parser.add_argument("--arch", type=int, nargs="+", default=[80, 90], help="80 90 …")
-    parser.add_argument("--kernel", default="", help="part of a module's or a case's name")
+    parser.add_argument("--kernel", default="", help="part of a name, or a regex")
     parser.add_argument("--source", help="a file with a compile_cases() of its own")
     parser.add_argument("--json", action="store_true", help="rows as JSON instead of a table")
     parser.add_argument("--ptx", action="store_true", help="with --json: the PTX text, too")
@@ -242,8 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not options.json:
         print(reports)
         return
-    hidden = {} if options.ptx else {"ptx": ""}
-    print(json.dumps([asdict(row) | hidden for row in reports]))
+    print(json.dumps([asdict(row) | ({} if options.ptx else {"ptx": ""}) for row in reports]))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """environment.yml against pyproject.toml, and our `kernels` beside Hugging Face's."""
 
+import importlib.util
 import subprocess
 import sys
 import tomllib
@@ -133,7 +134,17 @@ def test_our_kernels_has_no_version() -> None:
     import kernels
 
     assert not hasattr(kernels, "__version__")
-    assert ROOT in Path(kernels.__file__).resolve().parents
+    assert Path(kernels.__file__).resolve() == ROOT / "kernels" / "__init__.py"
+
+
+def test_another_kernels_in_our_own_venv_is_not_ours(
+    other_kernels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """.venv lies inside the project's folder: being inside it proves nothing."""
+    monkeypatch.setattr(environment, "ROOT", other_kernels.parent)
+    spec = importlib.util.spec_from_file_location("kernels", other_kernels / "kernels/__init__.py")
+    monkeypatch.setattr(environment.importlib.util, "find_spec", lambda name: spec)
+    assert str(other_kernels) in environment.namespace_notice()
 
 
 def test_need_gpu_is_one_sentence_without_one(

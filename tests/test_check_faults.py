@@ -1,0 +1,129 @@
+"""What can be the matter with an answer, and the sentence for it."""
+
+import contextlib
+import time
+
+import pytest
+import torch
+from doubling import DOUBLE, having, probing, told
+
+from course.check import Seen, judge
+from course.check.report import Status
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (lambda x: (2 * x)[None], "The answer should have shape (3,); came (1, 3)."),
+        (lambda x: 2 * x.double(), "The answer should have dtype float32; came float64."),
+        (lambda x: 2 * x / (x != x[0]), "The answer"),
+        (lambda x: torch.full_like(x, torch.nan), "The answer is NaN (not a number) in 3 of 3"),
+        (lambda x: [1, 2], "came a list"),
+        (lambda x: 2 * x.requires_grad_(), ""),
+        (lambda x: x.mul_(2), "It changes its argument `x`"),
+        (lambda x: x[5], "It raised IndexError: index 5"),
+        (lambda: 0, "It raised TypeError"),
+    ],
+    ids=["shape", "dtype", "inf", "nan", "list", "grad", "in-place", "raises", "arguments"],
+)
+def test_general_faults_have_sentences_of_their_own(answer, says):
+    report = judge(DOUBLE, answer)
+    assert (report.status is Status.PASS) is (says == "")
+    assert says in told(report)
+
+
+def test_exception_is_told_with_the_learners_own_line():
+    def broken(x):
+        y = x + 1
+        return y.no_such_thing
+
+    text = told(judge(DOUBLE, broken))
+    assert "It raised AttributeError" in text and "with x = [" in text
+    assert "return y.no_such_thing" in text and "observe.py" not in text
+
+
+def test_result_that_the_probe_cannot_use_is_a_failure_not_a_crash():
+    def unpacks(answer, rng):
+        a, b = answer(torch.ones(1))
+        return Seen(a, b)
+
+    report = judge(probing(unpacks), lambda x: 3)
+    assert report.status is Status.FAIL and "TypeError" in told(report)
+
+
+def test_tuples_name_their_parts():
+    def probe(answer, rng):
+        wanted = (torch.ones(1), torch.zeros(1))
+        return Seen.of(answer, (torch.ones(1),), wanted=wanted, names=("o", "lse"))
+
+    exercise = probing(probe)
+    wrong = judge(exercise, lambda x: (x, x))
+    assert "The difference is in `lse`." in told(wrong)
+    assert "3 values" in told(judge(exercise, lambda x: (x, x, x)))
+    assert "(o, lse)" in told(judge(exercise, lambda x: (x, x, x)))
+
+
+@pytest.mark.parametrize(
+    ("got", "wanted", "fine"),
+    [
+        (3, 3, True),
+        (3, 4, False),
+        (3.0, 3, True),
+        (torch.tensor(3), 3, True),
+        (torch.tensor(0.1), 0.1, True),
+        (0.1001, 0.1, False),
+        (True, True, True),
+        (False, True, False),
+        ("a", "a", True),
+        ("a", "b", False),
+        ([(0, 2), (2, 3)], [(0, 2), (2, 3)], True),
+        ([(0, 2)], [(0, 2), (2, 3)], False),
+        ({"a": 1}, {"a": 1}, True),
+        ({"b": 1}, {"a": 1}, False),
+        (torch.tensor([torch.nan, 1]), torch.tensor([torch.nan, 1]), True),
+        (torch.tensor([0.0, 1]), torch.tensor([torch.nan, 1]), False),
+        (torch.tensor(-torch.inf), torch.tensor(-torch.inf), True),
+        (torch.tensor(torch.inf), torch.tensor(-torch.inf), False),
+        (None, None, True),
+    ],
+    ids=str,
+)
+def test_comparison(got, wanted, fine):
+    exercise = probing(lambda answer, rng: Seen(got, wanted), alternative=0)
+    assert (judge(exercise, 1).status is Status.PASS) is fine
+
+
+def test_tolerance_is_the_stated_one():
+    def probe(answer, rng):
+        return Seen.of(answer, (torch.ones(2),), wanted=torch.ones(2), atol=0.1)
+
+    assert judge(probing(probe), lambda x: x + 0.09).status is Status.PASS
+    assert judge(probing(probe), lambda x: x + 0.11).status is Status.FAIL
+
+
+def test_large_tensors_are_told_by_their_worst_entry():
+    def probe(answer, rng):
+        x = torch.zeros(30, 40)
+        return Seen.of(answer, (x,), wanted=x)
+
+    def off(x):
+        y = x.clone()
+        y[3, 7], y[4, 4] = 5.0, 1.0
+        return y
+
+    text = told(judge(probing(probe), off))
+    assert "differs in 2 of 1200 entries, the first at [3, 7]; the worst at [3, 7]: got 5" in text
+    assert len(text) < 500
+
+
+def test_endless_answer_is_stopped():
+    def endless(x):
+        while True:
+            with contextlib.suppress(Exception):  # time's up must come through all the same
+                time.sleep(0.01)
+
+    start = time.monotonic()
+    report = judge(having(seconds=0.3), endless)
+    assert time.monotonic() - start < 5
+    assert report.status is Status.FAIL and "longer than 0.3 s" in told(report)
+    assert "1 more not tried" in told(report)
