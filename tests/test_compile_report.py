@@ -82,7 +82,7 @@ def test_a_report_prints_as_a_row_of_a_table(reports, monkeypatch, capsys):
     monkeypatch.setattr(compile_report, "run", lambda *_: rows)
     compile_report.report("anything")
     head, *lines = capsys.readouterr().out.splitlines()
-    assert head.split() == "kernel sm regs spills shared load async tensor PTX".split()
+    assert " ".join(head.split()) == "kernel sm regs spills shared load async tensor PTX"
     assert len(lines) == len(rows) and {len(line) for line in lines} == {len(head)}
     first = rows[0]
     assert f"{first.arch:>4}{first.registers:>6}" in lines[0] and "128 bit" in lines[0]

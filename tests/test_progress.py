@@ -33,6 +33,12 @@ def test_unreadable_progress_is_kept_aside(content, capsys):
     assert "can't be read; it is kept as progress.json.unreadable-1" in capsys.readouterr().out
 
 
+def test_grading_is_nobodys_progress(monkeypatch):
+    monkeypatch.setenv("NBGRADER_EXECUTION", "autograde")
+    progress.record("3.1")
+    assert progress.solved() == {}
+
+
 def test_solutions_are_nobodys_progress(tmp_path, monkeypatch):
     (tmp_path / "solutions").mkdir()
     monkeypatch.chdir(tmp_path / "solutions")

@@ -13,6 +13,7 @@ from course.check.compare import Complaint, complain, same
 from course.check.observe import (
     Observation,
     Raised,
+    ReturnedNothing,
     TookTooLong,
     Unverified,
     observe,
@@ -114,8 +115,8 @@ def run(exercise: Exercise, index: int, answer: Any, seed: int) -> Outcome:
             return outcome.but(Status.NOT_VERIFIED, observation, observation.why)
         if isinstance(observation, Raised):
             if observation.unwritten:
-                came = isinstance(observation.error, NotImplementedError)
-                sentence = UNWRITTEN if came or observation.error.__cause__ else NONE_CAME
+                nothing = isinstance(observation.root, ReturnedNothing)
+                sentence = NONE_CAME if nothing else UNWRITTEN
                 return outcome.but(Status.FAIL, observation, sentence, unwritten=True)
             return outcome.but(Status.FAIL, observation, said(observation))
         complaint: Complaint | None = complain(observation)
@@ -127,10 +128,10 @@ def run(exercise: Exercise, index: int, answer: Any, seed: int) -> Outcome:
 
 def said(raised: Raised) -> str:
     """Return an exception as a sentence."""
-    kind = type(raised.error).__name__
+    kind = type(raised.root).__name__
     if kind == "ChangedInput":
         return f"It changes its argument `{raised.error}`: work on a copy, the caller needs it."
-    message = str(raised.error).strip().splitlines() or [""]
+    message = str(raised.root).strip().splitlines() or [""]
     where = f"\nin your code, {raised.line}" if raised.line else ""
     return f"It raised {kind}: {message[0]}{where}"
 

@@ -70,7 +70,7 @@ class _Largest(TorchDispatchMode):
         super().__init__()
         self.seen = seen
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN204
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         made = func(*args, **(kwargs or {}))
         for t in made if isinstance(made, (tuple, list)) else (made,):
             if isinstance(t, Tensor):

@@ -43,12 +43,12 @@ class Raised:
     @property
     def unwritten(self) -> bool:
         """Whether this is the stub's NotImplementedError, or a None; Triton wraps the former."""
-        error: BaseException | None = self.error
-        while error is not None:
-            if isinstance(error, (NotImplementedError, ReturnedNothing)):
-                return True
-            error = error.__cause__ or error.__context__
-        return False
+        return any(isinstance(e, (NotImplementedError, ReturnedNothing)) for e in chain(self.error))
+
+    @property
+    def root(self) -> BaseException:
+        """The exception that began it: Triton wraps those of a kernel."""
+        return chain(self.error)[-1]
 
 
 @dataclass(frozen=True)
@@ -132,15 +132,22 @@ def line_of(error: BaseException, answer: Any) -> str:
     """Return "line 3: …" of the learner's code where `error` came from, or "" if not from there."""
     code = getattr(inspect.unwrap(getattr(answer, "fn", answer)), "__code__", None)
     home = code.co_filename if code else None
-    while error is not None:
-        frames = traceback.extract_tb(error.__traceback__)
+    for link in reversed(chain(error)):
+        frames = traceback.extract_tb(link.__traceback__)
         theirs = [f for f in frames if f.filename == home or "ipykernel_" in f.filename]
         if theirs:
             last = theirs[-1]
             text = (last.line or linecache.getline(last.filename, last.lineno or 0)).strip()
             return f"line {last.lineno}: {text}" if text else f"line {last.lineno}"
-        error = error.__cause__
     return ""
+
+
+def chain(error: BaseException) -> list[BaseException]:
+    """Return an exception and those that it was raised from, the first of all at the end."""
+    links = [error]
+    while links[-1].__cause__ is not None:
+        links.append(links[-1].__cause__)
+    return links
 
 
 @contextmanager
