@@ -15,6 +15,7 @@ Every module with a kernel in it imports this one before triton, and says so in 
 import importlib.util
 import os
 from functools import cache
+from importlib.metadata import version
 
 import torch
 
@@ -29,6 +30,15 @@ _TOO_LATE = (
     "mode: restart Python (in Jupyter: restart the kernel) and import kernels before anything that "
     "imports triton, or set TRITON_INTERPRET={setting} before Python starts."
 )
+_NUMPY_TOO_NEW = (
+    "the interpreter of triton {triton} cannot loop over a loaded number with numpy {numpy}: "
+    "install triton 3.7 or newer, or numpy older than 2.4."
+)
+
+
+def _version(text: str) -> tuple[int, int]:
+    major, minor = text.split(".")[:2]
+    return int(major), int(minor)
 
 
 def _decide() -> bool:
@@ -50,6 +60,8 @@ def _decide() -> bool:
         raise ImportError(
             _TOO_LATE.format(actual=names[actual], wanted=names[wanted], setting=int(wanted))
         )
+    if wanted and _version(triton.__version__) < (3, 7) and _version(version("numpy")) >= (2, 4):
+        raise ImportError(_NUMPY_TOO_NEW.format(triton=triton.__version__, numpy=version("numpy")))
     return wanted
 
 

@@ -52,6 +52,15 @@ def test_an_earlier_import_of_triton_in_the_right_mode_is_fine():
     assert runtime._decide() == runtime.INTERPRETED
 
 
+@pytest.mark.skipif(not runtime.INTERPRETED, reason="only the interpreter is concerned")
+@pytest.mark.parametrize(("old", "new"), [("3.6.0", "2.4.1"), ("3.6.1", "2.10.0")])
+def test_a_numpy_too_new_for_the_interpreter_is_told(monkeypatch, old, new):
+    monkeypatch.setattr("triton.__version__", old)
+    monkeypatch.setattr(runtime, "version", {"numpy": new}.get)
+    with pytest.raises(ImportError, match=f"triton {old} cannot loop.*numpy {new}: install"):
+        runtime._decide()
+
+
 def test_without_triton_the_way_out_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)  # as on macOS: no such module
     with pytest.raises(ImportError, match=r"container, WSL or Colab.*same name in `reference`"):
