@@ -18,49 +18,65 @@ def partial(rng: Generator, around: float = 0.0, rows: int = 1, D: int = 1) -> S
     return reference.update(reference.init(rows, D), scores, torch.randn(5, D, generator=rng))
 
 
+def tolerance(states: list[State], wanted: State) -> dict[str, float]:
+    """The `atol` and `rtol` that a right merge of these states needs.
+
+    Each rescaling is a subtraction, an exp and two products, 4 roundings; whoever goes by way of
+    lse rounds at the size of m once more. All relative to the sums of absolute values, which are
+    at most l times the largest value, and that is below 5.
+    """
+    finite = [m.abs().max().item() for m, _, _ in states if m.isfinite().all()]
+    roundings = len(states) * (4 + max(finite, default=0.0))
+    size = 5 * max(1.0, wanted.l.max().item())
+    return {"atol": roundings * torch.finfo(torch.float32).eps * size, "rtol": 0.0}
+
+
+def _seen(answer: Callable, x: State, y: State, wanted: State) -> Seen:
+    return Seen.of(answer, (x, y), wanted=wanted, **tolerance([x, y], wanted))
+
+
 def _equal_rulers(answer: Callable, rng: Generator) -> Seen:
-    x, y = partial(rng), partial(rng)._replace(m=torch.zeros(1))
-    x = x._replace(m=torch.zeros(1))
-    return Seen.of(answer, (x, y), wanted=State(x.m, x.l + y.l, x.acc + y.acc))
+    x, y = (partial(rng)._replace(m=torch.zeros(1)) for _ in range(2))
+    return _seen(answer, x, y, State(x.m, x.l + y.l, x.acc + y.acc))
 
 
 def _different_rulers(answer: Callable, rng: Generator) -> list[Seen]:
     x, y = partial(rng, -1.5), partial(rng, 1.5)
     wanted = reference.merge(x, y)
-    return [Seen.of(answer, pair, wanted=wanted) for pair in ((x, y), (y, x))]
+    return [_seen(answer, x, y, wanted), _seen(answer, y, x, wanted)]
 
 
 def _each_row_its_own(answer: Callable, rng: Generator) -> Seen:
     x, y = partial(rng, rows=6, D=4), partial(rng, rows=6, D=4)
-    return Seen.of(answer, (x, y), wanted=reference.merge(x, y))
+    return _seen(answer, x, y, reference.merge(x, y))
 
 
 def _one_is_empty(answer: Callable, rng: Generator) -> list[Seen]:
     x, nothing = partial(rng), reference.init(1, 1)
-    return [Seen.of(answer, pair, wanted=x) for pair in ((x, nothing), (nothing, x))]
+    return [_seen(answer, x, nothing, x), _seen(answer, nothing, x, x)]
 
 
 def _any_grouping(answer: Callable, rng: Generator) -> Seen:
     a, b, c = (partial(rng, around) for around in (-2.0, 0.0, 2.0))
     got = answer(answer(a, b), c), answer(a, answer(b, c))
     wanted = reference.merge(reference.merge(a, b), c)
-    names = ("(a + b) + c", "a + (b + c)")
-    return Seen(got, (wanted, wanted), "three partials, merged in two groupings", names=names)
+    names, near = ("(a + b) + c", "a + (b + c)"), tolerance([a, b, c], wanted)
+    return Seen(got, (wanted, wanted), "three partials, in two groupings", names=names, **near)
 
 
 def _far_apart(answer: Callable, rng: Generator) -> Seen:
     x, y = partial(rng, -200.0), partial(rng, 200.0)
-    return Seen.of(answer, (x, y), wanted=reference.merge(x, y))
+    return _seen(answer, x, y, reference.merge(x, y))
 
 
 def _merge_by_lse(x: State, y: State) -> tuple[Tensor, ...]:
-    """Another right answer: the factors taken from softmax and logsumexp over the pair."""
+    """Another right answer: by way of lse, of which l and acc are then taken apart again."""
+    lse = torch.stack([x[0] + x[1].log(), y[0] + y[1].log()])
+    weights = torch.softmax(lse, 0)[..., None]  # (2, rows, 1)
+    o = [part[2] / part[1].clamp(min=1)[:, None] for part in (x, y)]  # l ≥ 1, or nothing was seen
     m = torch.stack([x[0], y[0]]).amax(0)
-    l, acc = torch.zeros_like(x[1]), torch.zeros_like(x[2])
-    for part in (x, y):
-        factor = (part[0] - m).exp()
-        l, acc = l + factor * part[1], acc + factor.unsqueeze(-1) * part[2]
-    return m, l, acc
+    l = torch.exp(torch.logsumexp(lse, 0) - m)
+    return m, l, l[:, None] * (weights * torch.stack(o)).sum(0)
 
 
 def _just_added(x: State, y: State) -> tuple[Tensor, ...]:
@@ -75,6 +91,10 @@ def _acc_just_added(x: State, y: State) -> tuple[Tensor, ...]:
 def _only_x_rescaled(x: State, y: State) -> tuple[Tensor, ...]:
     c = torch.exp(x[0] - y[0])
     return y[0], c * x[1] + y[1], c[:, None] * x[2] + y[2]
+
+
+def _only_y_rescaled(x: State, y: State) -> tuple[Tensor, ...]:
+    return _only_x_rescaled(y, x)
 
 
 def _wrong_sign(x: State, y: State) -> tuple[Tensor, ...]:
@@ -121,6 +141,12 @@ MERGE = Exercise(
             "Only x is moved, to y's ruler: this assumes that **y's maximum is the larger**. "
             "Where it is not, the factor is above 1 and overflows.",
             _only_x_rescaled,
+        ),
+        Mistake(
+            "x taken for the larger",
+            "Only y is moved, to x's ruler: this assumes that **x's maximum is the larger**. "
+            "Where it is not, the factor is above 1 and overflows.",
+            _only_y_rescaled,
         ),
         Mistake(
             "wrong sign",

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
-from course.check.lesson_03_merge import partial
+from course.check.lesson_03_merge import partial, tolerance
 from course.check.spec import Exercise, Mistake, Property, Seen
 from reference import online_softmax as reference
 from reference.online_softmax import State
@@ -26,7 +26,9 @@ def _merged(states: list[State]) -> State:
 
 
 def _many(answer: Callable, states: list[State], given: str) -> Seen:
-    return Seen.of(answer, tuple(_stack(states)), wanted=_merged(states), given=given)
+    wanted = _merged(states)
+    near = tolerance(states, wanted)
+    return Seen.of(answer, tuple(_stack(states)), wanted=wanted, given=given, **near)
 
 
 def _many_workers(answer: Callable, rng: Generator) -> Seen:
@@ -87,6 +89,16 @@ def _maximum_at_least_zero(m: Tensor, l: Tensor, acc: Tensor) -> tuple[Tensor, .
     return m.amax(0), *_weighted(m, l, acc, top)
 
 
+def _softmax_of_m(m: Tensor, l: Tensor, acc: Tensor) -> tuple[Tensor, ...]:
+    c = torch.softmax(m, 0)
+    return m.amax(0), (c * l).sum(0), (c[..., None] * acc).sum(0)
+
+
+def _one_maximum(m: Tensor, l: Tensor, acc: Tensor) -> tuple[Tensor, ...]:
+    top = m.max().expand_as(m[0])
+    return top, *_weighted(m, l, acc, top)
+
+
 def _normalised(m: Tensor, l: Tensor, acc: Tensor) -> tuple[Tensor, ...]:
     top = m.amax(0)
     safe = torch.where(top == -math.inf, torch.zeros_like(top), top)
@@ -103,7 +115,7 @@ MERGE_ALL = Exercise(
     id="3.3",
     name="merge all",
     title="Merge many, some of them empty",
-    section="4 · What if a worker saw nothing?",
+    section="5 · The worker that saw nothing",
     solution_name="merge_all",
     properties=(
         Property("many workers", "S partials at once, none empty", _many_workers),
@@ -130,6 +142,21 @@ MERGE_ALL = Exercise(
             "The exponentials are measured from **max(m, 0)**: with scores near -200 all of "
             "them underflow to 0. Only -inf needs replacing.",
             _maximum_at_least_zero,
+        ),
+        Mistake(
+            "softmax as factors",
+            "The factors are a **softmax of the m**, so they add up to 1. A factor moves a sum to "
+            "the common ruler: the worker whose maximum is the largest keeps a factor of exactly "
+            "1.",
+            _softmax_of_m,
+            see="3 · Two halves make a whole",
+        ),
+        Mistake(
+            "one maximum for all rows",
+            "One maximum is taken **over all workers and rows**; take it over the workers only, "
+            "since every query row has a ruler of its own.",
+            _one_maximum,
+            see="2 · One pass: carry the weighted sum along",
         ),
         Mistake(
             "acc already divided",

@@ -54,61 +54,72 @@ def by_lse(tiles, rows, D):
 
 
 def nothing_rescaled(state, scores, v):
+    """Neither l nor acc follows when the maximum grows."""
     m, _, p = _measured(state[0], scores)
     return m, state[1] + p.sum(-1), state[2] + p @ v
 
 
 def acc_not_rescaled(state, scores, v):
+    """l follows when the maximum grows, acc does not."""
     m, c, p = _measured(state[0], scores)
     return m, c * state[1] + p.sum(-1), state[2] + p @ v
 
 
 def factor_upside_down(state, scores, v):
+    """exp(m_new − m_old), which is infinite at the first tile."""
     m, _, p = _measured(state[0], scores)
     c = torch.exp(m - state[0])
     return m, c * state[1] + p.sum(-1), c[:, None] * state[2] + p @ v
 
 
 def tile_on_its_own_ruler(state, scores, v):
+    """The new keys measured from their own tile's maximum."""
     m, c, _ = _measured(state[0], scores)
     p = torch.exp(scores - scores.amax(-1, keepdim=True))
     return m, c * state[1] + p.sum(-1), c[:, None] * state[2] + p @ v
 
 
 def last_maximum(state, scores, v):
+    """The ruler follows every tile, down as well as up."""
     m = scores.amax(-1)
     c, p = torch.exp(state[0] - m), torch.exp(scores - m[:, None])
     return m, c * state[1] + p.sum(-1), c[:, None] * state[2] + p @ v
 
 
 def one_maximum(state, scores, v):
+    """One ruler for all rows."""
     m = torch.maximum(state[0], scores.max())
     c, p = torch.exp(state[0] - m), torch.exp(scores - m[:, None])
     return m, c * state[1] + p.sum(-1), c[:, None] * state[2] + p @ v
 
 
 def never_divided(tiles, rows, D):
+    """Gives acc for o."""
     m, l, acc = _all(tiles, _start(rows, D))
     return acc, m + l.log()
 
 
 def lse_without_m(tiles, rows, D):
+    """Gives log l for lse."""
     _, l, acc = _all(tiles, _start(rows, D))
     return acc / l[:, None], l.log()
 
 
 def starting_at_zero(tiles, rows, D):
+    """The maximum starts at 0 where it should at −inf."""
     m, l, acc = _all(tiles, _start(rows, D, m=0.0))
     return acc / l[:, None], m + l.log()
 
 
 def averaged(tiles, rows, D):
+    """The mean of the tiles' own attention outputs."""
     finished = [(torch.softmax(s, -1) @ v, torch.logsumexp(s, -1)) for s, v in tiles]
     o, lse = (torch.stack(parts) for parts in zip(*finished, strict=True))
     return o.mean(0), torch.logsumexp(lse, 0)
 
 
 def read_twice(tiles, rows, D):
+    """A loop for the maximum, then one for the sums."""
     m, l, acc = _start(rows, D)
     for scores, _ in tiles:
         m = torch.maximum(m, scores.amax(-1))
@@ -119,6 +130,7 @@ def read_twice(tiles, rows, D):
 
 
 def tiles_kept(tiles, rows, D):
+    """Collects the tiles, and looks at them when all have come."""
     kept = list(tiles)
     scores, v = torch.cat([s for s, _ in kept], -1), torch.cat([v for _, v in kept])
     return torch.softmax(scores, -1) @ v, torch.logsumexp(scores, -1)
