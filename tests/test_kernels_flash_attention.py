@@ -51,7 +51,6 @@ SHAPES = (
     Shape("G=3", "a group that is not a power of two", B=2, Lq=20, Lk=33, Hq=6, Hkv=2),
     Shape("MQA", "one KV head for all", Lq=20, Lk=33, Hq=5),
 )
-WITH_EMPTY_ROWS = ("Lk=1", "Lq>Lk", "Lq>>Lk")
 
 
 def inputs(shape, dtype, seed=0):
@@ -80,7 +79,6 @@ def judge(q, k, v, **arguments):
 def test_every_shape(shape, causal):
     o, lse = judge(*inputs(shape, torch.float32), causal=causal)
     empty = max(shape.Lq - shape.Lk, 0) if causal or not shape.Lk else 0
-    assert empty > 0 or not (causal and shape.name in WITH_EMPTY_ROWS)
     assert (o[:, :empty] == 0).all() and (lse[:, :empty] == -math.inf).all()
     assert lse[:, empty:].isfinite().all()
 
@@ -163,10 +161,10 @@ def test_nothing_is_written_outside_of_o_and_lse(causal):
     assert lse.tensor.isfinite().all()
 
 
+@pytest.mark.filterwarnings("ignore:All-NaN slice")  # the rows below, which do see the NaN
 def test_tiles_that_nobody_sees_are_never_read():
-    block_m = choose_prefill_launch(
-        num_queries=1000, head_dim=32, tensor_cores=False, interpreted=INTERPRETED
-    ).block_m
+    sizes = {"num_queries": 1000, "head_dim": 32, "tensor_cores": False}
+    block_m = choose_prefill_launch(**sizes, interpreted=INTERPRETED).block_m
     shape = Shape("skip", "", Lq=2 * block_m, Lk=2 * block_m, Hq=1)
     q, k, v = inputs(shape, torch.float32)
     wanted = flash_attention(q, k, v, causal=True)[:, :block_m]
@@ -182,12 +180,10 @@ def test_a_group_of_heads_reads_one_kv_head():
 
 def test_permuting_the_batch_permutes_the_bits():
     q, k, v = inputs(Shape("batch", "", B=3, Lq=20, Lk=33), torch.float16)
-    order = torch.tensor([2, 0, 1])
     o, lse = flash_attention(q, k, v, causal=True, return_lse=True)
-    o_permuted, lse_permuted = flash_attention(
-        q[order], k[order], v[order], causal=True, return_lse=True
-    )
-    assert torch.equal(o_permuted, o[order]) and torch.equal(lse_permuted, lse[order])
+    order = [2, 0, 1]
+    again = flash_attention(*(x[order] for x in (q, k, v)), causal=True, return_lse=True)
+    assert torch.equal(again[0], o[order]) and torch.equal(again[1], lse[order])
 
 
 @pytest.mark.parametrize("empty", [{"B": 0}, {"Lq": 0}], ids=str)
@@ -245,14 +241,10 @@ def test_a_gradient_that_would_be_lost_is_told():
 @pytest.mark.parametrize("head_dim", [1, 16, 17, 64, 65, 128, 129, 256])
 def test_the_launch_table_covers_every_head_dim(head_dim, tensor_cores):
     for num_queries, interpreted in [(1, False), (17, False), (17, True)]:
-        launch = choose_prefill_launch(
-            num_queries=num_queries,
-            head_dim=head_dim,
-            tensor_cores=tensor_cores,
-            interpreted=interpreted,
-        )
+        sizes = {"num_queries": num_queries, "head_dim": head_dim, "tensor_cores": tensor_cores}
+        launch = choose_prefill_launch(**sizes, interpreted=interpreted)
         assert head_dim <= launch.block_d < max(17, 2 * head_dim)
+        assert (launch.block_m == 16) == (num_queries == 1)
         assert min(launch.block_m, launch.block_n) >= 16  # the least that tl.dot takes
-        assert launch.block_m >= min(num_queries, 16) and (num_queries > 16 or launch.block_m == 16)
         for number in (launch.block_m, launch.block_n, launch.block_d, launch.num_warps):
             assert number & (number - 1) == 0

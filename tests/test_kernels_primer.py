@@ -76,10 +76,11 @@ def test_softmax(cols, dtype):
         p = softmax(x)
     assert p.dtype == dtype and p.is_contiguous()
     assert_close_to_oracle(p, x.softmax(1), x.double().softmax(1), name="p")
-    rounding = torch.finfo(dtype).eps * max(1, cols**0.5)  # every weight is rounded once
-    torch.testing.assert_close(
-        p.double().sum(1), torch.ones(3, dtype=torch.float64, device=DEVICE), atol=rounding, rtol=0
-    )
+    # Weights are rounded by eps/2 each, so their sum of 1 is, too; the fp32 before adds a little.
+    rounding = torch.finfo(dtype).eps / 2 + 4 * torch.finfo(torch.float32).eps
+    if dtype == torch.float16:
+        rounding += cols * 2**-25  # weights below 2^-14 are spaced 2^-24
+    assert ((p.double().sum(1) - 1).abs() <= rounding).all()
 
 
 @pytest.fixture(params=["one block", "a loop"])

@@ -40,7 +40,7 @@ def _seen(answer, scores: Tensor, v: Tensor, widths: list[int]) -> Seen:
     o = torch.softmax(scores.double(), -1) @ v.double()
     finite = scores[scores > -math.inf]
     roundings = scores.shape[1] + len(widths) * (4 + finite.abs().max().item())
-    given = f"{rows} rows, D = {D}, tiles of {', '.join(map(str, widths))} keys"
+    given = f"{rows} row{'s' * (rows > 1)}, D = {D}, tiles of {', '.join(map(str, widths))} keys"
     if scores.numel() <= 6:
         given += f", scores {[round(x, 2) for x in scores.flatten().tolist()]}"
     got = answer(stream(scores, v, widths), rows, D)
@@ -117,6 +117,12 @@ ONE_PASS = Exercise(
             "The correction factor is **upside down**. When the maximum grows, old sums must "
             "shrink: the factor is never above 1.",
             answers.with_step(answers.factor_upside_down),
+        ),
+        Mistake(
+            "m stays behind",
+            "Right for one tile, but then m is **still what it was at the start**: the new maximum "
+            "is found and used, and not kept for the next tile.",
+            answers.m_stays_behind,
         ),
         Mistake(
             "a tile on a ruler of its own",

@@ -99,6 +99,14 @@ def never_divided(tiles, rows, D):
     return acc, m + l.log()
 
 
+def m_stays_behind(tiles, rows, D):
+    """Never sets m to the new maximum; lse takes the last one that was found."""
+    m, l, acc = _start(rows, D)
+    for scores, v in tiles:
+        m_new, l, acc = _right((m, l, acc), scores, v)
+    return acc / l[:, None], m_new + l.log()
+
+
 def lse_without_m(tiles, rows, D):
     """Gives log l for lse."""
     _, l, acc = _all(tiles, _start(rows, D))

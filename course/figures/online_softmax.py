@@ -125,17 +125,16 @@ def state_step(scores: Tensor, values: Tensor, states: Sequence, t: int) -> Figu
     left.set_ylabel("exp(x − m)")
     bare(right).set(xlim=(0, 1), ylim=(0, 1))
     m, l, acc = (float(part) for part in states[t])
-    lines = [("m", f"{m:g}", COLORS.max), ("l", f"{l:.4f}", COLORS.sum)]
-    lines += [
-        ("acc", f"{acc:.3f}", COLORS.v),
-        ("acc / l", f"{acc / l:.3f}" if l else "–", COLORS.out),
+    lines = [
+        ("m", f"= {m:g}".replace("-inf", "−∞"), COLORS.max),
+        ("l", f"= {l:.4f}", COLORS.sum),
+        ("acc", f"= {acc:.3f}", COLORS.v),
+        ("acc / l", f"= {acc / l:.3f}" if l else "not defined yet", COLORS.out),
     ]
-    sources = _sources(x, v, states, t)
-    for y, (name, value, color), source in zip(
-        (0.92, 0.66, 0.4, 0.14), lines, sources, strict=True
-    ):
+    heights, sources = (0.92, 0.66, 0.4, 0.14), _sources(x, v, states, t)
+    for y, (name, value, color), source in zip(heights, lines, sources, strict=True):
         right.text(0.17, y, name, color=color, weight="bold", ha="right", va="center", fontsize=12)
-        right.text(0.22, y, f"= {value}", va="center", fontsize=12)
+        right.text(0.22, y, value, va="center", fontsize=12)
         right.text(0.22, y - 0.1, source, va="center", fontsize=9, color=COLORS.muted)
     return fig
 
