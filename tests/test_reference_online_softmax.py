@@ -1,8 +1,6 @@
 """`reference.online_softmax`: whoever saw which keys, in whatever order, the answer is the same.
 
-Tolerances are derived. A result that went through n additions and d rescalings carries at most
-about n + 4 d roundings (a rescaling: one subtraction, one exp within an ulp, two products), in
-its numerator and again in its denominator. The shifts are exact, so that they cost nothing.
+The keys are random, and the tolerances derived: see `keys`.
 """
 
 import doctest
@@ -11,82 +9,20 @@ import random
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from keys import HIDDEN, SHIFTS, assert_same, keys, partition, quick, roundings, seen_by
 
 from reference import online_softmax
 from reference.online_softmax import (
-    State,
     finalize,
     init,
     merge,
-    merge_partials,
     rescale,
     softmax_three_pass,
     softmax_two_pass,
     update,
 )
-
-SHIFTS = [0.0, 200.0, -200.0]  # beyond exp's range in fp32 on either side (88, −103)
-HIDDEN = -math.inf
-quick = settings(max_examples=60, deadline=None)
-
-
-def roundings(keys: int, rescalings: int, dtype: torch.dtype) -> float:
-    """The relative error allowed to a quotient of two sums (see the head of this file)."""
-    return 2 * (keys + 4 * rescalings + 4) * torch.finfo(dtype).eps
-
-
-def truth(scores, v):
-    """o and lse in fp64, all keys at once; (0, −inf) for rows without keys."""
-    scores, v = scores.double(), v.double()
-    nothing = torch.full((scores.shape[0], 1), HIDDEN, dtype=scores.dtype)
-    m = torch.cat([scores, nothing], -1).amax(-1)  # (rows,)
-    m_safe = m.masked_fill(m == HIDDEN, 0.0)
-    p = torch.exp(scores - m_safe[:, None])
-    total = p.sum(-1)
-    return p @ v / total.clamp(min=1)[:, None], m_safe + total.log()  # total ≥ 1, or 0
-
-
-def assert_same(result, scores, v, rescalings):
-    """`result` (o, lse) is the truth for these keys, to within the roundings it went through."""
-    o, lse = result
-    want_o, want_lse = truth(scores, v)
-    off = roundings(scores.shape[-1], rescalings, o.dtype)
-    largest = v.abs().max().item() if v.numel() else 0.0
-    assert not o.isnan().any() and not lse.isnan().any()
-    assert torch.equal(lse == -math.inf, want_lse == -math.inf)
-    assert (o.double() - want_o).abs().max() <= off * largest
-    seen = want_lse > -math.inf
-    error = (lse.double() - want_lse)[seen].abs()
-    assert (error <= off + 2 * torch.finfo(o.dtype).eps * want_lse[seen].abs()).all()
-
-
-@st.composite
-def keys(draw, min_keys=0, max_keys=16, dtypes=(torch.float32, torch.float64)):
-    """Scores (rows, n), some hidden, on a grid of 1/8 (so that ±200 shifts are exact); v (n, D)."""
-    n, rows, D = draw(st.integers(min_keys, max_keys)), draw(st.integers(1, 3)), 2
-    dtype = draw(st.sampled_from(dtypes))
-    score = st.one_of(st.integers(-240, 240).map(lambda i: i / 8), st.just(HIDDEN))
-    row = st.lists(score, min_size=n, max_size=n)
-    scores = draw(st.lists(row, min_size=rows, max_size=rows))
-    value = st.integers(-32, 32).map(lambda i: i / 8)
-    v = draw(st.lists(value, min_size=n * D, max_size=n * D))
-    return (
-        torch.tensor(scores, dtype=dtype).reshape(rows, n),
-        torch.tensor(v, dtype=dtype).reshape(n, D),
-    )
-
-
-def seen_by(scores, v, index):
-    """The state of a worker who saw the keys of `index` at once."""
-    return update(init(scores.shape[0], v.shape[1], dtype=scores.dtype), scores[:, index], v[index])
-
-
-def partition(draw, n, workers):
-    """A random worker for each key: some may get none, and keys need not be neighbours."""
-    owners = draw(st.lists(st.integers(0, workers - 1), min_size=n, max_size=n))
-    return [[i for i in range(n) if owners[i] == w] for w in range(workers)]
 
 
 @quick
@@ -201,64 +137,6 @@ def test_l_lies_between_one_and_the_number_of_keys(given_keys):
     slack = 1 + roundings(len(v), 0, scores.dtype)
     assert torch.equal(state.m, scores.amax(-1))
     assert ((state.l >= 1) | (visible == 0)).all() and (state.l <= visible * slack).all()
-
-
-@quick
-@given(st.data(), keys(), st.sampled_from(SHIFTS))
-def test_merge_partials_of_any_partition_in_any_order(data, given_keys, shift):
-    scores, v = given_keys[0] + shift, given_keys[1]
-    workers = data.draw(st.integers(1, 7))
-    finished = [
-        finalize(seen_by(scores, v, index)) for index in partition(data.draw, len(v), workers)
-    ]
-    o, lse = (torch.stack(parts) for parts in zip(*finished, strict=True))
-    order = data.draw(st.permutations(range(workers)))
-    merged = merge_partials(o[order], lse[order])
-    # a finished lse is itself rounded, and exp turns that error into a relative one of a weight
-    biggest = lse[lse > -math.inf].abs().max().item() if (lse > -math.inf).any() else 0.0
-    assert_same(merged, scores, v, 2 * workers + math.ceil(biggest))
-
-
-@quick
-@given(keys(dtypes=(torch.float64,)), st.data())
-def test_a_finished_partial_is_the_state_lse_one_o(given_keys, data):
-    scores, v = given_keys
-    x, y = (finalize(seen_by(scores, v, index)) for index in partition(data.draw, len(v), 2))
-    as_states = [State(lse, (lse > -math.inf).to(o.dtype), o) for o, lse in (x, y)]
-    got = merge_partials(torch.stack([x[0], y[0]]), torch.stack([x[1], y[1]]))
-    want = finalize(merge(*as_states))
-    torch.testing.assert_close(got, want, atol=roundings(2, 2, torch.float64) * 4, rtol=0)
-
-
-def test_merge_partials_gives_an_empty_partial_no_weight():
-    o = torch.tensor([[[1.0, 2.0]], [[7e8, -7e8]]])  # the second saw nothing: its o is junk
-    lse = torch.tensor([[0.5], [HIDDEN]])
-    got = merge_partials(o, lse)
-    assert torch.equal(got[0], o[0]) and torch.equal(got[1], lse[0])
-
-
-def test_merge_partials_of_nothing_is_nothing():
-    o, lse = merge_partials(torch.zeros(3, 2, 4), torch.full((3, 2), HIDDEN))
-    assert torch.equal(o, torch.zeros(2, 4)) and torch.equal(lse, torch.full((2,), HIDDEN))
-
-
-def test_merge_partials_takes_any_dimensions_between():
-    o, lse = torch.randn(5, 2, 3, 4, 8), torch.randn(5, 2, 3, 4)
-    got = merge_partials(o, lse)
-    weights = torch.softmax(lse.double(), 0)
-    torch.testing.assert_close(got[0].double(), (weights[..., None] * o).sum(0), atol=1e-5, rtol=0)
-    torch.testing.assert_close(got[1].double(), lse.double().logsumexp(0), atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize(
-    ("o", "lse"),
-    [((2, 3, 4), (2,)), ((2, 3, 4), (3, 3)), ((0, 3, 4), (0, 3)), ((2, 3, 4), (2, 3, 4))],
-    ids=["lse lacks a dimension", "S differs", "S = 0", "lse has D"],
-)
-def test_merge_partials_says_which_shapes_do_not_fit(o, lse):
-    with pytest.raises(ValueError, match=r"o should be \(S, ..., D\)") as caught:
-        merge_partials(torch.zeros(o), torch.zeros(lse))
-    assert str(o) in str(caught.value) and str(lse) in str(caught.value)
 
 
 def test_a_hidden_tile_before_between_and_after_changes_nothing():

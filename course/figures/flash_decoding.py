@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 Bounds = Sequence[tuple[int, int]]
+HAND_ROWS = {-0.5: "exp(score)", -1.5: "value", -3.85: "each split\nby itself", -6.45: "combined"}
 
 
 def split_color(s: int) -> str:
@@ -76,12 +77,11 @@ def splits_by_hand(
     weights: exp(score) of each key; values: their values; o_partial, lse_partial: (S,).
     """
     slots = [max(stop - start, 2) for start, stop in bounds]
-    lefts = [sum(slots[:s]) + 0.3 * s for s in range(len(slots))]
-    right = lefts[-1] + slots[-1]
+    lefts = [sum(slots[:s]) + 0.3 * s for s in range(len(slots) + 1)]
+    right = lefts.pop() - 0.3
     fig, ax = figure(size=(9.0, 5.2))
     bare(ax).set(xlim=(-2.8, right + 0.3), ylim=(-7.4, 0.9), aspect="equal")
-    for y, text in ((-0.5, "exp(score)"), (-1.5, "value"), (-3.85, "each split\nby itself"),
-                    (-6.45, "combined")):  # fmt: skip
+    for y, text in HAND_ROWS.items():
         ax.text(-0.3, y, text, ha="right", va="center", color=COLORS.muted)
     sums = lse_partial.exp()
     shares = (sums / sums.sum()).tolist()
@@ -102,9 +102,8 @@ def splits_by_hand(
             (middle + landing) / 2, -5.25, f"× {shares[s]:g}", ha="center", va="center",
             weight="bold", bbox={"facecolor": COLORS.card, "lw": 0, "pad": 2},
         )  # fmt: skip
-    total = sum(share * o for share, o in zip(shares, o_partial.tolist(), strict=True))
-    answer = f"o = {total:.4g}\nlse = log {sums.sum():.3g}"
-    box(ax, right / 2 - 2.0, -7.1, 4.0, 1.25, answer, COLORS.out)
+    whole = f"o = {(sums / sums.sum()) @ o_partial:.4g}\nlse = log {sums.sum():.3g}"
+    box(ax, right / 2 - 2.0, -7.1, 4.0, 1.25, whole, COLORS.out)
     return fig
 
 

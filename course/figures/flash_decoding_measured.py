@@ -91,7 +91,9 @@ def decode_latency(
             )  # fmt: skip
         every = [*before, *after]
         nice = [n * 10.0**e for e in range(-7, 2) for n in (1, 2, 5)]
-        ax.set_ylim(min(every) / 1.6, max(every) * 2.2)
+        ax.set(
+            xlim=(lengths[0] / 1.5, lengths[-1] * 1.2), ylim=(min(every) / 1.6, max(every) * 2.2)
+        )
         ax.set_yticks([t for t in nice if min(every) / 1.6 < t < max(every) * 2.2])
         ax.yaxis.set_minor_locator(NullLocator())
         seconds(ax.yaxis)
