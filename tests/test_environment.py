@@ -103,8 +103,10 @@ print(namespace_notice())
 
 
 def test_another_kernels_that_hides_ours_is_named(other_kernels: Path) -> None:
-    has_version, mode, notice = in_fresh_python(REPORT, "before", other_kernels).splitlines()
-    assert (has_version, mode) == ("True", "not at all")
+    # Whether `kernels.runtime` is still found behind the other package depends on how ours was
+    # installed; the notice does not.
+    has_version, _, notice = in_fresh_python(REPORT, "before", other_kernels).splitlines()
+    assert has_version == "True"
     assert str(other_kernels) in notice
     assert "pip uninstall kernels" in notice
     assert "make lab" in notice
