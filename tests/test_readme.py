@@ -26,3 +26,10 @@ def test_links_lead_to_files():
 def test_every_lesson_is_on_the_map():
     lessons = {path.name for path in (ROOT / "notebooks").glob("*.ipynb")}
     assert lessons == set(re.findall(r"\(notebooks/([^)]+)\)", TEXT))
+
+
+def test_minutes_are_those_the_lessons_say():
+    said = dict(re.findall(r"\(notebooks/([^)]+)\) \| (\d+)", TEXT))
+    for name, minutes in said.items():
+        lesson = (ROOT / "notebooks" / name).read_text()
+        assert re.search(r"\*\*Time\*\* (\d+) minutes", lesson).group(1) == minutes, name

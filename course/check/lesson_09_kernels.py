@@ -1,0 +1,41 @@
+"""What the kernel exercises of lesson 09 share: launching a kernel with one fault in it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels.runtime import device
+
+EPS = torch.finfo(torch.float32).eps
+
+
+class Faulty:
+    """A Triton kernel with `WRONG` fixed; launched as any other, `faulty[grid](...)`.
+
+    A catalogued mistake is a line or two of a kernel. Writing each kernel out again would bury
+    them, so one kernel has them all, under the names that `WRONG` takes.
+    """
+
+    def __init__(self, kernel: Any, wrong: str):
+        self.kernel, self.wrong = kernel, wrong
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable:
+        def launch(*args: Any, **kwargs: Any) -> None:
+            self.kernel[grid](*args, **kwargs, WRONG=self.wrong)
+
+        return launch
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        raise TypeError("a kernel is launched with a grid: kernel[grid](...)")
+
+
+def randn(rng: torch.Generator, *shape: int) -> Tensor:
+    """Return random numbers drawn on the CPU, so that they are the same on every device."""
+    return torch.randn(*shape, generator=rng).to(device())
+
+
+def number(rng: torch.Generator, low: int, high: int) -> int:
+    """Return a random int from low to high, both included."""
+    return int(torch.randint(low, high + 1, (), generator=rng))
