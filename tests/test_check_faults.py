@@ -35,11 +35,11 @@ def test_general_faults_have_sentences_of_their_own(answer, says):
 def test_exception_is_told_with_the_learners_own_line():
     def broken(x):
         y = x + 1
-        return y.no_such_thing
+        return y**2 - y.no_such_thing**2
 
     text = told(judge(DOUBLE, broken))
     assert "It raised AttributeError" in text and "with x = [" in text
-    assert "return y.no_such_thing" in text and "observe.py" not in text
+    assert "return y**2 - y.no_such_thing**2" in text and "observe.py" not in text
 
 
 def test_result_that_the_probe_cannot_use_is_a_failure_not_a_crash():

@@ -28,6 +28,7 @@ class Faulty:
         return launch
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse, as a kernel does that is called without a grid."""
         raise TypeError("a kernel is launched with a grid: kernel[grid](...)")
 
 

@@ -81,7 +81,7 @@ def _row_by_row(
     q_ptr += b * stride_qb + kv_head * G * stride_qh
     for r in range(0, BLOCK_M):
         row_ptr = q_ptr + (r // G) * stride_qm + (r - r // G * G) * stride_qh
-        q = tl.load(row_ptr + offs_d, mask=(r < G * Lq) & (offs_d < D), other=0.0)
+        q = tl.load(row_ptr + offs_d, mask=offs_d < (G * Lq - r) * D, other=0.0)
         tl.store(tile_ptr + r * D + offs_d, q)
 
 

@@ -10,9 +10,14 @@ from course.check.spec import Exercise, Mistake, Property, Seen
 SECTION = "2 · Which keys: the row's own length, in whole blocks"
 
 
+def cdiv(a: int, b: int) -> int:
+    """Return ⌈a / b⌉."""
+    return -(-a // b)
+
+
 def truth(length: int, split: int, num_splits: int, BLOCK_N: int) -> tuple[int, int]:
     """Return (start, stop) as the kernel has it."""
-    chunk = -(-(-(-length // BLOCK_N)) // num_splits) * BLOCK_N
+    chunk = cdiv(cdiv(length, BLOCK_N), num_splits) * BLOCK_N
     start = min(split * chunk, length)
     return start, min(start + chunk, length)
 
@@ -82,7 +87,7 @@ def _divmod_way(length: int, split: int, num_splits: int, BLOCK_N: int) -> tuple
 
 
 def _equal_keys(length: int, split: int, num_splits: int, BLOCK_N: int) -> tuple[int, int]:
-    chunk = -(-length // num_splits)
+    chunk = cdiv(length, num_splits)
     start = min(split * chunk, length)
     return start, min(start + chunk, length)
 
@@ -93,28 +98,28 @@ def _chunk(blocks: int, each: int, split: int, length: int, block_n: int) -> tup
 
 
 def _blocks_down(length: int, split: int, num_splits: int, BLOCK_N: int) -> tuple[int, int]:
-    blocks = -(-length // BLOCK_N)
+    blocks = cdiv(length, BLOCK_N)
     return _chunk(blocks, blocks // num_splits, split, length, BLOCK_N)
 
 
 def _ragged_block_lost(length: int, split: int, num_splits: int, BLOCK_N: int) -> tuple[int, int]:
     blocks = length // BLOCK_N
-    return _chunk(blocks, -(-blocks // num_splits), split, length, BLOCK_N)
+    return _chunk(blocks, cdiv(blocks, num_splits), split, length, BLOCK_N)
 
 
 def _stop_unclamped(length: int, split: int, num_splits: int, BLOCK_N: int) -> tuple[int, int]:
-    chunk = -(-(-(-length // BLOCK_N)) // num_splits) * BLOCK_N
+    chunk = cdiv(cdiv(length, BLOCK_N), num_splits) * BLOCK_N
     return min(split * chunk, length), min(split * chunk, length) + chunk
 
 
 def _start_unclamped(length: int, split: int, num_splits: int, BLOCK_N: int) -> tuple[int, int]:
-    chunk = -(-(-(-length // BLOCK_N)) // num_splits) * BLOCK_N
+    chunk = cdiv(cdiv(length, BLOCK_N), num_splits) * BLOCK_N
     return split * chunk, min((split + 1) * chunk, length)
 
 
 def _in_blocks(length: int, split: int, num_splits: int, BLOCK_N: int) -> tuple[int, int]:
     start, stop = truth(length, split, num_splits, BLOCK_N)
-    return -(-start // BLOCK_N), -(-stop // BLOCK_N)
+    return cdiv(start, BLOCK_N), cdiv(stop, BLOCK_N)
 
 
 RANGE = Exercise(

@@ -89,7 +89,6 @@ def _hanging(word: str, text: str) -> list[str]:
 
 
 def _wrap(text: str, width: int = WIDTH - 24) -> list[str]:
-    text = text.replace("**", "")  # stress is for markdown; this is plain text
     return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
 
 
@@ -182,7 +181,10 @@ class Report:
     def _advice(self) -> list[str]:
         if self.status is not Status.FAIL or self.unwritten or not self.outcomes:
             return []
-        advice = _wrap(self.mistake.says, WIDTH - 2) if self.mistake else []
+        # Stress (**so**) is for markdown, and this is plain text. Only here: elsewhere the
+        # learner's own code is quoted, and there ** is a power.
+        says = self.mistake.says.replace("**", "") if self.mistake else ""
+        advice = _wrap(says, WIDTH - 2)
         section = (self.mistake.see if self.mistake else "") or self.section
         advice.append(f'See lesson {self.lesson}, section "{section}".')
         return ["", *(f"  {line}" for line in advice)]
