@@ -44,7 +44,7 @@ def _version(text: str) -> tuple[int, int]:
 def _decide() -> bool:
     """Settle the mode, import triton in it, and return whether kernels are interpreted."""
     if importlib.util.find_spec("triton") is None:
-        raise ImportError(_NO_TRITON)
+        raise ImportError(_NO_TRITON, name="triton")
     if "TRITON_INTERPRET" not in os.environ and not torch.cuda.is_available():
         os.environ["TRITON_INTERPRET"] = "1"
     # a * b + c as one instruction, rounded once: Triton 3.9 warns unless it is told to.

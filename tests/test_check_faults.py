@@ -5,7 +5,7 @@ import time
 
 import pytest
 import torch
-from doubling import DOUBLE, having, probing, told
+from doubling import DOUBLE, double, having, probing, told
 
 from course.check import Seen, judge
 from course.check.report import Status
@@ -114,6 +114,35 @@ def test_large_tensors_are_told_by_their_worst_entry():
     text = told(judge(probing(probe), off))
     assert "differs in 2 of 1200 entries, the first at [3, 7]; the worst at [3, 7]: got 5" in text
     assert len(text) < 500
+
+
+def test_large_tensors_are_shown_from_where_they_differ():
+    wanted = torch.zeros(3, 5)
+    got = wanted.clone()
+    got[1, 2] = 7.0
+    text = told(judge(probing(lambda answer, rng: Seen((got, 1), (wanted, 1))), double))
+    assert "float32 (3, 5) from [1, 2] on [7, 0, 0, …], 1)" in text
+    assert "float32 (3, 5) from [1, 2] on [0, 0, 0, …], 1)" in text
+    got[:, :] = 0
+    got[2, 4] = 3.0
+    assert "from [2, 4] on [3]" in told(judge(probing(lambda a, rng: Seen(got, wanted)), double))
+
+
+@pytest.mark.parametrize("n", [2, 20])
+def test_got_and_wanted_never_look_the_same(n):
+    wanted = torch.full((n,), 123.456)
+    text = told(judge(probing(lambda answer, rng: Seen(wanted + 0.002, wanted)), double))
+    assert "123.458" in text and "123.456" in text
+
+
+def test_masks_are_drawn_in_zeros_and_ones():
+    wanted = torch.ones(3, 4).tril(1).bool()
+    report = judge(probing(lambda answer, rng: Seen(~wanted, wanted)), double)
+    lines = [line.strip() for line in str(report).splitlines()]
+    drawn = ["got        wanted", "0 0 1 1    1 1 0 0", "0 0 0 1    1 1 1 0", "0 0 0 0    1 1 1 1"]
+    assert lines[2:6] == drawn
+    assert "differs in 12 of 12 entries, the first at [0, 0]." in told(report)
+    assert "worst" not in told(report) and "True" not in told(report)
 
 
 def test_endless_answer_is_stopped():

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from course.check.spec import Seen
-from course.check.wording import dtype_name, number
+from course.check.wording import FEW, dtype_name, number, place, short
 
 # atol and rtol as torch.testing.assert_close takes them
 TOLERANCES = {
@@ -62,6 +62,39 @@ def same(got: Any, other: Any, like: Seen) -> bool:
     """Return whether two answers to the same question agree, within that question's tolerance."""
     closeness = Closeness(like.atol, like.rtol, any_dtype=False)
     return _differ(got, other, closeness, (), "") is None
+
+
+def contrast(seen: Seen) -> tuple[str, str]:
+    """Return got and wanted in few characters: large tensors from where they begin to differ."""
+    return _contrast(seen.got, seen.wanted, Closeness(seen.atol, seen.rtol, seen.any_dtype))
+
+
+def _contrast(got: Any, wanted: Any, near: Closeness) -> tuple[str, str]:
+    lists = (tuple, list)
+    if isinstance(got, lists) and isinstance(wanted, lists) and len(got) == len(wanted) <= FEW:
+        pairs = [_contrast(g, w, near) for g, w in zip(got, wanted, strict=True)]
+        brackets = ["()" if isinstance(x, tuple) else "[]" for x in (got, wanted)]
+        joined = [", ".join(pair[i] for pair in pairs) for i in (0, 1)]
+        return f"{brackets[0][0]}{joined[0]}{brackets[0][1]}", (
+            f"{brackets[1][0]}{joined[1]}{brackets[1][1]}"
+        )
+    if _differ(got, wanted, near, (), "") is None:
+        return short(got), short(wanted)
+    start = 0
+    large = isinstance(got, torch.Tensor) and got.numel() > FEW
+    if large and isinstance(wanted, torch.Tensor) and got.shape == wanted.shape:
+        start = _first(got.detach().cpu(), wanted.detach().cpu(), near)
+    if short(got, start=start) != short(wanted, start=start):
+        return short(got, start=start), short(wanted, start=start)
+    return short(got, start=start, digits=8), short(wanted, start=start, digits=8)
+
+
+def _first(got: torch.Tensor, wanted: torch.Tensor, near: Closeness) -> int:
+    """The first entry, counted flat, that is not as wanted; 0 if it is among the first three."""
+    atol, rtol = near.of(got, wanted)
+    close = torch.isclose(got.double(), wanted.double(), rtol=rtol, atol=atol, equal_nan=True)
+    first = int((~close).flatten().int().argmax())
+    return first if first > 2 else 0
 
 
 def _differ(got: Any, wanted: Any, near: Closeness, names: tuple, where: str) -> Complaint | None:
@@ -136,13 +169,16 @@ def _differ_in_values(
         amount = _amount(astray)
         why = " Either it was read outside an input, or never written." if near.guarded else ""
         return Complaint("nan", f"{named} is NaN (not a number){amount}.{why}")
-    if got.numel() <= 8:
+    if got.numel() <= FEW:
         return Complaint("value", f"The difference is in {named}." if where else "")
+    if got.dtype == wanted.dtype == torch.bool:  # of True and False none is the worst
+        return Complaint("value", f"{named} differs{_amount(~close)}.")
     error = torch.where(close, torch.zeros_like(x), (x - y).abs())
     worst = int(torch.where(torch.isnan(error), torch.full_like(error, math.inf), error).argmax())
-    place = [int(i) for i in torch.unravel_index(torch.tensor(worst), x.shape)]
     at = f"{number(x.flatten()[worst].item())}, wanted {number(y.flatten()[worst].item())}"
-    return Complaint("value", f"{named} differs{_amount(~close)}; the worst at {place}: got {at}.")
+    return Complaint(
+        "value", f"{named} differs{_amount(~close)}; the worst at {place(x, worst)}: got {at}."
+    )
 
 
 def _amount(bad: torch.Tensor) -> str:

@@ -83,6 +83,8 @@ def _with_fault(wrong: str) -> Callable:
         p = torch.exp(scores - safe[:, None])
         if wrong == "softmax over the tile":
             p = safe_softmax(scores)[0]
+        elif wrong == "torch.softmax":
+            p = torch.softmax(scores, -1)
         elif wrong == "two exponentials":
             p = torch.exp(scores) / torch.exp(safe)[:, None]
         dp = do @ v.T
@@ -93,9 +95,15 @@ def _with_fault(wrong: str) -> Callable:
             delta = (p * dp).sum(-1, keepdim=True)
         elif wrong == "one delta for all":
             delta = (do * o).sum()
-        ds = p * (delta - dp) if wrong == "sign" else p * (dp - delta)
-        if wrong == "p outside the bracket":
-            ds = p * dp - delta
+        elif wrong == "delta as a row":
+            delta = delta[:, 0]
+        ds = {
+            "sign": lambda: p * (delta - dp),
+            "plus delta": lambda: p * (dp + delta),
+            "p outside the bracket": lambda: p * dp - delta,
+            "p forgotten": lambda: dp - delta,
+            "scaled": lambda: p * (dp - delta) * v.shape[1] ** -0.5,
+        }.get(wrong, lambda: p * (dp - delta))()
         return (ds if wrong == "dv from ds" else p).T @ do, ds
 
     return answer
@@ -135,6 +143,11 @@ DV_AND_DS = Exercise(
             "denominator of the whole row: p = exp(scores - lse).",
         ),
         _mistake(
+            "torch.softmax",
+            "This is **torch.softmax of the tile's scores**: it divides by the tile's own sum (and "
+            "gives NaN where no key is seen). The whole row's denominator is in lse.",
+        ),
+        _mistake(
             "no delta",
             "ds is p ∘ dp, **without delta**: raising one score also lowers the weight of all "
             "others, and delta is what that costs.",
@@ -148,6 +161,22 @@ DV_AND_DS = Exercise(
             "one delta for all",
             "delta is **one number for all rows**; it is a sum over D for each row: keep the rows "
             "apart.",
+        ),
+        _mistake(
+            "delta as a row",
+            "delta, of shape (m,), is laid **along the keys**: subtracted from (m, n) it lines up "
+            "with the last dimension. It belongs to the queries: delta[:, None].",
+        ),
+        _mistake("plus delta", "delta is **added**; ds is p ∘ (dp **-** delta)."),
+        _mistake(
+            "p forgotten",
+            "ds is dp - delta here, **without the factor p**: a key with no weight must get no "
+            "gradient.",
+        ),
+        _mistake(
+            "scaled",
+            "ds is multiplied by the **scale** 1/√D. The scores handed over are scaled already; "
+            "the scale belongs to dq and dk, one step further on.",
         ),
         _mistake("sign", "ds has the **opposite sign**: it is p ∘ (dp - delta)."),
         _mistake(

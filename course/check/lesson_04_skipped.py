@@ -71,18 +71,38 @@ def _with_fault(wrong: str) -> Callable:
             block_m, block_n = block_n, block_m
         rounded = math.floor if wrong == "tails dropped" else math.ceil
         tiles, total = rounded(Lk / block_n), 0
-        offset = 0 if wrong == "top-left" else Lk - Lq
+        offset = 0 if wrong.startswith("top-left") else Lk - Lq
+        if wrong == "distance":
+            offset = abs(offset)
         for i in range(rounded(Lq / block_m)):
             first = i * block_m + offset
-            last = min((i + 1) * block_m, Lq) - 1 + offset
+            end = (
+                (i + 1) * block_m if wrong == "short tile as a whole one" else _end(i, block_m, Lq)
+            )
+            last = end - 1 + offset
             seen = {"the first query decides": first + 1, "not itself": last}.get(wrong, last + 1)
             stop = seen // block_n if wrong == "rounded down" else math.ceil(seen / block_n)
             if wrong == "masked tiles counted":
                 stop = max(first + 1, 0) // block_n
-            total += tiles - (stop if wrong == "not clamped" else min(max(stop, 0), tiles))
+            if wrong != "not clamped":
+                stop = max(stop, 0)
+            if wrong not in UNLIMITED:
+                stop = min(stop, tiles)
+            total += stop if wrong == "visited tiles" else tiles - stop
         return total
 
     return answer
+
+
+UNLIMITED = ("not clamped", "top-left, past the end", "distance", "short tile as a whole one")
+
+
+def _end(i: int, block: int, length: int) -> int:
+    return min((i + 1) * block, length)
+
+
+def _cells(Lq, Lk, block_m, block_n):
+    return int((~causal_mask(Lq, Lk)).sum())
 
 
 def _tile_by_tile(Lq, Lk, block_m, block_n):
@@ -118,6 +138,31 @@ SKIPPED = Exercise(
             "top-left",
             "The mask is aligned **top-left**: query i is taken to stand at position i. It stands "
             "at i + Lk - Lq, since the last query sees the last key.",
+        ),
+        _mistake(
+            "top-left, past the end",
+            "The mask is aligned **top-left**: the offset Lk - Lq is missing. Query i stands at "
+            "i + Lk - Lq. (Where Lq > Lk some queries then even see more keys than there are.)",
+        ),
+        _mistake(
+            "distance",
+            "The offset is taken as **|Lk - Lq|**. It is Lk - Lq with its sign: with more queries "
+            "than keys the first queries stand at negative positions.",
+        ),
+        _mistake(
+            "short tile as a whole one",
+            "The **short last query tile** is taken for a whole one: its last query is Lq - 1. "
+            "Queries that don't exist see keys that don't exist.",
+        ),
+        _mistake(
+            "visited tiles",
+            "These are the tiles that are **visited**. Asked are the others, that are skipped.",
+        ),
+        Mistake(
+            "cells counted",
+            "This counts the **single entries** of the mask that may not be seen, not the tiles "
+            "that hold no other kind.",
+            _cells,
         ),
         _mistake(
             "the first query decides",

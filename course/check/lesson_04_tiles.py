@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
+from course.check.lesson_04_tiles_answers import (
+    by_logaddexp,
+    keys_outside,
+    with_fault,
+    without_tiles,
+)
 from course.check.spec import Exercise, Mistake, Property, Seen
 from reference.attention import oracle
 from reference.traffic import Traffic
@@ -30,11 +37,28 @@ def _tolerance(q: Tensor, k: Tensor, v: Tensor) -> float:
     return 2 * EPS * (D * size + 2 * Lk + 8) * max(1.0, v.abs().max().item())
 
 
+@contextlib.contextmanager
+def _empty_is_nan() -> Iterator[None]:
+    """Let `torch.empty` give NaN: rows that nobody wrote then look the same every time."""
+    before = torch.are_deterministic_algorithms_enabled()
+    gently = torch.is_deterministic_algorithms_warn_only_enabled()
+    filling = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=gently)
+        torch.utils.deterministic.fill_uninitialized_memory = filling
+
+
 def _compare(answer: Callable, q: Tensor, k: Tensor, v: Tensor, bm: int, bn: int) -> Seen:
     o, lse = (x[0, :, 0].float() for x in oracle(*(x[None, :, None] for x in (q, k, v))))
     given = f"Lq = {len(q)}, Lk = {len(k)}, D = {q.shape[1]}, block_m = {bm}, block_n = {bn}"
+    with _empty_is_nan():
+        got = answer(q, k, v, bm, bn, Traffic())
     return Seen(
-        answer(q, k, v, bm, bn, Traffic()),
+        got,
         (o, lse),
         given,
         names=("o", "lse"),
@@ -65,9 +89,12 @@ def _maximum_moves(answer, rng):
 
 def _huge_scores(answer, rng):
     q, k, v = _draw(rng, 5, 9)
-    q[:, 0], k[:, 0] = 200 * 8**0.5, 1.0
-    q[0, 0] = -200 * 8**0.5
-    return _compare(answer, q, k, v, 2, 4)
+    k[:, 0] = 1.0
+    mixed, low = q.clone(), q.clone()
+    mixed[:, 0] = 400 * 8**0.5
+    mixed[0, 0] = -400 * 8**0.5
+    low[:, 0] = -400 * 8**0.5
+    return [_compare(answer, x, k, v, 2, 4) for x in (mixed, low)]
 
 
 def _moves(answer, rng):
@@ -83,85 +110,8 @@ def _moves(answer, rng):
     return Seen(got, wanted, f"Lq = {Lq}, Lk = {Lk}, D = 8, block_m = {bm}, block_n = {bn}")
 
 
-def _with_fault(wrong: str) -> Callable:
-    """The tile loop with one fault in it."""
-
-    def answer(q, k, v, block_m, block_n, traffic):
-        if wrong == "nothing reported":
-            traffic = Traffic()
-        Lq, Lk, D = len(q), len(k), q.shape[1]
-        o, lse = torch.empty(Lq, D), torch.empty(Lq)
-        scale = 1.0 if wrong == "no scale" else D**-0.5
-        key_tiles = Lk // block_n if wrong == "tail dropped" else math.ceil(Lk / block_n)
-        for i in range(math.ceil(Lq / block_m)):
-            rows = slice(i * block_m, (i + 1) * block_m)
-            q_i = q[rows] if wrong == "q reloaded" else traffic.load("q", q[rows])
-            state = torch.full((len(q_i),), -math.inf), torch.zeros(len(q_i)), torch.zeros(1, D)
-            for j in range(key_tiles):
-                if wrong == "q reloaded":
-                    traffic.load("q", q_i)
-                cols = slice(j * block_n, (j + 1) * block_n)
-                k_j, v_j = traffic.load("k", k[cols]), traffic.load("v", v[cols])
-                state = _step(state, scale * q_i @ k_j.T, v_j, wrong)
-            m, l, acc = state
-            o[rows] = (
-                acc if wrong in ("never divided", "divided in every tile") else acc / l[:, None]
-            )
-            lse[rows] = l.log() + (0.0 if wrong == "lse without m" else m)
-            traffic.store("o", o[rows]), traffic.store("lse", lse[rows])
-        return o, lse
-
-    return answer
-
-
-def _step(
-    state: tuple[Tensor, Tensor, Tensor], s: Tensor, v_j: Tensor, wrong: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    m, l, acc = state
-    top = s.max() if wrong == "one maximum for all" else s.amax(-1)
-    m_new = torch.zeros_like(m) if wrong == "no maximum" else torch.maximum(m, top)
-    c, p = torch.exp(m - m_new), torch.exp(s - m_new[:, None])
-    l = (1.0 if wrong == "nothing rescaled" else c) * l + p.sum(-1)
-    keep = 1.0 if wrong in ("nothing rescaled", "acc not rescaled") else c[:, None]
-    acc = keep * acc + p @ v_j
-    return m_new, l, acc / l[:, None] if wrong == "divided in every tile" else acc
-
-
-def _keys_outside(q, k, v, block_m, block_n, traffic):
-    """Right numbers, FlashAttention-1's order: every query tile comes in for every key tile."""
-    o, lse = torch.zeros_like(q), torch.full((len(q),), -math.inf)
-    for j in range(0, len(k), block_n):
-        k_j, v_j = traffic.load("k", k[j : j + block_n]), traffic.load("v", v[j : j + block_n])
-        for i in range(0, len(q), block_m):
-            rows = slice(i, i + block_m)
-            s = traffic.load("q", q[rows]) @ k_j.T * q.shape[1] ** -0.5
-            total = torch.logaddexp(lse[rows], s.logsumexp(-1))
-            keep = torch.exp(lse[rows] - total)[:, None]
-            o[rows] = keep * o[rows] + torch.exp(s - total[:, None]) @ v_j
-            lse[rows] = total
-    traffic.store("o", o), traffic.store("lse", lse)
-    return o, lse
-
-
-def _by_logaddexp(q, k, v, block_m, block_n, traffic):
-    """Another right answer: carries the normalised o and lse instead of m, l, acc."""
-    parts = []
-    for q_i in q.split(block_m):
-        q_i = traffic.load("q", q_i)
-        o, lse = torch.zeros_like(q_i), torch.full((len(q_i),), -math.inf)
-        for k_j, v_j in zip(k.split(block_n), v.split(block_n), strict=True):
-            s = q_i @ traffic.load("k", k_j).T / math.sqrt(q.shape[1])
-            total = torch.logaddexp(lse, s.logsumexp(-1))
-            o = torch.exp(lse - total)[:, None] * o
-            o += torch.exp(s - total[:, None]) @ traffic.load("v", v_j)
-            lse = total
-        parts.append((traffic.store("o", o), traffic.store("lse", lse)))
-    o, lse = (torch.cat(x) for x in zip(*parts, strict=True))
-    return o, lse
-
-
 def _mistake(name: str, says: str, see: str = "") -> Mistake:
-    return Mistake(name, says, _with_fault(name), see)
+    return Mistake(name, says, with_fault(name), see)
 
 
 TILE_LOOP = Exercise(
@@ -175,7 +125,7 @@ TILE_LOOP = Exercise(
         Property("whole tiles", "2 query tiles × 4 key tiles", _whole_tiles),
         Property("odd tails", "the last tiles are short, on both sides", _odd_tails),
         Property("the maximum moves", "later tiles have larger scores", _maximum_moves),
-        Property("huge scores", "scores near 200 and near -200", _huge_scores),
+        Property("huge scores", "scores near 400 and near -400", _huge_scores),
         Property("what moves", "q in, o and lse out once; k, v once a query tile", _moves),
     ),
     mistakes=(
@@ -211,6 +161,36 @@ TILE_LOOP = Exercise(
             "for small scores, and overflows beyond 88 in fp32.",
         ),
         _mistake(
+            "m starts at 0",
+            "m starts at **0, or another finite number**: in a row whose scores all lie far below "
+            "it every exponential underflows, and 0 / 0 is NaN. Start at -∞.",
+        ),
+        _mistake(
+            "correction upside down",
+            "The correction is **upside down**: exp(m_new - m) grows what should shrink (and is "
+            "infinite at first, with m = -∞). Old sums are measured from m, new ones from m_new.",
+        ),
+        _mistake(
+            "m never renewed",
+            "m **stays -∞**: after each tile it must become m_new. As it is, the correction is 0 "
+            "every time, and only the last key tile is left.",
+        ),
+        _mistake(
+            "p from the tile's maximum",
+            "p is measured from the **maximum of its own tile**, l and acc from m_new. All of them "
+            "must be measured from the same number: m_new.",
+        ),
+        _mistake(
+            "state set up once",
+            "m, l and acc are set up **once, before the loop over queries**: the second query tile "
+            "goes on from the first one's sums. Each query tile needs a state of its own.",
+        ),
+        _mistake(
+            "no logarithm",
+            "lse is m + l. m is a score, l a sum of exponentials: it is **log l** that adds to m.",
+        ),
+        _mistake("log2", "lse is wanted as a **natural** logarithm, and log2 was taken of l."),
+        _mistake(
             "one maximum for all",
             "m is **one number for the whole tile** here. A row far below it underflows to 0 / 0: "
             "each query needs a maximum of its own.",
@@ -219,6 +199,16 @@ TILE_LOOP = Exercise(
             "tail dropped",
             "The last, short key tile is **never visited**: the number of tiles is Lk / block_n "
             "rounded up, not down.",
+        ),
+        _mistake(
+            "rows never written",
+            "The rows of the last, short query tile are **never written**: the number of tiles is "
+            "Lq / block_m rounded up. `torch.empty` holds anything; here, NaN.",
+        ),
+        _mistake(
+            "both tails dropped",
+            "The short tiles at the end are left out, **of queries and of keys**: both numbers of "
+            "tiles are rounded up, not down (`math.ceil`, not `//`).",
         ),
         _mistake(
             "q reloaded",
@@ -232,13 +222,32 @@ TILE_LOOP = Exercise(
             "`traffic.load(name, tile)`, and give o and lse to `traffic.store(name, tile)`.",
             "3 · Count what moves",
         ),
+        _mistake(
+            "nothing stored",
+            "o and lse are right, and reported **never, or under other names**: when a query tile "
+            'is finished, give its rows to `traffic.store("o", …)` and `traffic.store("lse", …)`.',
+            "3 · Count what moves",
+        ),
+        _mistake(
+            "stored in every step",
+            "o and lse are stored **after every key tile**. They are finished only after the last "
+            "one; until then the state stays in fast memory.",
+            "3 · Count what moves",
+        ),
+        Mistake(
+            "no tiles",
+            "The numbers are right, but k and v come in **once and whole**: no tile was taken, so "
+            "all the scores exist at a time. Walk through k and v for each query tile.",
+            without_tiles,
+            "2 · One tile at a time",
+        ),
         Mistake(
             "keys outside",
             "The numbers are right, but the loops stand as in FlashAttention-1, **keys outside**: "
             "K and V come in once, and q once for every key tile.",
-            _keys_outside,
+            keys_outside,
             "3 · Count what moves",
         ),
     ),
-    alternative=_by_logaddexp,
+    alternative=by_logaddexp,
 )

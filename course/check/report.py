@@ -5,13 +5,18 @@ from __future__ import annotations
 import textwrap
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Any
 
+import torch
+
+from course.check.compare import contrast
 from course.check.observe import Observation, Raised
 from course.check.spec import Exercise, Mistake, Property, Seen
-from course.check.wording import short
+from course.check.wording import rows
 
 WIDTH = 96
 LINES = 3  # of inputs, of what came, of what was wanted
+MASK = 64  # bool matrices of up to this many entries are drawn
 SHOWN = 2  # failing properties told in full; the others only by name
 
 
@@ -76,10 +81,24 @@ def _given(telling: Observation | None) -> str:
 
 
 def _got_and_wanted(seen: Seen) -> list[str]:
-    got, wanted = short(seen.got), short(seen.wanted)
+    if _is_mask(seen.got) and _is_mask(seen.wanted) and seen.got.shape == seen.wanted.shape:
+        got_rows = ["got", *rows(seen.got)]
+        width = max(len(row) for row in got_rows) + 4
+        pairs = zip(got_rows, ["wanted", *rows(seen.wanted)], strict=True)
+        return [got.ljust(width) + wanted for got, wanted in pairs]
+    got, wanted = contrast(seen)
     if len(got) + len(wanted) <= 48:
         return [f"got {got}    wanted {wanted}"]
     return [*_hanging("got    ", got), *_hanging("wanted ", wanted)]
+
+
+def _is_mask(x: Any) -> bool:
+    return (
+        isinstance(x, torch.Tensor)
+        and x.dtype == torch.bool
+        and x.dim() == 2
+        and (0 < x.numel() <= MASK)
+    )
 
 
 def _hanging(word: str, text: str) -> list[str]:

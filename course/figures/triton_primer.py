@@ -37,7 +37,7 @@ def programs(owner: Tensor, block: int) -> Figure:
     numbers = [int(pid) for pid in owner.tolist()]
     n, count = len(numbers), -(-len(numbers) // block)
     fig, ax = figure(size=(9.0, 2.9))
-    bare(ax).set(xlim=(-2.3, count * block + 0.2), ylim=(-1.3, 4.0), aspect="equal")
+    bare(ax).set(xlim=(-2.3, count * block + 0.2), ylim=(-0.8, 3.8), aspect="equal")
     for pid in range(count):
         color, left = SPLITS[pid % len(SPLITS)], pid * block
         ax.add_patch(Rectangle((left + 0.06, 2.0), block - 0.12, 0.16, color=color, lw=0))
@@ -65,8 +65,8 @@ def guard_zones(memory: Tensor, n: int, lanes: Mapping[str, Tensor]) -> Figure:
     """
     rows = {"memory": memory.tolist()} | {name: x.tolist() for name, x in lanes.items()}
     size = len(memory)
-    fig, ax = figure(size=(9.0, 1.1 + 0.75 * len(rows)))
-    bare(ax).set(xlim=(-4.6, size + 3.4), ylim=(-1.85 * len(rows) + 0.7, 1.9), aspect="equal")
+    fig, ax = figure(size=(9.0, 0.5 + 0.7 * len(rows)))
+    bare(ax).set(xlim=(-4.6, size + 3.4), ylim=(-1.85 * (len(rows) - 1) - 0.3, 1.8), aspect="equal")
     for r, (name, values) in enumerate(rows.items()):
         y = -1.85 * r
         ax.text(-0.4, y + 0.5, name, ha="right", weight="bold" if r == 0 else "normal", **NOTE)
@@ -94,9 +94,9 @@ def strides(views: Mapping[str, Tensor], row: int, col: int) -> Figure:
     size = max(int(view.max()) for view in views.values()) + 1
     widths = [view.shape[1] for view in views.values()]
     pitch = next(iter(views.values())).shape[1]  # a colour for each row of the first view
-    fig, ax = figure(size=(9.0, 4.4))
+    fig, ax = figure(size=(9.0, 3.9))
     gap, total = 1.9, sum(widths) + 1.9 * (len(views) - 1)
-    bare(ax).set(xlim=(-0.2, total + 0.2), ylim=(-8.9, 2.2), aspect="equal")
+    bare(ax).set(xlim=(-0.2, total + 0.2), ylim=(-7.3, 1.9), aspect="equal")
     start = (total - size) / 2
     ax.text(start, 1.5, "memory: one long row of addresses", weight="bold", **NOTE)
     for i in range(size):
@@ -104,15 +104,15 @@ def strides(views: Mapping[str, Tensor], row: int, col: int) -> Figure:
     left = 0.0
     for name, view in views.items():
         fills = [[SPLITS[int(a) // pitch] for a in r] for r in view.tolist()]
-        cells(ax, [[str(int(a)) for a in r] for r in view.tolist()], origin=(left, -3.0),
+        cells(ax, [[str(int(a)) for a in r] for r in view.tolist()], origin=(left, -2.5),
               colors=fills, fontsize=9.5)  # fmt: skip
-        ax.text(left, -2.1, name, weight="bold", family="monospace", **NOTE)
-        ax.text(left, -2.65, f"strides {tuple(view.stride())}", color=COLORS.muted, **NOTE)
+        ax.text(left, -1.6, name, weight="bold", family="monospace", **NOTE)
+        ax.text(left, -2.15, f"strides {tuple(view.stride())}", color=COLORS.muted, **NOTE)
         mark = {"fill": False, "ec": COLORS.ink, "lw": 2.6, "zorder": 3}
-        ax.add_patch(Rectangle((left + col, -4.0 - row), 1, 1, **mark))
+        ax.add_patch(Rectangle((left + col, -3.5 - row), 1, 1, **mark))
         s0, s1 = view.stride()
         text = f"{row} · {s0} + {col} · {s1} = {row * s0 + col * s1}"
-        below = -3.0 - view.shape[0] - 0.55
+        below = -2.5 - view.shape[0] - 0.55
         ax.text(left, below, text, fontsize=9.5, va="center", weight="bold")
         left += view.shape[1] + gap
     return fig
@@ -153,7 +153,7 @@ def matmul_tiles(a: Tensor, b: Tensor, c: Tensor, block: int, program: tuple[int
     (M, K), N = a.shape, b.shape[1]
     i, j = program
     fig, ax = figure(size=(7.6, 6.2))
-    bare(ax).set(xlim=(-0.6, K + N + 5.4), ylim=(-M - 1.5, K + 2.2), aspect="equal")
+    bare(ax).set(xlim=(-0.6, K + N + 5.4), ylim=(-M - 0.8, K + 2.0), aspect="equal")
     x0, y0 = K + 1.2, 1.2
     light = {"k": "#CFE3F2", "v": "#CDEBE0", "out": "#EFE7DA"}
 

@@ -1,0 +1,237 @@
+"""Exercise 6.3: which K and V a program reads when query heads share them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Generator
+
+from course.check.guards import guarded, poisoned
+from course.check.lesson_06_tile import tolerance
+from course.check.spec import Exercise, Mistake, Property, Seen
+from kernels.flash_attention import attend
+from kernels.primitives import LOG2_E, finalize
+from kernels.runtime import device
+from reference.attention import oracle
+
+# isort: split
+import triton
+import triton.language as tl
+
+D, BLOCK, Lq, Lk = 16, 16, 16, 20
+
+
+def _seen(
+    answer: Callable, rng: Generator, B: int, Hq: int, Hkv: int, gaps: tuple[int, int, int]
+) -> Seen:
+    """Launch (Hq, B) programs. gaps: entries of NaN behind each row of q, k and v."""
+    shapes = ((B, Lq, Hq, D), (B, Lk, Hkv, D), (B, Lk, Hkv, D))
+    q, k, v = (torch.randn(shape, generator=rng) for shape in shapes)
+    ins = [
+        guarded(x.to(device()), name, row_gap=gap)
+        for x, name, gap in zip((q, k, v), "qkv", gaps, strict=True)
+    ]
+    o = poisoned((B, Lq, Hq, D), name="o", device=device())
+    strides = [n for x in ins for n in x.tensor.stride()[:3]]
+    tensors = [x.tensor for x in (*ins, o)]
+    scale = D**-0.5
+    answer[(Hq, B)](*tensors, *strides, Hq // Hkv, Lk, scale * LOG2_E, D, BLOCK, BLOCK)
+    wanted, _ = oracle(q, k, v, scale=scale)
+    rows = [x.reshape(-1, D) for x in (q, k, v)]
+    return Seen(
+        o.tensor,
+        wanted.float(),
+        f"B = {B}, Hq = {Hq}, Hkv = {Hkv}, gaps behind rows of q, k, v: {gaps}",
+        names=("o",),
+        guards=(*ins, o),
+        atol=tolerance(*rows, scale),
+        rtol=0.0,
+    )
+
+
+def _one_head(answer, rng):
+    return _seen(answer, rng, 1, 1, 1, (0, 0, 0))
+
+
+def _each_its_own(answer, rng):
+    return _seen(answer, rng, 1, 3, 3, (0, 0, 0))
+
+
+def _groups(answer, rng):
+    return _seen(answer, rng, 1, 6, 2, (0, 0, 0))
+
+
+def _one_for_all(answer, rng):
+    return _seen(answer, rng, 1, 4, 1, (0, 0, 0))
+
+
+def _batch(answer, rng):
+    return _seen(answer, rng, 2, 4, 2, (0, 0, 0))
+
+
+def _strided(answer, rng):
+    return _seen(answer, rng, 2, 4, 2, (4, 12, 8))
+
+
+@triton.jit
+def _run(
+    q_ptr, k_ptr, v_ptr, o_ptr, stride_qm, stride_kn, stride_vn, Lk, scale_log2,
+    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """What the exercise gives away: all that comes once the pointers stand at their heads."""
+    offs_m, offs_d = tl.arange(0, BLOCK_M), tl.arange(0, D)[None, :]
+    q = tl.load(q_ptr + offs_m[:, None] * stride_qm + offs_d)
+    m_log2 = tl.full((BLOCK_M,), float("-inf"), tl.float32)
+    state = (m_log2, tl.zeros((BLOCK_M,), tl.float32), tl.zeros((BLOCK_M, D), tl.float32))
+    sees = tl.full((BLOCK_M,), 0, tl.int32) + Lk
+    kv = (k_ptr, stride_kn, v_ptr, stride_vn)
+    state = attend(state, q, kv, scale_log2, 0, Lk, sees, D, BLOCK_N, MASKED=True)
+    o, _ = finalize(state[0], state[1], state[2])
+    row = (tl.program_id(1) * BLOCK_M + offs_m) * tl.num_programs(0) + tl.program_id(0)
+    tl.store(o_ptr + row[:, None] * D + offs_d, o)
+
+
+@triton.jit
+def _counted(
+    q_ptr, k_ptr, v_ptr, o_ptr, sqb, sqm, sqh, skb, skn, skh, svb, svn, svh, G, Lk, scale_log2,
+    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Another right answer: counts the groups, and goes by them."""
+    head, batch = tl.program_id(0), tl.program_id(1)
+    q_ptr += batch * sqb + head * sqh
+    for _ in range(G, head + 1, G):
+        k_ptr += skh
+        v_ptr += svh
+    for _ in range(0, batch):
+        k_ptr += skb
+        v_ptr += svb
+    _run(q_ptr, k_ptr, v_ptr, o_ptr, sqm, skn, svn, Lk, scale_log2, D, BLOCK_M, BLOCK_N)
+
+
+@triton.jit
+def _own_head(
+    q_ptr, k_ptr, v_ptr, o_ptr, sqb, sqm, sqh, skb, skn, skh, svb, svn, svh, G, Lk, scale_log2,
+    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    head, batch = tl.program_id(0), tl.program_id(1)
+    q_ptr += batch * sqb + head * sqh
+    k_ptr += batch * skb + (head) * skh
+    v_ptr += batch * svb + (head) * svh
+    _run(q_ptr, k_ptr, v_ptr, o_ptr, sqm, skn, svn, Lk, scale_log2, D, BLOCK_M, BLOCK_N)
+
+
+@triton.jit
+def _modulo(
+    q_ptr, k_ptr, v_ptr, o_ptr, sqb, sqm, sqh, skb, skn, skh, svb, svn, svh, G, Lk, scale_log2,
+    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    head, batch = tl.program_id(0), tl.program_id(1)
+    q_ptr += batch * sqb + head * sqh
+    k_ptr += batch * skb + (head % G) * skh
+    v_ptr += batch * svb + (head % G) * svh
+    _run(q_ptr, k_ptr, v_ptr, o_ptr, sqm, skn, svn, Lk, scale_log2, D, BLOCK_M, BLOCK_N)
+
+
+@triton.jit
+def _first_head(
+    q_ptr, k_ptr, v_ptr, o_ptr, sqb, sqm, sqh, skb, skn, skh, svb, svn, svh, G, Lk, scale_log2,
+    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    head, batch = tl.program_id(0), tl.program_id(1)
+    q_ptr += batch * sqb + head * sqh
+    k_ptr += batch * skb + (head * 0) * skh
+    v_ptr += batch * svb + (head * 0) * svh
+    _run(q_ptr, k_ptr, v_ptr, o_ptr, sqm, skn, svn, Lk, scale_log2, D, BLOCK_M, BLOCK_N)
+
+
+@triton.jit
+def _no_batch(
+    q_ptr, k_ptr, v_ptr, o_ptr, sqb, sqm, sqh, skb, skn, skh, svb, svn, svh, G, Lk, scale_log2,
+    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    head, batch = tl.program_id(0), tl.program_id(1)
+    q_ptr += batch * sqb + head * sqh
+    k_ptr += (head // G) * skh
+    v_ptr += (head // G) * svh
+    _run(q_ptr, k_ptr, v_ptr, o_ptr, sqm, skn, svn, Lk, scale_log2, D, BLOCK_M, BLOCK_N)
+
+
+@triton.jit
+def _strides_of_k(
+    q_ptr, k_ptr, v_ptr, o_ptr, sqb, sqm, sqh, skb, skn, skh, svb, svn, svh, G, Lk, scale_log2,
+    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    head, batch = tl.program_id(0), tl.program_id(1)
+    q_ptr += batch * sqb + head * sqh
+    k_ptr += batch * skb + (head // G) * skh
+    v_ptr += batch * skb + (head // G) * skh
+    _run(q_ptr, k_ptr, v_ptr, o_ptr, sqm, skn, skn, Lk, scale_log2, D, BLOCK_M, BLOCK_N)
+
+
+@triton.jit
+def _contiguous(
+    q_ptr, k_ptr, v_ptr, o_ptr, sqb, sqm, sqh, skb, skn, skh, svb, svn, svh, G, Lk, scale_log2,
+    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    head, batch = tl.program_id(0), tl.program_id(1)
+    q_ptr += batch * sqb + head * sqh
+    k_ptr += batch * skb + (head // G) * D
+    v_ptr += batch * svb + (head // G) * D
+    _run(q_ptr, k_ptr, v_ptr, o_ptr, sqm, skn, svn, Lk, scale_log2, D, BLOCK_M, BLOCK_N)
+
+
+HEADS = Exercise(
+    id="6.3",
+    name="heads",
+    title="Whose keys are these?",
+    section="4 · Heads, batches, strides",
+    solution_name="heads_kernel",
+    properties=(
+        Property("one head", "one program, and nothing to choose", _one_head),
+        Property("each its own", "three query heads, three KV heads", _each_its_own),
+        Property("groups", "six query heads, two KV heads", _groups),
+        Property("one for all", "four query heads, one KV head", _one_for_all),
+        Property("a batch", "two batch rows", _batch),
+        Property("rows apart", "gaps behind the rows, others in q, k and v", _strided),
+    ),
+    mistakes=(
+        Mistake(
+            "own head",
+            "Every query head reads the KV head of **its own number**. There are only Hq / G of "
+            "them, so the later ones read what belongs to the next token.",
+            _own_head,
+        ),
+        Mistake(
+            "modulo",
+            "The KV head is taken by a **remainder**: neighbouring query heads then read different "
+            "keys. A group is G heads that stand side by side.",
+            _modulo,
+        ),
+        Mistake(
+            "the first KV head",
+            "All programs read the **first KV head**: k_ptr and v_ptr don't depend on the head.",
+            _first_head,
+        ),
+        Mistake(
+            "batch forgotten",
+            "K and V are always those of **batch row 0**: the head is right, the batch is missing.",
+            _no_batch,
+        ),
+        Mistake(
+            "V with the strides of K",
+            "V is addressed with the **strides of K**: right as long as both lie in memory the "
+            "same way, and they need not.",
+            _strides_of_k,
+        ),
+        Mistake(
+            "contiguous taken for granted",
+            "One KV head further is taken to be **D elements** further. What lies between two "
+            "heads is for the strides to say.",
+            _contiguous,
+        ),
+    ),
+    alternative=_counted,
+    needs=("triton",),
+    trials=1,
+)

@@ -1,0 +1,149 @@
+"""Exercise 6.1: one tile of keys, inside the loop of the kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor
+
+from course.check import lesson_06_tile_answers as answers
+from course.check.guards import guarded, poisoned
+from course.check.spec import Exercise, Mistake, Property, Seen
+from kernels.primitives import LOG2_E
+from kernels.runtime import device
+from reference.attention import oracle
+
+EPS = torch.finfo(torch.float32).eps
+D, BLOCK_M, BLOCK_N = 16, 16, 32
+
+
+def tolerance(q: Tensor, k: Tensor, v: Tensor, scale: float) -> float:
+    """What fp32 may be off: D roundings a score, at its size, then Lk of the sums.
+
+    An error of a score is a relative error of its p, in the numerator and in the denominator.
+    """
+    size = (scale * (q.abs().double() @ k.abs().double().T)).max().item()
+    return EPS * (2 * (q.shape[1] + 4) * size + len(k) + 8) * max(1.0, v.abs().max().item())
+
+
+def _seen(answer: Callable, q: Tensor, k: Tensor, v: Tensor, scale: float, given: str) -> Seen:
+    """Launch a program for each 16 queries; inputs lie in NaN, outputs are NaN before."""
+    Lq, Lk = len(q), len(k)
+    ins = [guarded(x.to(device()), name) for x, name in ((q, "q"), (k, "k"), (v, "v"))]
+    o, lse = (poisoned(s, name=n, device=device()) for s, n in (((Lq, D), "o"), ((Lq,), "lse")))
+    tensors = [x.tensor for x in (*ins, o, lse)]
+    answer[(Lq // BLOCK_M,)](*tensors, Lk, scale * LOG2_E, D=D, BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N)
+    wanted_o, wanted_lse = oracle(*(x[None, :, None] for x in (q, k, v)), scale=scale)
+    return Seen(
+        (o.tensor, lse.tensor),
+        (wanted_o[0, :, 0].float(), wanted_lse[0, :, 0].float()),
+        f"{given}: Lq = {Lq}, Lk = {Lk}, BLOCK_N = {BLOCK_N}, scale = {scale:.2f}",
+        names=("o", "lse"),
+        guards=(*ins, o, lse),
+        atol=tolerance(q, k, v, scale),
+        rtol=0.0,
+    )
+
+
+def _draw(rng: Generator, Lq: int, Lk: int) -> list[Tensor]:
+    return [torch.randn(n, D, generator=rng) for n in (Lq, Lk, Lk)]
+
+
+def _aimed(rng: Generator, targets: list[float]) -> list[Tensor]:
+    """q, k, v whose scores at scale 1/4 lie near the target of their tile."""
+    q, k, v = _draw(rng, BLOCK_M, len(targets) * BLOCK_N)
+    q[:, 0], k[:, 0] = 1.0, 4 * torch.tensor(targets).repeat_interleave(BLOCK_N)
+    return [q, k, v]
+
+
+def _one_tile(answer, rng):
+    return _seen(answer, *_draw(rng, 16, BLOCK_N), 0.25, "all keys in one tile")
+
+
+def _maxima_rise(answer, rng):
+    return _seen(answer, *_aimed(rng, [0.0, 3.0, 6.0]), 0.25, "every tile has a new maximum")
+
+
+def _maxima_fall(answer, rng):
+    return _seen(answer, *_aimed(rng, [6.0, 0.0]), 0.25, "the largest scores come first")
+
+
+def _steep_fall(answer, rng):
+    return _seen(answer, *_aimed(rng, [150.0, -150.0]), 0.25, "scores near 150, then near -150")
+
+
+def _a_tail(answer, rng):
+    Lk = int(torch.randint(BLOCK_N + 1, 2 * BLOCK_N, (1,), generator=rng))
+    return _seen(answer, *_draw(rng, 16, Lk), 0.25, "the last tile hangs over")
+
+
+def _more_programs(answer, rng):
+    scale = 0.1 + 0.3 * torch.rand(1, generator=rng).item()
+    return _seen(answer, *_draw(rng, 32, 40), scale, "two programs, another scale")
+
+
+TILE = Exercise(
+    id="6.1",
+    name="one tile",
+    title="The body of the loop",
+    section="3 · The loop over the keys",
+    solution_name="one_tile_kernel",
+    properties=(
+        Property("one tile", "Lk is BLOCK_N: the loop runs once", _one_tile),
+        Property("maxima rise", "every tile brings a larger score", _maxima_rise),
+        Property("maxima fall", "the first tile has the largest scores", _maxima_fall),
+        Property("steep fall", "scores near 150, then near -150", _steep_fall),
+        Property("a tail", "Lk is no multiple of BLOCK_N", _a_tail),
+        Property("two programs", "32 queries, and a scale drawn at random", _more_programs),
+    ),
+    mistakes=(
+        Mistake(
+            "acc not rescaled",
+            "l moves to the new ruler, but **acc is not rescaled**: what it holds is still "
+            "measured from the old maximum.",
+            answers.acc_not_rescaled,
+        ),
+        Mistake(
+            "l not rescaled",
+            "acc moves to the new ruler, but **l is not rescaled**: the division at the end then "
+            "divides by a sum on two rulers.",
+            answers.l_not_rescaled,
+        ),
+        Mistake(
+            "exp for exp2",
+            "The scores are in base 2 already, and here **exp** is taken of them: scale_log2 "
+            "contains log2(e), so the function that belongs to it is exp2.",
+            answers.natural_exp,
+            see="2 · One instruction for exp",
+        ),
+        Mistake(
+            "scale forgotten",
+            "The scores are **not scaled**: q · k has to be multiplied by scale_log2 before "
+            "anything else happens to it.",
+            answers.not_scaled,
+            see="2 · One instruction for exp",
+        ),
+        Mistake(
+            "tail counted",
+            "Keys behind the end are loaded as 0, so their score is 0, and **2 to the 0 - m is "
+            "not nothing**: such a score must be one that adds nothing.",
+            answers.tail_counted,
+        ),
+        Mistake(
+            "wrong sign",
+            "alpha has the **wrong sign**: the old maximum minus the new one is never above 0, so "
+            "that the factor shrinks and does not grow.",
+            answers.wrong_sign,
+        ),
+        Mistake(
+            "ruler of the tile",
+            "The ruler is the maximum **of this tile alone**. Where a later tile is much lower, "
+            "alpha is huge and overflows; the running maximum only ever rises.",
+            answers.ruler_of_the_tile,
+        ),
+    ),
+    alternative=answers.two_passes,
+    needs=("triton",),
+    trials=1,
+)
