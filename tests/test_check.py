@@ -1,5 +1,7 @@
 """The checker itself: what passes, what fails and with which words, what is never green."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from doubling import DOUBLE, double, half, having, probing, told
@@ -53,6 +55,20 @@ def test_mistake_is_recognised_in_other_words(mistake):
     assert report.mistake is mistake
     assert mistake.says.replace("**", "") in told(report)
     assert f'section "{mistake.see or DOUBLE.section}"' in told(report)
+
+
+def test_without_a_mistake_the_first_failing_property_says_where_to_read():
+    numbers, zeros = DOUBLE.properties
+    exercise = having(
+        properties=(replace(numbers, see="2 · Numbers"), replace(zeros, see="3 · Zeros"))
+    )
+    pages = {
+        "2 · Numbers": lambda x: x**2 + 1,  # both fail
+        "3 · Zeros": lambda x: 2 * x if x.any() else x + 7,
+        DOUBLE.section: half,  # recognised: its own words say where
+    }
+    for section, answer in pages.items():
+        assert f'See lesson 09, section "{section}".' in told(judge(exercise, answer)), section
 
 
 def test_mistake_must_agree_on_every_property():

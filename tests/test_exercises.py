@@ -151,7 +151,8 @@ def test_sections_to_go_back_to_exist(exercise):
     lesson = read(notebook("notebooks", exercise.lesson))
     text = "\n".join(cell.source for cell in lesson.cells if cell.cell_type == "markdown")
     headings = re.findall(r"^##+ +(.+?)\s*$", text, re.M)
-    for section in {exercise.section, *(m.see for m in exercise.mistakes if m.see)}:
+    pointers = (exercise.section, *(x.see for x in (*exercise.properties, *exercise.mistakes)))
+    for section in {pointer for pointer in pointers if pointer}:
         assert section in headings, f"{section!r} is not a heading of lesson {exercise.lesson}"
 
 

@@ -84,6 +84,12 @@ def test_merge_trees():
         assert f"o = {o}.0000" in texts(fig)
 
 
+def test_merge_trees_may_merge_more_than_two_at_once():
+    fig = figures.merge_trees({"all at once": (0, 1, 2, 3)}, {"all at once": 1.0})
+    assert sum(t.get_text() == "⊕" for t in fig.axes[0].texts) == 1
+    assert sum(len(line.get_xdata()) == 2 for line in fig.axes[0].lines) == 4  # one from each leaf
+
+
 def test_balance_weighs_by_lse():
     lse = torch.tensor([1.0, 3.0, 0.0]).log()
     fig = figures.balance(torch.tensor([1.0, 5.0, 0.0]), lse, 4.0)

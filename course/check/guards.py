@@ -12,7 +12,9 @@ into NaN, and what is written out of bounds changes the surroundings, which `int
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -74,6 +76,21 @@ def poisoned(
     """
     fill = math.nan if dtype.is_floating_point else -1
     return guarded(torch.full(shape, fill, dtype=dtype, device=device), name, row_gap=row_gap)
+
+
+@contextlib.contextmanager
+def empty_is_nan() -> Iterator[None]:
+    """Let `torch.empty` give NaN: rows that nobody wrote then look the same every time."""
+    before = torch.are_deterministic_algorithms_enabled()
+    gently = torch.is_deterministic_algorithms_warn_only_enabled()
+    filling = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=gently)
+        torch.utils.deterministic.fill_uninitialized_memory = filling
 
 
 def _strides(shape: torch.Size, pitch: int) -> tuple[int, ...]:

@@ -11,6 +11,8 @@ import torch
 from torch import Generator, Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from course.check import lesson_01_gqa_answers as answers
+from course.check.compare import complain
 from course.check.spec import Exercise, Mistake, Property, Seen
 
 D = 16
@@ -91,48 +93,14 @@ def _nothing_repeated(answer: Callable, rng: Generator) -> Seen:
     k, v = torch.randn(2, 1, 24, 2, 32, generator=rng).unbind(0)
     k, v = k.clone(), v.clone()  # each with a storage of its own
     with _largest_made() as largest:
-        answer(q, k, v)
+        o = answer(q, k, v)
+    right = Seen(o, _one_by_one(q, k, v), "G = 8", atol=TOLERANCE, rtol=0)
+    if complain(right):  # how it was computed matters once it is right
+        return right
     given = f"k and v of {k.numel()} numbers each, G = 8; the largest tensor on the way has "
     # k may be laid out anew once, never G times; scores and q are smaller than k here
-    return Seen(largest.size <= 2 * k.numel(), True, f"{given}{largest.size}")
-
-
-def _by_matmul(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Another right answer: the rows of a group stacked, one matrix product per KV head."""
-    B, Lq, Hq, width = q.shape
-    Hkv, G = k.shape[2], Hq // k.shape[2]
-    rows = q.reshape(B, Lq, Hkv, G, width).permute(0, 2, 3, 1, 4).reshape(B, Hkv, G * Lq, width)
-    p = torch.softmax(rows @ k.permute(0, 2, 3, 1) * width**-0.5, dim=-1)
-    o = (p @ v.permute(0, 2, 1, 3)).reshape(B, Hkv, G, Lq, v.shape[3])
-    return o.permute(0, 3, 1, 2, 4).reshape(B, Lq, Hq, v.shape[3])
-
-
-def _with(scale: float | None = None, dim: int = -1) -> Callable:
-    """A grouped attention with the wrong scale, or the softmax over the wrong dimension."""
-
-    def wrong(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        grouped = q.unflatten(2, (k.shape[2], -1))
-        factor = q.shape[-1] ** -0.5 if scale is None else q.shape[-1] ** scale
-        p = torch.softmax(factor * torch.einsum("bqhgd,bkhd->bhgqk", grouped, k), dim)
-        return torch.einsum("bhgqk,bkhd->bqhgd", p, v).flatten(2, 3)
-
-    return wrong
-
-
-def _dealt_like_cards(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    grouped = q.unflatten(2, (-1, k.shape[2]))  # (B, Lq, G, Hkv, D)
-    p = torch.softmax(q.shape[-1] ** -0.5 * torch.einsum("bqghd,bkhd->bghqk", grouped, k), -1)
-    return torch.einsum("bghqk,bkhd->bqghd", p, v).flatten(2, 3)
-
-
-def _repeated(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    G = q.shape[2] // k.shape[2]
-    return _with()(q, k.repeat_interleave(G, 2), v.repeat_interleave(G, 2))
-
-
-def _not_moved_back(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    right = _with()(q, k, v)
-    return right.transpose(1, 2).reshape(right.shape)
+    came = "copies" if largest.size > 2 * k.numel() else "no copies"
+    return Seen(came, "no copies", f"{given}{largest.size}")
 
 
 GROUPED_ATTENTION = Exercise(
@@ -156,41 +124,73 @@ GROUPED_ATTENTION = Exercise(
             "dealt like cards",
             "Query head h is paired with KV head **h % Hkv**. Heads that share are neighbours: "
             "the first G query heads read KV head 0, the next G read KV head 1.",
-            _dealt_like_cards,
+            answers.dealt_like_cards,
+        ),
+        Mistake(
+            "split in another order",
+            "The heads of q are split as **(G, Hkv)**, but neighbours share a KV head: the member "
+            "of the group counts fastest, so the split is (Hkv, G).",
+            answers.split_otherwise,
+        ),
+        Mistake(
+            "joined in another order",
+            "Each head is computed rightly, but at the end **G and Hkv are joined in the other "
+            "order**, so the heads come out shuffled: join (Hkv, G), as they were split.",
+            answers.joined_otherwise,
         ),
         Mistake(
             "k and v repeated",
             "The numbers are right, but k or v was **copied for every query head** on the way. "
             "The saving of GQA is lost with that: give q the extra dimension instead.",
-            _repeated,
+            answers.repeated,
         ),
         Mistake(
             "not scaled",
             "This is what comes out **without scale**: the scores are to be multiplied by 1/√D "
             "before the softmax.",
-            _with(scale=0.0),
+            answers.grouped_with(scale=0.0),
             see="1 · One query, four keys",
         ),
         Mistake(
             "scaled by 1/D",
             "The scores are divided by **D instead of √D**: the spread of a dot product grows "
             "with the square root of its length.",
-            _with(scale=-1.0),
+            answers.grouped_with(scale=-1.0),
             see="1 · One query, four keys",
+        ),
+        Mistake(
+            "scaled by the heads",
+            "The scores are divided by **√Hq instead of √D**: what grows is a sum of D products, "
+            "however many heads there are.",
+            answers.scaled_by_heads,
+            see="1 · One query, four keys",
+        ),
+        Mistake(
+            "scaled after the softmax",
+            "The scale comes **after the softmax**, and only makes the output smaller. The scores "
+            "are to be scaled before.",
+            answers.scaled_after,
+            see="1 · One query, four keys",
+        ),
+        Mistake(
+            "masked",
+            "This is attention with a **causal mask**. None is asked for here: every query sees "
+            "every key.",
+            answers.causal,
         ),
         Mistake(
             "softmax over the queries",
             "The softmax runs over the **queries** instead of the keys. For each query the "
             "weights of all keys must add up to 1.",
-            _with(dim=-2),
+            answers.grouped_with(dim=-2),
             see="4 · Many queries, and what each may see",
         ),
         Mistake(
             "not moved back",
             "Each head is right by itself, but with several queries the result is **reshaped "
             "without moving dimensions first**: heads and queries are mixed up in it.",
-            _not_moved_back,
+            answers.not_moved_back,
         ),
     ),
-    alternative=_by_matmul,
+    alternative=answers.by_matmul,
 )

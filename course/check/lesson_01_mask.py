@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -78,12 +79,28 @@ def _never_empty(Lq: int, Lk: int) -> Tensor:
     return j <= i + max(Lk - Lq, 0)
 
 
+def _one_of_the_future(Lq: int, Lk: int) -> Tensor:
+    return torch.ones(Lq, Lk, dtype=torch.bool).tril(diagonal=Lk - Lq + 1)
+
+
+def _upper_triangle(Lq: int, Lk: int) -> Tensor:
+    return torch.ones(Lq, Lk, dtype=torch.bool).triu(diagonal=Lk - Lq)
+
+
 def _transposed(Lq: int, Lk: int) -> Tensor:
     return _by_tril(Lq, Lk).T
 
 
 def _in_floats(Lq: int, Lk: int) -> Tensor:
     return _by_tril(Lq, Lk).float()
+
+
+def _in_integers(Lq: int, Lk: int) -> Tensor:
+    return _by_tril(Lq, Lk).long()
+
+
+def _to_be_added(Lq: int, Lk: int) -> Tensor:
+    return torch.zeros(Lq, Lk).masked_fill(~_by_tril(Lq, Lk), -math.inf)
 
 
 CAUSAL_MASK = Exercise(
@@ -119,6 +136,18 @@ CAUSAL_MASK = Exercise(
             _not_itself,
         ),
         Mistake(
+            "one token of the future",
+            "Each query sees **one token of the future**: the triangle starts one column too far "
+            "to the right. The last query stands at key Lk - 1, not at Lk.",
+            _one_of_the_future,
+        ),
+        Mistake(
+            "upper triangle",
+            "This is the **upper** triangle: each query sees its own token and all later ones. "
+            "The lower one, with the same diagonal, is the past.",
+            _upper_triangle,
+        ),
+        Mistake(
             "wrong sign",
             "The distance between queries and keys has the **wrong sign**: with more keys than "
             "queries the triangle has to move to the right.",
@@ -140,6 +169,18 @@ CAUSAL_MASK = Exercise(
             "The zeros and ones are in the right places, but they are **floats**. `~mask` and "
             "`masked_fill` want a mask of dtype bool.",
             _in_floats,
+        ),
+        Mistake(
+            "in integers",
+            "The zeros and ones are in the right places, but they are **integers**: `~1` is -2. "
+            "Make it a mask of dtype bool.",
+            _in_integers,
+        ),
+        Mistake(
+            "to be added",
+            "This is a mask **to be added to the scores**: 0 where a query may see, -inf where "
+            "not. Here a bool mask is asked for, True where it may see.",
+            _to_be_added,
         ),
     ),
     alternative=_by_tril,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from course.check.guards import empty_is_nan
 from course.check.lesson_04_tiles_answers import (
     by_logaddexp,
     keys_outside,
@@ -37,25 +37,10 @@ def _tolerance(q: Tensor, k: Tensor, v: Tensor) -> float:
     return 2 * EPS * (D * size + 2 * Lk + 8) * max(1.0, v.abs().max().item())
 
 
-@contextlib.contextmanager
-def _empty_is_nan() -> Iterator[None]:
-    """Let `torch.empty` give NaN: rows that nobody wrote then look the same every time."""
-    before = torch.are_deterministic_algorithms_enabled()
-    gently = torch.is_deterministic_algorithms_warn_only_enabled()
-    filling = torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before, warn_only=gently)
-        torch.utils.deterministic.fill_uninitialized_memory = filling
-
-
 def _compare(answer: Callable, q: Tensor, k: Tensor, v: Tensor, bm: int, bn: int) -> Seen:
     o, lse = (x[0, :, 0].float() for x in oracle(*(x[None, :, None] for x in (q, k, v))))
     given = f"Lq = {len(q)}, Lk = {len(k)}, D = {q.shape[1]}, block_m = {bm}, block_n = {bn}"
-    with _empty_is_nan():
+    with empty_is_nan():
         got = answer(q, k, v, bm, bn, Traffic())
     return Seen(
         got,

@@ -56,7 +56,7 @@ def two_passes(
     q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, Lk, scale_log2,
     D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Another right answer: two passes, first the maxima, then the sums; q is scaled, not scores."""
+    """Another right answer: first all maxima, then all sums; q is scaled, not scores."""
     offs_m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     offs_d = tl.arange(0, D)[None, :]
     q = tl.load(q_ptr + offs_m[:, None] * D + offs_d) * scale_log2
@@ -85,6 +85,7 @@ def acc_not_rescaled(
     q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, Lk, scale_log2,
     D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
+    """acc stays on the old ruler."""
     _walk(
         q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, Lk, scale_log2, D, BLOCK_M, BLOCK_N, "acc not rescaled"
     )
@@ -95,6 +96,7 @@ def l_not_rescaled(
     q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, Lk, scale_log2,
     D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
+    """l stays on the old ruler."""
     _walk(
         q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, Lk, scale_log2, D, BLOCK_M, BLOCK_N, "l not rescaled"
     )
@@ -105,6 +107,7 @@ def natural_exp(
     q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, Lk, scale_log2,
     D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
+    """exp of scores in base 2."""
     _walk(q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, Lk, scale_log2, D, BLOCK_M, BLOCK_N, "natural exp")
 
 
@@ -113,6 +116,7 @@ def not_scaled(
     q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, Lk, scale_log2,
     D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
+    """Scores without the scale."""
     _walk(q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, Lk, scale_log2, D, BLOCK_M, BLOCK_N, "not scaled")
 
 
@@ -121,6 +125,7 @@ def tail_counted(
     q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, Lk, scale_log2,
     D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
+    """Keys behind the end have the score 0."""
     _walk(q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, Lk, scale_log2, D, BLOCK_M, BLOCK_N, "tail counted")
 
 
@@ -129,6 +134,7 @@ def wrong_sign(
     q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, Lk, scale_log2,
     D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
+    """alpha upside down."""
     _walk(q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, Lk, scale_log2, D, BLOCK_M, BLOCK_N, "wrong sign")
 
 
@@ -137,6 +143,7 @@ def ruler_of_the_tile(
     q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, Lk, scale_log2,
     D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
+    """Each tile is its own ruler."""
     _walk(
         q_ptr,
         k_ptr,

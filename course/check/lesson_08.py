@@ -25,6 +25,12 @@ def _bytes_when_large(answer: object, rng: Generator) -> Seen:
     return Seen.of(answer, (B, 8, 128, 128, S), wanted=4 * B * 8 * 128 * S * 129)
 
 
+def _an_int(answer: object, rng: Generator) -> Seen:
+    B, Lq, Hq, D, S = (number(rng, 1, 8) for _ in range(5))
+    given = f"the type, for B = {B}, Lq = {Lq}, Hq = {Hq}, D = {D}, S = {S}"
+    return Seen(type(answer(B, Lq, Hq, D, S)).__name__, "int", given)
+
+
 def meta_bytes(B: int, Lq: int, Hq: int, D: int, S: int) -> int:
     """Ask tensors that own no memory how large they would be: right, without a formula."""
     rows = torch.empty(S, B, Lq, Hq, D + 1, device="meta", dtype=torch.float32)
@@ -54,9 +60,35 @@ BYTES_MISTAKES = (
         lambda B, Lq, Hq, D, S: 4 * B * Lq * Hq * (D + 1),
     ),
     (
+        "no batch",
+        "B does not appear: each row of the batch has its own partials.",
+        lambda B, Lq, Hq, D, S: 4 * S * Lq * Hq * (D + 1),
+    ),
+    (
+        "no heads",
+        "Hq does not appear: each query head has its own partials.",
+        lambda B, Lq, Hq, D, S: 4 * S * B * Lq * (D + 1),
+    ),
+    (
         "one query",
         "Lq does not appear: each of the new queries has its own partials.",
         lambda B, Lq, Hq, D, S: 4 * S * B * Hq * (D + 1),
+    ),
+    (
+        "bits",
+        "This counts bits: 32 a number. A byte has 8 of them.",
+        lambda B, Lq, Hq, D, S: 32 * S * B * Lq * Hq * (D + 1),
+    ),
+    (
+        "one lse a split",
+        "Only one lse is counted for each split. Every query of every head has its own.",
+        lambda B, Lq, Hq, D, S: 4 * S * (B * Lq * Hq * D + 1),
+    ),
+    (
+        "a float",
+        "The number is right, but it is a float, which holds large counts only roughly. "
+        "Return an int: multiply by 4, not by 4.0, and divide nothing.",
+        lambda B, Lq, Hq, D, S: 4.0 * S * B * Lq * Hq * (D + 1),
     ),
     (
         "m and l",
@@ -80,7 +112,8 @@ WORKSPACE = Exercise(
     properties=(
         Property("by hand", "32 heads, D = 128, 64 splits", _bytes_by_hand),
         Property("measured", "against the bytes of real tensors", _bytes_of_tensors),
-        Property("large", "a big batch; the result stays an exact int", _bytes_when_large),
+        Property("large", "a big batch", _bytes_when_large),
+        Property("an int", "a count of bytes is whole", _an_int),
     ),
     mistakes=tuple(Mistake(name, says, wrong) for name, says, wrong in BYTES_MISTAKES),
     alternative=meta_bytes,

@@ -38,14 +38,16 @@ def partial(
         return torch.zeros(Lq, v.shape[1]), lse
     if wrong == "whole row":
         start, n = 0, length
+    n = {"stop included": n + 1, "stop ignored": length - start}.get(wrong, n)
     keys, values = k[start : start + n], v[start : start + n]
-    scores = q @ keys.T / (1.0 if wrong == "no scale" else math.sqrt(q.shape[1]))
+    power = {"no scale": 0.0, "1/D": 1.0}.get(wrong, 0.5)
+    scores = q @ keys.T / q.shape[1] ** power
     if causal and wrong != "no mask":
         aligned = {"top left": Lq, "split's end": stop, "capacity": len(k)}.get(wrong, length)
         first = 0 if wrong == "local index" else start
-        positions = torch.arange(first, first + n)
+        positions = torch.arange(first, first + len(keys))
         visible = positions <= torch.arange(aligned - Lq, aligned)[:, None]
-        scores = scores.masked_fill(~visible, -math.inf)
+        scores = scores.masked_fill(~visible, -1e9 if wrong == "-1e9" else -math.inf)
     m = scores.amax(-1, keepdim=True)
     if wrong != "masked row":
         m = torch.where(m == -math.inf, 0.0, m)
@@ -58,13 +60,43 @@ def partial(
         unsafe = wrong in ("masked row", "0 / 0")
         o = o / (total if unsafe else torch.where(total == 0, 1.0, total))
     lse = total.log() + (0.0 if wrong == "lse without max" else m)
-    return o, lse[:, 0] / (math.log(2) if wrong == "base 2" else 1.0)
+    lse = {"lse is m": m, "lse is l": total, "base 2": lse / math.log(2)}.get(wrong, lse)
+    return o, lse[:, 0]
+
+
+def over_whole_row(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    start: int,
+    stop: int,
+    length: int,
+    causal: bool = True,
+    wrong: str = "masked, not cut",
+) -> tuple[Tensor, Tensor]:
+    """All of the cache goes through the products; the split is taken from the scores or later."""
+    Lq, positions = len(q), torch.arange(len(k))
+    late = wrong == "softmax first"
+    first, end = (0, length) if late else (start, stop)
+    hidden = ((positions < first) | (positions >= end)).expand(Lq, -1)
+    if causal:
+        hidden = hidden | (positions > torch.arange(length - Lq, length)[:, None])
+    scores = (q @ k.T / math.sqrt(q.shape[1])).masked_fill(hidden, -math.inf)
+    lse = torch.logsumexp(scores, -1)
+    p = torch.softmax(scores, -1).nan_to_num(0.0) if lse.isneginf().any() else scores.softmax(-1)
+    if not late:
+        return p @ v, lse
+    if start == stop:
+        return torch.zeros(Lq, v.shape[1]), torch.full((Lq,), -math.inf)
+    return p[:, start:stop] @ v[start:stop], lse
 
 
 def fault(name: str) -> Callable:
     """Return `partial` with one fault in it."""
 
     def wrong_partial(q, k, v, start, stop, length, causal=True):
+        if name in ("masked, not cut", "softmax first"):
+            return over_whole_row(q, k, v, start, stop, length, causal, wrong=name)
         return partial(q, k, v, start, stop, length, causal, wrong=name)
 
     return wrong_partial

@@ -6,15 +6,10 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from course.check.lesson_08_partial import EPS, RAGGED, number
+from course.check.lesson_08_combine_answers import fault, merged, one_after_the_other
+from course.check.lesson_08_partial import EPS, number
+from course.check.lesson_08_partial_mistakes import RAGGED
 from course.check.spec import Exercise, Mistake, Property, Seen
-
-
-def merged(o_partial: Tensor, lse_partial: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the combined (o, lse), computed in fp64; the one to compare with."""
-    lse = torch.logsumexp(lse_partial.double(), 0)
-    weights = torch.exp(lse_partial.double() - torch.where(lse == -math.inf, 0.0, lse))
-    return (weights[..., None] * o_partial.double()).sum(0).float(), lse.float()
 
 
 def ask(answer: object, o: Tensor, lse: Tensor, given: str) -> Seen:
@@ -68,12 +63,10 @@ def _dimensions(answer: object, rng: Generator) -> Seen:
     return ask(answer, o, lse, f"S = {S}, B = 2, Lq = 3, Hq = {Hq}, D = 8")
 
 
-def _far_apart(answer: object, rng: Generator) -> list[Seen]:
-    seen = []
-    for shift in (200.0, -200.0):
-        o, lse = partials(rng, 4, 3, 8)
-        seen.append(ask(answer, o, lse + shift, f"lse around {shift:g}"))
-    return seen
+def _far_apart(answer: object, rng: Generator) -> Seen:
+    o, lse = partials(rng, 4, 3, 8)
+    shift = torch.tensor([200.0, -200.0, 0.0])
+    return ask(answer, o, lse + shift, "3 rows: lse around 200, around −200, around 5")
 
 
 def _some_empty(answer: object, rng: Generator) -> Seen:
@@ -90,57 +83,6 @@ def _all_empty(answer: object, rng: Generator) -> Seen:
     o, lse = partials(rng, 3, 2, 4)
     o[:, 0], lse[:, 0] = 0.0, -math.inf
     return ask(answer, o, lse, "row 0: every split is (0, −inf); row 1 is not empty")
-
-
-def combined(o: Tensor, lse: Tensor, wrong: str = "") -> tuple[Tensor, Tensor]:
-    """The combine, with at most one catalogued fault in it."""
-    m = lse.amax(0)
-    if wrong != "nothing":
-        m = torch.where(m == -math.inf, 0.0, m)
-    if wrong == "no max":
-        m = torch.zeros_like(m)
-    weights = torch.exp2(lse - m) if wrong == "base 2" else torch.exp(lse - m)
-    total = weights.sum(0)
-    log_total = m + total.log()
-    divisor = (
-        total if wrong in ("nothing", "no max", "0 / 0") else torch.where(total == 0, 1.0, total)
-    )
-    if wrong == "mean":
-        weights, divisor = torch.ones_like(lse), torch.tensor(float(len(lse)))
-    if wrong == "mean of non-empty":
-        weights = (lse > -math.inf).float()
-        divisor = weights.sum(0).clamp(min=1)
-    if wrong == "by lse":
-        weights = torch.where(lse == -math.inf, 0.0, lse)
-        divisor = weights.sum(0)
-        divisor = torch.where(divisor == 0, 1.0, divisor)
-    if wrong == "not divided":
-        divisor = torch.ones_like(total)
-    if wrong == "lse max":
-        log_total = lse.amax(0)
-    if wrong == "lse sum":
-        log_total = lse.sum(0)
-    if wrong == "lse without max":
-        log_total = total.log()
-    if wrong == "base 2":
-        log_total = m + total.log2()
-    return (weights[..., None] * o).sum(0) / divisor[..., None], log_total
-
-
-def fault(name: str) -> object:
-    """Return the combine with one fault in it."""
-    return lambda o_partial, lse_partial: combined(o_partial, lse_partial, wrong=name)
-
-
-def one_after_the_other(o_partial: Tensor, lse_partial: Tensor) -> tuple[Tensor, Tensor]:
-    """Merge the splits pairwise, in order: right, and written quite otherwise."""
-    o, lse = torch.zeros_like(o_partial[0]), torch.full_like(lse_partial[0], -math.inf)
-    for o_s, lse_s in zip(o_partial, lse_partial, strict=True):
-        new = torch.logaddexp(lse, lse_s)
-        ruler = torch.where(new == -math.inf, 0.0, new)
-        o = torch.exp(lse - ruler)[..., None] * o + torch.exp(lse_s - ruler)[..., None] * o_s
-        lse = new
-    return o, lse
 
 
 COMBINE_MISTAKES = (
@@ -174,6 +116,29 @@ COMBINE_MISTAKES = (
         "",
     ),
     (
+        "no max, safe division",
+        "No maximum is subtracted before exp(lse). At 200 it overflows and o is NaN; at −200 all "
+        "weights are 0, and guarding the division then turns a real row into an empty one.",
+        "",
+    ),
+    (
+        "max of all rows",
+        "The maximum is taken over everything. A row whose lse are all far below another row's "
+        "then gets only zeros: each row needs its own maximum, over its splits.",
+        "",
+    ),
+    (
+        "softmax of the wrong dim",
+        "The weights are a softmax over the last dimension, so they compare query heads with each "
+        "other. The splits are the first dimension.",
+        "",
+    ),
+    (
+        "exp(lse)",
+        "What comes back as lse is the sum itself. Take its logarithm.",
+        "",
+    ),
+    (
         "base 2",
         "The weights are powers of 2. lse is a natural logarithm, so the weights are powers of e.",
         "",
@@ -201,6 +166,18 @@ COMBINE_MISTAKES = (
         RAGGED,
     ),
     (
+        "pairwise from the first",
+        "NaN appears where two empty splits meet in your loop: their merged lse is −∞, and "
+        "−∞ − (−∞) is not a number. Where it is −∞, subtract 0 instead.",
+        RAGGED,
+    ),
+    (
+        "pairwise from nothing",
+        "Your loop starts from (0, −∞), and an empty split that meets it gives NaN: the lse of "
+        "both is −∞, and −∞ − (−∞) is not a number. Where it is −∞, subtract 0 instead.",
+        RAGGED,
+    ),
+    (
         "0 / 0",
         "A row whose splits are all empty gets NaN in o: all its weights are 0, and 0 / 0 is not a "
         "number (torch.softmax of only −∞ does just that). Its o should be 0.",
@@ -221,9 +198,9 @@ COMBINE = Exercise(
             "like attention", "random cuts against the softmax over all keys", _like_attention
         ),
         Property("dimensions", "o (S, B, Lq, Hq, D), lse (S, B, Lq, Hq)", _dimensions),
-        Property("far from zero", "lse around +200 and around −200", _far_apart),
-        Property("some empty", "empty splits at any place, the first one too", _some_empty),
-        Property("all empty", "a row of nothing gives (0, −inf)", _all_empty),
+        Property("far from zero", "rows with lse around +200 and around −200", _far_apart),
+        Property("some empty", "empty splits at any place, the first one too", _some_empty, RAGGED),
+        Property("all empty", "a row of nothing gives (0, −inf)", _all_empty, RAGGED),
     ),
     mistakes=tuple(Mistake(name, says, fault(name), see) for name, says, see in COMBINE_MISTAKES),
     alternative=one_after_the_other,

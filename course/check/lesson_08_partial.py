@@ -1,12 +1,13 @@
-"""Exercise 8.1: the partial result of one split. Its properties and the mistakes people make."""
+"""Exercise 8.1: the partial result of one split, and what has to hold for it."""
 
 import math
 
 import torch
 from torch import Generator, Tensor
 
-from course.check.lesson_08_answers import fault, key_by_key, truth
-from course.check.spec import Exercise, Mistake, Property, Seen
+from course.check.lesson_08_answers import key_by_key, truth
+from course.check.lesson_08_partial_mistakes import MISTAKES, RAGGED
+from course.check.spec import Exercise, Property, Seen
 
 D = 16
 EPS = torch.finfo(torch.float32).eps
@@ -98,107 +99,13 @@ def _without_mask(answer: object, rng: Generator) -> Seen:
 
 
 def _no_keys(answer: object, rng: Generator) -> list[Seen]:
-    at, Lq = number(rng, 1, 9), number(rng, 1, 3)
+    at, Lq = number(rng, 3, 9), number(rng, 1, 3)
     return [
         ask(answer, *inputs(rng, Lq, 12), n, n, n, causal)
         for n in (at, 0)
         for causal in (True, False)
     ]
 
-
-RAGGED = "6 · Ragged rows, and splits with nothing in them"
-MISTAKES = (
-    (
-        "not normalised",
-        "o is still the plain weighted sum: it has to be divided by the sum of the "
-        "weights. lse says how much this split counts; o must be its mean, or the size "
-        "counts twice.",
-        "",
-    ),
-    (
-        "lse without max",
-        "lse is the log of the sum only, measured from this split's own maximum. Other "
-        "splits measure from theirs, so the maximum has to be added back.",
-        "",
-    ),
-    (
-        "no max",
-        "The exponentials are taken without subtracting the maximum first: scores around "
-        "200 overflow, scores around −200 vanish.",
-        "",
-    ),
-    (
-        "base 2",
-        "lse is in base 2. Everywhere outside a kernel it is the natural logarithm.",
-        "",
-    ),
-    (
-        "no scale",
-        "The scores are not multiplied by 1/√D.",
-        "",
-    ),
-    (
-        "whole row",
-        "All keys of the row were attended to. This worker owns the cells from start to "
-        "stop only; the others are somebody else's work.",
-        "2 · Split",
-    ),
-    (
-        "no mask",
-        "`causal` makes no difference in your answer: a query may see keys up to its own "
-        "position only.",
-        RAGGED,
-    ),
-    (
-        "top left",
-        "The mask is aligned top-left: query i is taken to stand at position i. It stands"
-        " at length − Lq + i, behind everything cached before.",
-        RAGGED,
-    ),
-    (
-        "split's end",
-        "The mask is aligned to the end of the split, as if the last query stood at stop "
-        "− 1. Positions count in the row: the last query stands at length − 1, whichever "
-        "split you are in.",
-        RAGGED,
-    ),
-    (
-        "capacity",
-        "The mask is aligned to the end of the cache's memory. The row ends at `length`; "
-        "behind it there are only unused cells.",
-        RAGGED,
-    ),
-    (
-        "local index",
-        "The keys are numbered from 0 within the split when they are compared with the "
-        "query's position. Key j of the split stands at start + j in the row.",
-        RAGGED,
-    ),
-    (
-        "masked row",
-        "A query that sees no key of this split gets NaN in o and lse: its maximum is −∞, and "
-        "−∞ − (−∞) is not a number. Subtract a safe copy of the maximum.",
-        RAGGED,
-    ),
-    (
-        "0 / 0",
-        "A query that sees no key of this split gets NaN in o: its weights sum to 0, and 0 / 0 is "
-        "not a number (torch.softmax of a row of −∞ does just that). Its o should be 0.",
-        RAGGED,
-    ),
-    (
-        "empty lse 0",
-        "An empty split says lse = 0. That is a log-sum of 1, so it would count as much "
-        "as a key of score 0. Nothing has the log-sum −∞.",
-        RAGGED,
-    ),
-    (
-        "empty raises",
-        "An empty split (start equal to stop) is an error in your answer: the maximum of "
-        "no scores does not exist. Answer it first: (0, −∞).",
-        RAGGED,
-    ),
-)
 
 PARTIAL = Exercise(
     id="8.1",
@@ -209,13 +116,15 @@ PARTIAL = Exercise(
     properties=(
         Property("by hand", "the lesson's split 1: weights 6, 2, 2, values 1, 3, 9", _by_hand),
         Property("one query", "a split in the middle of the row", _a_middle_split),
-        Property("only its own", "all cells outside the split are NaN", _nan_around),
+        Property("only its own", "all cells outside the split are NaN", _nan_around, RAGGED),
         Property("far from zero", "scores around +200 and around −200", _far_from_zero),
-        Property("several queries", "the last two splits of a row, causal", _several_queries),
-        Property("sees nothing", "the first queries see no key of this split", _sees_nothing),
-        Property("causal=False", "every query sees the whole split", _without_mask),
-        Property("empty split", "start == stop gives (0, −inf)", _no_keys),
+        Property("several queries", "Lq > 1 and causal, two splits", _several_queries, RAGGED),
+        Property(
+            "sees nothing", "the first queries see no key of this split", _sees_nothing, RAGGED
+        ),
+        Property("causal=False", "every query sees the whole split", _without_mask, RAGGED),
+        Property("empty split", "start == stop gives (0, −inf)", _no_keys, RAGGED),
     ),
-    mistakes=tuple(Mistake(name, says, fault(name), see) for name, says, see in MISTAKES),
+    mistakes=MISTAKES,
     alternative=key_by_key,
 )

@@ -204,6 +204,10 @@ class Report:
         # learner's own code is quoted, and there ** is a power.
         says = self.mistake.says.replace("**", "") if self.mistake else ""
         advice = _wrap(says, WIDTH - 2)
-        section = (self.mistake.see if self.mistake else "") or self.section
-        advice.append(f'See lesson {self.lesson}, section "{section}".')
+        advice.append(f'See lesson {self.lesson}, section "{self._where_to_read()}".')
         return ["", *(f"  {line}" for line in advice)]
+
+    def _where_to_read(self) -> str:
+        """The mistake's section; without one, that of the first property that fails."""
+        failing = (o.prop for o in self.outcomes if o.status is Status.FAIL)
+        return (self.mistake or next(failing)).see or self.section

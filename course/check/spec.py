@@ -103,11 +103,13 @@ class Property:
 
     name: two or three words. about: one line, shown beside the name.
     probe(answer, rng): calls the answer on fresh inputs drawn from `rng`, returns what it saw.
+    see: where to read if this fails and no mistake is recognised, if not the exercise's section.
     """
 
     name: str
     about: str
     probe: Probe
+    see: str = ""
 
 
 @dataclass(frozen=True)

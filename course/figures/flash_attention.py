@@ -8,7 +8,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from course.figures.flash_attention_backward import backward_flow
-from course.style import COLORS, arrow, bare, box, bytes_, figure, text_on, tokens
+from course.style import COLORS, bare, box, bytes_, figure, text_on, tokens
 
 __all__ = [
     "backward_flow",
@@ -31,25 +31,34 @@ def _tile(ax: Axes, x: float, y: float, w: float, h: float, fill: str, text: str
     ax.text(x + w / 2, y + h / 2, text, ha="center", va="center", color=text_on(fill))
 
 
+def _both_ways(ax: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """An arrow with a head at either end: numbers are loaded, and results stored."""
+    ax.annotate(
+        "", end, start, arrowprops={"arrowstyle": "<|-|>", "color": COLORS.muted, "lw": 1.6}
+    )
+
+
 def two_memories(sms: int, fast: float, fast_rate: float, slow: float, slow_rate: float) -> Figure:
     """Where numbers live on a GPU, beside the sizes of the two memories drawn to scale.
 
-    sms: processors; fast: bytes of each one's own memory; fast_rate: bytes/s of all of those
+    sms: how many processors; fast: bytes of each one's own memory; fast_rate: bytes/s of all those
     together; slow, slow_rate: bytes and bytes/s of the memory they share.
     """
     fig, (left, right) = figure(1, 2, size=(9.0, 3.7), width_ratios=[1.9, 1])
-    bare(left).set(xlim=(0, 12), ylim=(0, 6.2))
+    bare(left).set(xlim=(0, 12), ylim=(0, 7.0))
     for n, x in enumerate((0.3, 2.9, 7.9)):
         name = (1, 2, sms)[n]
-        box(left, x, 3.3, 2.2, 2.4, "", COLORS.grid)
-        left.text(x + 1.1, 5.35, f"processor {name}", ha="center", va="center", fontsize=9.5)
-        box(left, x + 0.2, 4.45, 1.8, 0.6, "arithmetic", COLORS.card)
-        box(left, x + 0.2, 3.45, 1.8, 0.75, f"fast\n{fast / 1024:g} KB", COLORS.v)
-        arrow(left, (x + 1.1, 1.75), (x + 1.1, 3.3))
-    left.text(6.5, 4.4, "· · ·", ha="center", va="center", fontsize=16, color=COLORS.muted)
+        box(left, x, 3.3, 2.2, 3.3, "", COLORS.grid)
+        left.text(x + 1.1, 6.25, f"SM {name}", ha="center", va="center", fontsize=10)
+        box(left, x + 0.2, 5.3, 1.8, 0.6, "arithmetic", COLORS.card)
+        box(left, x + 0.2, 3.45, 1.8, 0.95, f"fast\n{fast / 1024:g} KB", COLORS.v)
+        _both_ways(left, (x + 1.1, 4.4), (x + 1.1, 5.3))
+        _both_ways(left, (x + 1.1, 1.7), (x + 1.1, 3.4))
+    left.text(6.5, 4.85, "· · ·", ha="center", va="center", fontsize=16, color=COLORS.muted)
     box(left, 0.3, 0.3, 9.8, 1.4, f"slow memory   {slow / 1e9:g} GB", COLORS.k)
-    left.text(10.3, 3.85, f"{fast_rate / 1e12:g} TB/s\nall together", va="center", fontsize=9.5)
-    left.text(5.2, 2.5, f"{slow_rate / 1e12:g} TB/s, shared", va="center", fontsize=9.5)
+    rate = f"{fast_rate / 1e12:g} TB/s\nall together"
+    left.text(10.3, 4.85, rate, va="center", fontsize=9.5)
+    left.text(10.3, 2.5, f"{slow_rate / 1e12:g} TB/s\nshared", va="center", fontsize=9.5)
     bare(right).set(xlim=(-0.08, 1.3), ylim=(-0.3, 1.1), aspect="equal")
     right.set_title("Sizes, areas to scale")
     right.add_patch(Rectangle((0, 0), 1, 1, color=COLORS.k, lw=0))
@@ -96,7 +105,6 @@ def loop_orders(orders: Mapping[str, tuple[Sequence[Sequence[int]], str]]) -> Fi
     visited, from 1. note: a text below.
     """
     fig, axes = figure(1, len(orders), size=(9.0, 4.3))
-    disc = {"boxstyle": "circle,pad=0.22", "fc": COLORS.card, "ec": "none"}
     for ax, (title, (steps, note)) in zip(axes, orders.items(), strict=True):
         rows, cols = len(steps), len(steps[0])
         bare(ax).set(xlim=(-1.2, cols + 0.9), ylim=(-1.2, rows + 0.6), aspect="equal")
@@ -111,8 +119,9 @@ def loop_orders(orders: Mapping[str, tuple[Sequence[Sequence[int]], str]]) -> Fi
             ax.text(c + 0.5, rows + 0.25, f"k{c} v{c}", ha="center", va="center", color=COLORS.k)
         walk = [places[n] for n in sorted(places)]
         ax.plot(*zip(*walk, strict=True), color=COLORS.muted, lw=1.2, alpha=0.55, zorder=1.5)
+        ax.plot(*zip(*walk, strict=True), "o", color=COLORS.card, ms=21, zorder=2)
         for n, (x, y) in places.items():
-            ax.text(x, y, n, ha="center", va="center", weight="bold", fontsize=11.5, bbox=disc)
+            ax.text(x, y, n, ha="center", va="center", weight="bold", fontsize=11)
     return fig
 
 
@@ -131,9 +140,10 @@ def traffic(
                     color=color, va="center", weight="bold", annotation_clip=False)  # fmt: skip
         if name in counted:
             dots = [y / 1e6 for y in counted[name]]
-            ax.plot(counted_lengths, dots, "o", color=color, ms=8, mec="white")
+            ax.plot(counted_lengths, dots, "o", color=color, ms=6.5, mec="white")
     ax.set(xlabel="length (tokens)", ylabel="numbers moved, one head (millions)")
-    ax.set(xlim=(0, lengths[-1]), ylim=(0, None), xticks=list(lengths))
+    highest = max(max(ys) for ys in formula.values()) / 1e6
+    ax.set(xlim=(0, lengths[-1]), ylim=(-0.04 * highest, 1.05 * highest), xticks=list(lengths))
     tokens(ax.xaxis)
     ax.grid(True, color=COLORS.grid, lw=0.8)
     ax.set_title("Lines: the formulas · dots: counted in the code")
@@ -154,7 +164,7 @@ def tile_sizes(
     fits = [COLORS.v if h <= limit else COLORS.q for h in held]
     right.bar(names, held, color=fits, width=0.65)
     right.axhline(limit, color=COLORS.muted, lw=1.5, ls="--")
-    right.text(-0.45, limit * 1.03, "fast memory of one processor", va="bottom", color=COLORS.muted)
+    right.text(-0.45, limit * 1.03, "fast memory of one SM", va="bottom", color=COLORS.muted)
     right.set(title="Bytes held", xlabel="queries in a tile (block_m)")
     right.set_yticks([m * 2.0**17 for m in range(int(max(held) / 2**17) + 2)])
     for ax in (left, right):
@@ -163,7 +173,7 @@ def tile_sizes(
 
 
 def busy_workers(programs: Mapping[str, int], sms: int) -> Figure:
-    """One square a processor: coloured if there is a program for it, one panel a case."""
+    """One square an SM: coloured if there is a program for it, one panel a case."""
     fig, axes = figure(1, len(programs), size=(9.0, 2.9), squeeze=False)
     columns = 12
     for ax, (title, count) in zip(axes[0], programs.items(), strict=True):

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from course.figures.online_softmax_merge import balance, merge_rulers, merge_trees
+from course.figures.online_softmax_merge import balance, legible, merge_rulers, merge_trees
 from course.style import COLORS, bare, figure
 
 __all__ = [
@@ -32,10 +32,14 @@ def _floats(x: Tensor | Sequence[float]) -> list[float]:
 
 
 def _bars(ax: Axes, heights: Sequence[float], fills: Sequence[str], size: float = 9) -> None:
-    """Bars of exp(score − m) with their heights written above."""
+    """Bars of exp(score − m) with their heights written above, in front of any outline."""
     ax.bar(range(len(heights)), heights, color=fills, width=0.72)
+    card = {"facecolor": COLORS.card, "edgecolor": "none", "pad": 0.6}
     for place, height in enumerate(heights):
-        ax.text(place, height + 0.03, f"{height:.2f}", ha="center", va="bottom", fontsize=size)
+        ax.text(
+            place, height + 0.04, f"{height:.2f}", ha="center", va="bottom", fontsize=size,
+            bbox=card,
+        )  # fmt: skip
 
 
 def _ghosts(ax: Axes, heights: Sequence[float]) -> None:
@@ -93,7 +97,7 @@ def reads(traces: Mapping[str, Sequence[int]]) -> Figure:
             ax.plot(range(begin + 1, end + 1), trace[begin:end], "o-", color=COLORS.score, ms=5)
         top = max(trace)
         ax.set(ylim=(-0.7, top + 0.7), xlim=(0, longest + 4.5), yticks=[0, top])
-        ax.set_yticklabels(["first", "last"])
+        ax.set_yticklabels(["first score", "last score"])
         ax.set_title(name, fontsize=10.5)
         ax.text(len(trace) + 0.8, top / 2, f"{len(trace)} reads", va="center", weight="bold")
     axes[-1, 0].set_xlabel("reads so far")
@@ -126,7 +130,7 @@ def state_step(scores: Tensor, values: Tensor, states: Sequence, t: int) -> Figu
     bare(right).set(xlim=(0, 1), ylim=(0, 1))
     m, l, acc = (float(part) for part in states[t])
     lines = [
-        ("m", f"= {m:g}".replace("-inf", "−∞"), COLORS.max),
+        ("m", f"= {m:g}".replace("-inf", "−∞"), legible(COLORS.max)),
         ("l", f"= {l:.4f}", COLORS.sum),
         ("acc", f"= {acc:.3f}", COLORS.v),
         ("acc / l", f"= {acc / l:.3f}" if l else "not defined yet", COLORS.out),
@@ -166,7 +170,7 @@ def filmstrip(scores: Tensor, values: Tensor, states: Sequence) -> Figure:
         moved = t > 1 and m > float(states[t - 1].m)
         texts = [f"m = {m:g}" + ("  ← moved" if moved else ""), f"l = {l:.3f}", f"acc = {acc:.2f}"]
         for i, (text, color) in enumerate(
-            zip(texts, (COLORS.max, COLORS.sum, COLORS.v), strict=True)
+            zip(texts, (legible(COLORS.max), COLORS.sum, COLORS.v), strict=True)
         ):
             ax.text(
                 0.0, -0.2 - 0.11 * i, text, transform=ax.transAxes, color=color, weight="bold",

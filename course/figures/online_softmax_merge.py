@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from matplotlib import colors
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon, Rectangle
@@ -12,7 +13,14 @@ from torch import Tensor
 
 from course.style import COLORS, SPLITS, bare, figure, text_on
 
-Tree = int | tuple["Tree", "Tree"]
+Tree = int | tuple["Tree", ...]
+
+
+def legible(color: str) -> str:
+    """A colour for words on the card: as given, or darker if it is as pale as amber."""
+    if text_on(color) == "white":
+        return color
+    return colors.to_hex([0.64 * part for part in colors.to_rgb(color)])
 
 
 def merge_rulers(scores: Tensor, split: int) -> Figure:
@@ -41,19 +49,19 @@ def merge_rulers(scores: Tensor, split: int) -> Figure:
     middles = ((split - 1) / 2, (split + len(x) - 1) / 2)
     for i, place in enumerate(middles):
         m = own[0] if i == 0 else own[-1]
-        axes[0].text(place, 1.1, f"from m = {m:g}", ha="center", color=SPLITS[i], weight="bold")
+        axes[0].text(place, 1.1, f"from m = {m:g}", ha="center", color=legible(SPLITS[i]), weight="bold")
         factor = math.exp(m - max(x))
         text = f"× {factor:.4f}" if factor < 1 else "× 1"
-        axes[1].text(place, 1.1, text, ha="center", color=SPLITS[i], weight="bold")
+        axes[1].text(place, 1.1, text, ha="center", color=legible(SPLITS[i]), weight="bold")
     return fig
 
 
 def _leaves(tree: Tree) -> list[int]:
-    return [tree] if isinstance(tree, int) else [*_leaves(tree[0]), *_leaves(tree[1])]
+    return [tree] if isinstance(tree, int) else [x for branch in tree for x in _leaves(branch)]
 
 
 def _height(tree: Tree) -> int:
-    return 0 if isinstance(tree, int) else 1 + max(_height(tree[0]), _height(tree[1]))
+    return 0 if isinstance(tree, int) else 1 + max(map(_height, tree))
 
 
 def _draw(ax: Axes, tree: Tree, places: dict[int, int]) -> tuple[float, float]:
@@ -63,7 +71,7 @@ def _draw(ax: Axes, tree: Tree, places: dict[int, int]) -> tuple[float, float]:
         _node(ax, at, str(tree), SPLITS[tree % len(SPLITS)])
         return at
     below = [_draw(ax, branch, places) for branch in tree]
-    at = ((below[0][0] + below[1][0]) / 2, float(_height(tree)))
+    at = ((below[0][0] + below[-1][0]) / 2, float(_height(tree)))
     for x, y in below:
         ax.plot([x, at[0]], [y, at[1]], color=COLORS.muted, lw=1.3, zorder=1)
     _node(ax, at, "⊕", COLORS.idle)
@@ -78,7 +86,8 @@ def _node(ax: Axes, at: tuple[float, float], text: str, fill: str) -> None:
 def merge_trees(trees: Mapping[str, Tree], roots: Mapping[str, float]) -> Figure:
     """Ways to merge the same partials, side by side, each with what came out at its root.
 
-    trees: name → nested pairs of partial numbers, ((0, 1), 2); roots: name → its o.
+    trees: name → nested tuples of partial numbers: ((0, 1), 2) merges in pairs, (0, 1, 2) all at
+    once; roots: name → its o.
     """
     fig, axes = figure(1, len(trees), (9.6, 3.5), squeeze=False)
     tallest = max(map(_height, trees.values()))
