@@ -25,7 +25,7 @@ def tolerance(states: list[State], wanted: State) -> dict[str, float]:
     lse rounds at the size of m once more. All relative to the sums of absolute values, which are
     at most l times the largest value, and that is below 5.
     """
-    finite = [m.abs().max().item() for m, _, _ in states if m.isfinite().all()]
+    finite = [m[m.isfinite()].abs().max().item() for m, _, _ in states if m.isfinite().any()]
     roundings = len(states) * (4 + max(finite, default=0.0))
     size = 5 * max(1.0, wanted.l.max().item())
     return {"atol": roundings * torch.finfo(torch.float32).eps * size, "rtol": 0.0}
@@ -54,6 +54,14 @@ def _each_row_its_own(answer: Callable, rng: Generator) -> Seen:
 def _one_is_empty(answer: Callable, rng: Generator) -> list[Seen]:
     x, nothing = partial(rng), reference.init(1, 1)
     return [_seen(answer, x, nothing, x), _seen(answer, nothing, x, x)]
+
+
+def _rows_empty(answer: Callable, rng: Generator) -> list[Seen]:
+    x, y = partial(rng, rows=2, D=2), partial(rng, rows=2, D=2)
+    for state, row in ((x, 0), (y, 1)):
+        state.m[row], state.l[row], state.acc[row] = -torch.inf, 0.0, 0.0
+    wanted = State(*(torch.stack([b[0], a[1]]) for a, b in zip(x, y, strict=True)))
+    return [_seen(answer, x, y, wanted), _seen(answer, y, x, wanted)]
 
 
 def _any_grouping(answer: Callable, rng: Generator) -> Seen:
@@ -97,6 +105,30 @@ def _only_y_rescaled(x: State, y: State) -> tuple[Tensor, ...]:
     return _only_x_rescaled(y, x)
 
 
+def _l_just_added(x: State, y: State) -> tuple[Tensor, ...]:
+    m, _, acc = reference.merge(State(*x), State(*y))
+    return m, x[1] + y[1], acc
+
+
+def _factors_swapped(x: State, y: State) -> tuple[Tensor, ...]:
+    m = torch.maximum(x[0], y[0])
+    cx, cy = torch.exp(y[0] - m), torch.exp(x[0] - m)
+    return m, cx * x[1] + cy * y[1], cx[:, None] * x[2] + cy[:, None] * y[2]
+
+
+def _one_factor(x: State, y: State) -> tuple[Tensor, ...]:
+    m = torch.maximum(x[0], y[0])
+    c = torch.exp(x[0] - m)
+    return m, c * (x[1] + y[1]), c[:, None] * (x[2] + y[2])
+
+
+def _empty_as_a_whole(x: State, y: State) -> tuple[Tensor, ...]:
+    for one, other in ((x, y), (y, x)):
+        if (one[1] == 0).any():
+            return tuple(part.clone() for part in other)
+    return tuple(reference.merge(State(*x), State(*y)))
+
+
 def _wrong_sign(x: State, y: State) -> tuple[Tensor, ...]:
     m = torch.maximum(x[0], y[0])
     cx, cy = torch.exp(m - x[0]), torch.exp(m - y[0])
@@ -120,6 +152,12 @@ MERGE = Exercise(
         Property("different rulers", "partials whose maxima differ, either way", _different_rulers),
         Property("each row its own", "six rows, D = 4", _each_row_its_own),
         Property("one is empty", "m = -inf, l = 0, acc = 0 changes nothing", _one_is_empty),
+        Property(
+            "some rows are empty",
+            "x saw nothing in row 0, y nothing in row 1",
+            _rows_empty,
+            see="5 · The worker that saw nothing",
+        ),
         Property("any grouping", "(a + b) + c is a + (b + c)", _any_grouping),
         Property("far apart", "maxima near -200 and 200", _far_apart),
     ),
@@ -135,6 +173,32 @@ MERGE = Exercise(
             "l is right, but acc is added **without rescaling**: it is a sum of the same "
             "exponentials, measured from the same two maxima.",
             _acc_just_added,
+        ),
+        Mistake(
+            "l not rescaled",
+            "acc is right, but l is added **without rescaling**: it is a sum of exponentials that "
+            "are measured from two maxima, as acc is.",
+            _l_just_added,
+        ),
+        Mistake(
+            "factors swapped",
+            "The factors are **swapped**: x was measured from x's maximum, so exp(x's m - m) goes "
+            "with x, and the other with y.",
+            _factors_swapped,
+        ),
+        Mistake(
+            "one factor for both",
+            "x and y are multiplied by **the same factor**, that of x. Each comes from a ruler of "
+            "its own, so each needs its own.",
+            _one_factor,
+        ),
+        Mistake(
+            "empty as a whole",
+            "As soon as one row of a partial is empty, **the whole partial is passed over**, and "
+            "its other rows are lost. Decide row by row; with exp(-inf - m) = 0 there is nothing "
+            "to decide.",
+            _empty_as_a_whole,
+            see="5 · The worker that saw nothing",
         ),
         Mistake(
             "y taken for the larger",

@@ -89,6 +89,35 @@ def _maximum_at_least_zero(m: Tensor, l: Tensor, acc: Tensor) -> tuple[Tensor, .
     return m.amax(0), *_weighted(m, l, acc, top)
 
 
+def _right(m: Tensor, l: Tensor, acc: Tensor) -> tuple[Tensor, ...]:
+    top = m.amax(0)
+    return top, *_weighted(m, l, acc, torch.where(top == -math.inf, 0.0, top))
+
+
+def _safe_everywhere(m: Tensor, l: Tensor, acc: Tensor) -> tuple[Tensor, ...]:
+    top = m.amax(0)
+    finite, safe = (torch.where(x == -math.inf, 0.0, x) for x in (m, top))
+    return top, *_weighted(finite, l, acc, safe)
+
+
+def _nothing_subtracted(m: Tensor, l: Tensor, acc: Tensor) -> tuple[Tensor, ...]:
+    return m.amax(0), *_weighted(m, l, acc, torch.zeros_like(m[0]))
+
+
+def _just_added(m: Tensor, l: Tensor, acc: Tensor) -> tuple[Tensor, ...]:
+    return m.amax(0), l.sum(0), acc.sum(0)
+
+
+def _l_just_added(m: Tensor, l: Tensor, acc: Tensor) -> tuple[Tensor, ...]:
+    top, _, acc = _right(m, l, acc)
+    return top, l.sum(0), acc
+
+
+def _acc_just_added(m: Tensor, l: Tensor, acc: Tensor) -> tuple[Tensor, ...]:
+    top, l, _ = _right(m, l, acc)
+    return top, l, acc.sum(0)
+
+
 def _softmax_of_m(m: Tensor, l: Tensor, acc: Tensor) -> tuple[Tensor, ...]:
     c = torch.softmax(m, 0)
     return m.amax(0), (c * l).sum(0), (c[..., None] * acc).sum(0)
@@ -100,9 +129,7 @@ def _one_maximum(m: Tensor, l: Tensor, acc: Tensor) -> tuple[Tensor, ...]:
 
 
 def _normalised(m: Tensor, l: Tensor, acc: Tensor) -> tuple[Tensor, ...]:
-    top = m.amax(0)
-    safe = torch.where(top == -math.inf, torch.zeros_like(top), top)
-    l_sum, acc_sum = _weighted(m, l, acc, safe)
+    top, l_sum, acc_sum = _right(m, l, acc)
     return top, l_sum, acc_sum / l_sum.clamp(min=1e-30)[:, None]
 
 
@@ -118,7 +145,12 @@ MERGE_ALL = Exercise(
     section="5 · The worker that saw nothing",
     solution_name="merge_all",
     properties=(
-        Property("many workers", "S partials at once, none empty", _many_workers),
+        Property(
+            "many workers",
+            "S partials at once, none empty",
+            _many_workers,
+            see="3 · Two halves make a whole",
+        ),
         Property("some are empty", "an empty partial changes nothing", _some_empty),
         Property("all are empty", "nothing and nothing is nothing: (-inf, 0, 0)", _all_empty),
         Property("one row is empty", "a row without keys beside one with", _one_row_empty),
@@ -138,10 +170,45 @@ MERGE_ALL = Exercise(
             _zero_for_minus_inf,
         ),
         Mistake(
-            "maximum never below 0",
-            "The exponentials are measured from **max(m, 0)**: with scores near -200 all of "
-            "them underflow to 0. Only -inf needs replacing.",
+            "maximum never below a floor",
+            "The exponentials are measured **from a floor**, such as max(m, 0): with scores near "
+            "-200 all of them underflow to 0. Only -inf needs replacing.",
             _maximum_at_least_zero,
+        ),
+        Mistake(
+            "safe copy for every m",
+            "Every -inf became 0, **also in the m of each worker** and not only in what is "
+            "subtracted. Near -200 an empty worker's factor is then exp(200), which overflows; "
+            "from -inf it would be 0.",
+            _safe_everywhere,
+        ),
+        Mistake(
+            "nothing subtracted",
+            "The factors are exp(m), with **no common maximum subtracted**: they move the sums to "
+            "a ruler that starts at 0, while the m that comes out is the largest.",
+            _nothing_subtracted,
+            see="3 · Two halves make a whole",
+        ),
+        Mistake(
+            "just added",
+            "l and acc are summed over the workers **without any factor**: each worker measured "
+            "from its own maximum.",
+            _just_added,
+            see="3 · Two halves make a whole",
+        ),
+        Mistake(
+            "l not rescaled",
+            "acc is right, but l is summed **without the factors**: both are sums of the same "
+            "exponentials.",
+            _l_just_added,
+            see="3 · Two halves make a whole",
+        ),
+        Mistake(
+            "acc not rescaled",
+            "l is right, but acc is summed **without the factors**; c needs one more dimension "
+            "there, and nothing else.",
+            _acc_just_added,
+            see="3 · Two halves make a whole",
         ),
         Mistake(
             "softmax as factors",

@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from course.check import lesson_03_one_pass_answers as answers
+from course.check.lesson_03_stream import numbers_kept, stream
 from course.check.spec import Exercise, Mistake, Property, Seen
 
 EPS = torch.finfo(torch.float32).eps
-
-
-def stream(scores: Tensor, v: Tensor, widths: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the tiles one after the other, all in the same memory, as a GPU's fast memory has it.
-
-    Asking for the next tile overwrites the one before; a second loop gets nothing.
-    """
-    score_tile = torch.empty(scores.shape[0], max(widths))
-    v_tile = torch.empty(max(widths), v.shape[1])
-    start = 0
-    for n in widths:
-        score_tile[:, :n] = scores[:, start : start + n]
-        v_tile[:n] = v[start : start + n]
-        yield score_tile[:, :n], v_tile[:n]
-        start += n
 
 
 def _seen(answer, scores: Tensor, v: Tensor, widths: list[int]) -> Seen:
@@ -80,10 +65,19 @@ def _uneven(answer, rng):
 
 
 def _far_from_zero(answer, rng):
-    around = ([-200.0], [-200.0, 200.0], [200.0, -200.0])
+    around = ([-200.0], [-200.0, 200.0], [200.0, -200.0], [-60_000.0])
     seen = [_seen(answer, *_draw(rng, 1, tiles, 2)) for tiles in around]
     scores, v, widths = _draw(rng, 2, [0.0, 1.0], 2)
     return [*seen, _seen(answer, scores + torch.tensor([[-200.0], [200.0]]), v, widths)]
+
+
+def _keeps_little(answer, rng):
+    """Whoever keeps but one number of each of 100 tiles holds 100; who doesn't, some 20 at most."""
+    scores, v, widths = _draw(rng, 1, [0.0] * 100, 2)
+    little = "D + 2 numbers a row, and what one tile needs"
+    kept = numbers_kept(answer, scores, v, widths)
+    got = little if kept < 100 else "something of every tile"
+    return Seen(got, little, "100 tiles of 2 keys; what is still in memory after the last one")
 
 
 ONE_PASS = Exercise(
@@ -97,7 +91,8 @@ ONE_PASS = Exercise(
         Property("maxima fall", "the largest score comes first", _falling),
         Property("maxima rise", "the second tile has the larger maximum", _rising),
         Property("uneven tiles", "five tiles, six rows, some keys hidden by -inf", _uneven),
-        Property("far from zero", "scores near -200, near 200, and both", _far_from_zero),
+        Property("far from zero", "scores near -200, 200, both, -60000", _far_from_zero),
+        Property("little is kept", "a long stream leaves D + 2 numbers a row", _keeps_little),
     ),
     mistakes=(
         Mistake(
@@ -113,6 +108,18 @@ ONE_PASS = Exercise(
             answers.with_step(answers.acc_not_rescaled),
         ),
         Mistake(
+            "l not rescaled",
+            "acc is moved to the new maximum, but **l is not**. Both are sums of the same "
+            "exponentials, so both need the factor.",
+            answers.with_step(answers.l_not_rescaled),
+        ),
+        Mistake(
+            "divided in the loop",
+            "acc is **divided by l inside the loop**, so the next round rescales and divides what "
+            "was divided already. The division comes once, after the last tile.",
+            answers.with_step(answers.divided_in_the_loop),
+        ),
+        Mistake(
             "factor upside down",
             "The correction factor is **upside down**. When the maximum grows, old sums must "
             "shrink: the factor is never above 1.",
@@ -123,6 +130,24 @@ ONE_PASS = Exercise(
             "Right for one tile, but then m is **still what it was at the start**: the new maximum "
             "is found and used, and not kept for the next tile.",
             answers.m_stays_behind,
+        ),
+        Mistake(
+            "m never set",
+            "m is **never set** to the new maximum: after the loop it is still -inf, and so is "
+            "lse. Each round ends with the maximum that the next one starts from.",
+            answers.m_never_set,
+        ),
+        Mistake(
+            "no maximum at all",
+            "The exponentials are taken of the scores as they are, **without a maximum**: near "
+            "200 they overflow, near -200 they underflow.",
+            answers.no_maximum,
+            see="1 · Three passes, then two",
+        ),
+        Mistake(
+            "o and lse swapped",
+            "The two results are **in the wrong order**: return o first, then lse.",
+            answers.swapped,
         ),
         Mistake(
             "a tile on a ruler of its own",
@@ -160,15 +185,32 @@ ONE_PASS = Exercise(
             answers.tiles_kept,
         ),
         Mistake(
-            "m starts at 0",
-            "The running maximum **starts at 0**. Where all scores lie near -200 it stays there, "
-            "and every exponential underflows. Nothing seen yet means -inf.",
-            answers.starting_at_zero,
+            "copies kept",
+            "The numbers are right, but **something of every tile is kept** until the end, copies "
+            "or results, and with a long stream that fills the memory. D + 2 numbers a row are "
+            "enough: take each tile into m, l and acc, then let it go.",
+            answers.copies_kept,
+        ),
+        Mistake(
+            "m starts at a finite number",
+            "The running maximum **starts at a finite number**, such as 0. Where all scores lie "
+            "far below, near -200, it stays there, and every exponential underflows. Nothing seen "
+            "yet means -inf.",
+            answers.starting_at(0.0),
+            see="5 · The worker that saw nothing",
+        ),
+        Mistake(
+            "m starts far down",
+            "The running maximum starts **far down, but not at -inf**: scores near -60000 lie "
+            "lower still, and all their exponentials underflow. No finite number can stand for "
+            "nothing seen.",
+            answers.starting_at(-1e4),
+            see="5 · The worker that saw nothing",
         ),
         Mistake(
             "the last tile's maximum as ruler",
-            "m is **the latest tile's maximum**, not the largest so far. That is right on paper, "
-            "but where the scores fall by 400 the factor overflows.",
+            "m is **the latest tile's maximum**, not the largest so far. Where the scores fall by "
+            "400 the factor overflows, and a tile that is hidden from a row gives NaN.",
             answers.with_step(answers.last_maximum),
         ),
         Mistake(

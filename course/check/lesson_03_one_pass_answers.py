@@ -65,6 +65,18 @@ def acc_not_rescaled(state, scores, v):
     return m, c * state[1] + p.sum(-1), state[2] + p @ v
 
 
+def l_not_rescaled(state, scores, v):
+    """acc follows when the maximum grows, l does not."""
+    m, c, p = _measured(state[0], scores)
+    return m, state[1] + p.sum(-1), c[:, None] * state[2] + p @ v
+
+
+def divided_in_the_loop(state, scores, v):
+    """A right step, then the division that belongs behind the loop."""
+    m, l, acc = _right(state, scores, v)
+    return m, l, acc / l[:, None]
+
+
 def factor_upside_down(state, scores, v):
     """exp(m_new − m_old), which is infinite at the first tile."""
     m, _, p = _measured(state[0], scores)
@@ -107,16 +119,43 @@ def m_stays_behind(tiles, rows, D):
     return acc / l[:, None], m_new + l.log()
 
 
+def m_never_set(tiles, rows, D):
+    """Never sets m to the new maximum, and returns that m."""
+    m, l, acc = _start(rows, D)
+    for scores, v in tiles:
+        _, l, acc = _right((m, l, acc), scores, v)
+    return acc / l[:, None], m + l.log()
+
+
+def no_maximum(tiles, rows, D):
+    """Sums the plain exponentials."""
+    _, l, acc = _start(rows, D)
+    for scores, v in tiles:
+        p = torch.exp(scores)
+        l, acc = l + p.sum(-1), acc + p @ v
+    return acc / l[:, None], l.log()
+
+
+def swapped(tiles, rows, D):
+    """Gives (lse, o)."""
+    o, lse = by_lse(tiles, rows, D)
+    return lse, o
+
+
 def lse_without_m(tiles, rows, D):
     """Gives log l for lse."""
     _, l, acc = _all(tiles, _start(rows, D))
     return acc / l[:, None], l.log()
 
 
-def starting_at_zero(tiles, rows, D):
-    """The maximum starts at 0 where it should at −inf."""
-    m, l, acc = _all(tiles, _start(rows, D, m=0.0))
-    return acc / l[:, None], m + l.log()
+def starting_at(first: float) -> Callable:
+    """The maximum starts at a finite number where it should at −inf."""
+
+    def one_pass(tiles, rows, D):
+        m, l, acc = _all(tiles, _start(rows, D, m=first))
+        return acc / l[:, None], m + l.log()
+
+    return one_pass
 
 
 def averaged(tiles, rows, D):
@@ -135,6 +174,11 @@ def read_twice(tiles, rows, D):
         p = torch.exp(scores - m[:, None])
         l, acc = l + p.sum(-1), acc + p @ v
     return acc / l[:, None], m + l.log()
+
+
+def copies_kept(tiles, rows, D):
+    """Collects copies of the tiles: right, as long as there is memory."""
+    return tiles_kept([(scores.clone(), v.clone()) for scores, v in tiles], rows, D)
 
 
 def tiles_kept(tiles, rows, D):

@@ -83,7 +83,7 @@ def over_whole_row(
         hidden = hidden | (positions > torch.arange(length - Lq, length)[:, None])
     scores = (q @ k.T / math.sqrt(q.shape[1])).masked_fill(hidden, -math.inf)
     lse = torch.logsumexp(scores, -1)
-    p = torch.softmax(scores, -1).nan_to_num(0.0) if lse.isneginf().any() else scores.softmax(-1)
+    p = torch.exp(scores - torch.where(lse == -math.inf, 0.0, lse)[:, None])
     if not late:
         return p @ v, lse
     if start == stop:

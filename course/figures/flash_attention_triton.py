@@ -73,7 +73,7 @@ def causal_stages(
             box = Rectangle(place, width - 0.1, height - 0.1, facecolor=STAGES[stage], lw=0)
             ax.add_patch(box)
         middle = top - height / 2
-        ax.text(-0.4, middle, f"program {i}", ha="right", **NOTE)
+        ax.text(-0.4, middle, f"query tile {i}", ha="right", **NOTE)
         ax.text(Lk + 0.6, middle, f"full = {full}, stop = {stop}", **NOTE)
     rows, cols = visible.nonzero(as_tuple=True)
     ax.plot(cols + 0.5, -rows - 0.5, ".", color=COLORS.ink, ms=4)
@@ -94,7 +94,7 @@ def tile_budget(
     registers, shared: launch → what is held → registers, KiB. thread: registers a thread may
     have. limits: GPU → KiB a program may have.
     """
-    fig, (left, right) = figure(1, 2, size=(9.0, 3.9))
+    fig, (left, right) = figure(1, 2, size=(9.0, 3.9), width_ratios=[1.25, 1])
     names = {"acc": COLORS.out, "scores": COLORS.score, "p": COLORS.p, "q": COLORS.q,
              "k": COLORS.k, "v": COLORS.v}  # fmt: skip
     for ax, table in ((left, registers), (right, shared)):
@@ -104,7 +104,8 @@ def tile_budget(
                 fill = names[name]
                 ax.barh(y, size, left=x, color=fill, height=0.55, edgecolor=COLORS.card, lw=1.5)
                 if size:
-                    ax.text(x + size / 2, y, name, ha="center", color=text_on(fill), **NOTE)
+                    place = {"ha": "center", "va": "center", "fontsize": 8.5}
+                    ax.text(x + size / 2, y, name, color=text_on(fill), **place)
                 x += size
             ax.text(x, y - 0.4, f"{x:g}", ha="right", va="center", weight="bold", fontsize=9.5)
         ax.set_yticks(range(len(table)), list(table))

@@ -86,7 +86,7 @@ def decode_latency(
         ax.plot(lengths, after, "o-", color=COLORS.k, ms=5, label="the same, in splits")
         for x, slow, fast in zip(lengths, before, after, strict=True):
             ax.annotate(
-                f"{slow / fast:.1f}×", (x, max(slow, fast)), (-7, 7), textcoords="offset points",
+                f"{slow / fast:.2g}×", (x, max(slow, fast)), (-7, 7), textcoords="offset points",
                 ha="center", fontsize=9,
             )  # fmt: skip
         every = [*before, *after]

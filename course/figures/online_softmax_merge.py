@@ -20,7 +20,7 @@ def legible(color: str) -> str:
     """A colour for words on the card: as given, or darker if it is as pale as amber."""
     if text_on(color) == "white":
         return color
-    return colors.to_hex([0.64 * part for part in colors.to_rgb(color)])
+    return colors.to_hex([0.76 * part for part in colors.to_rgb(color)])
 
 
 def merge_rulers(scores: Tensor, split: int) -> Figure:
@@ -49,7 +49,9 @@ def merge_rulers(scores: Tensor, split: int) -> Figure:
     middles = ((split - 1) / 2, (split + len(x) - 1) / 2)
     for i, place in enumerate(middles):
         m = own[0] if i == 0 else own[-1]
-        axes[0].text(place, 1.1, f"from m = {m:g}", ha="center", color=legible(SPLITS[i]), weight="bold")
+        axes[0].text(
+            place, 1.1, f"from m = {m:g}", ha="center", color=legible(SPLITS[i]), weight="bold"
+        )
         factor = math.exp(m - max(x))
         text = f"× {factor:.4f}" if factor < 1 else "× 1"
         axes[1].text(place, 1.1, text, ha="center", color=legible(SPLITS[i]), weight="bold")
