@@ -172,7 +172,7 @@ MERGE_ALL = Exercise(
         Mistake(
             "maximum never below a floor",
             "The exponentials are measured **from a floor**, such as max(m, 0): with scores near "
-            "-200 all of them underflow to 0. Only -inf needs replacing.",
+            "-200 all of them underflow. Only -inf needs replacing.",
             _maximum_at_least_zero,
         ),
         Mistake(

@@ -1,4 +1,4 @@
-"""What exercise 3.1 reads from: tiles that come in one place of memory, and what is kept of them."""
+"""What exercise 3.1 reads from: tiles in one place of memory, and a count of what is kept."""
 
 from __future__ import annotations
 
