@@ -179,9 +179,15 @@ def box(ax: Axes, x: float, y: float, w: float, h: float, text: str, fill: str) 
     ax.text(x + w / 2, y + h / 2, text, ha="center", va="center", color=text_on(fill))
 
 
-def arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], text: str = "") -> None:
+def arrow(
+    ax: Axes,
+    start: tuple[float, float],
+    end: tuple[float, float],
+    text: str = "",
+    color: str = COLORS.muted,
+) -> None:
     """An arrow from `start` to `end`, with an optional text beside its middle."""
-    ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": COLORS.muted, "lw": 1.6})
+    ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": color, "lw": 1.6})
     if text:
         x, y = (start[0] + end[0]) / 2, (start[1] + end[1]) / 2
         ax.text(x, y, f" {text} ", ha="left", va="center", fontsize=9, color=COLORS.muted)

@@ -144,7 +144,8 @@ def choose_decode_launch(
     """
     block_m = 1 if rows == 1 else min(64, max(16, next_power_of_2(rows)))
     block_d = max(16, next_power_of_2(head_dim))
-    # 16 KiB of K and as much of V a stage: three stages of it fit twice into an SM of an A100.
+    # 16 KiB of K and as much of V a block: three stages keep two such pairs in shared memory, and
+    # that fits twice into an SM of an A100.
     block_n = max(16, min(128 // element_size, 16384 // (block_d * element_size)))
     if interpreted:
         return Launch(block_m, 64, block_d, 4, 3)

@@ -68,7 +68,8 @@ def attend(
         if MASKED:
             mask = mask & (offs_n[:, None] < stop)
 
-        # evict_first: no other program reads this K or V, so it need not stay in the L2 cache.
+        # evict_first: up to 64 packed rows no other program reads this K or V, so it need not stay
+        # in the L2 cache.
         k_ptrs = k_ptr + keys * stride_kn + offs_d
         k = tl.load(k_ptrs, mask=mask, other=0.0, eviction_policy="evict_first")
         if q.shape[0] == 1:  # one row leaves a tensor core 15/16 idle: multiply and add up
@@ -145,11 +146,11 @@ def split_kernel(
 
     # 3. How far they see. Bottom-right: the last query sees the last key.
     sees = tl.zeros((BLOCK_M,), tl.int32) + length
-    whole = stop - start
+    n_whole = stop - start  # keys that all rows see
     if CAUSAL:
         sees = length - Lq + query + 1
-        whole = tl.minimum(whole, tl.maximum(tl.min(sees) - start, 0))
-    whole = start + whole // BLOCK_N * BLOCK_N
+        n_whole = tl.minimum(n_whole, tl.maximum(tl.min(sees) - start, 0))
+    whole_end = start + n_whole // BLOCK_N * BLOCK_N
 
     # 4. Blocks that all rows see whole: no masks. Then the blocks that an end or the diagonal cuts.
     k_ptr += b * stride_kb + kv_head.to(tl.int64) * stride_kh
@@ -157,12 +158,12 @@ def split_kernel(
     kv = (k_ptr, stride_kn, v_ptr, stride_vn)
     m_log2 = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     state = (m_log2, tl.zeros_like(m_log2), tl.zeros((BLOCK_M, BLOCK_D), tl.float32))
-    state = attend(state, q, kv, scale_log2, start, whole, sees, D, BLOCK_N, NUM_STAGES, False)
-    m_log2, l, acc = attend(state, q, kv, scale_log2, whole, stop, sees, D, BLOCK_N, 1, True)
+    state = attend(state, q, kv, scale_log2, start, whole_end, sees, D, BLOCK_N, NUM_STAGES, False)
+    m_log2, l, acc = attend(state, q, kv, scale_log2, whole_end, stop, sees, D, BLOCK_N, 1, True)
 
     # 5. A normalised partial and its lse; a split that saw no key writes (0, -inf).
     o, lse = finalize(m_log2, l, acc)
-    row = ((split * tl.num_programs(2) + b) * Lq + query) * Hq + head  # int64, through b
+    row = ((split * tl.num_programs(2) + b) * Lq + query) * Hq + head  # int64, as b is
     o_ptrs = o_ptr + row[:, None] * D + offs_d[None, :]
     tl.store(o_ptrs, round_to(o, o_ptr.dtype.element_ty), mask=mask_m[:, None] & mask_d)
     tl.store(lse_ptr + row, lse, mask=mask_m)

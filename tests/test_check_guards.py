@@ -1,5 +1,7 @@
 """Guard zones: what is read or written out of bounds is seen."""
 
+import math
+
 import pytest
 import torch
 
@@ -31,6 +33,57 @@ def test_writing_outside_is_seen(offset, value):
     assert whole[50 + offset].isnan()
     whole[50 + offset] = -value  # even a NaN, if it is another one
     assert not guard.intact()
+
+
+FLOATS = [dtype for dtype in DTYPES if dtype.is_floating_point]
+PROCESSORS = (math.nan, -math.nan)  # what x86 and ARM make of 0 / 0, up to the sign
+
+
+def _beside(guard: Guarded) -> torch.Tensor:
+    """Eight entries from the first on, the last four of them poison."""
+    return guard.tensor.as_strided((8,), (1,), guard.tensor.storage_offset())
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_poison_of_an_input_in_an_output_is_seen(dtype):
+    x, out = guarded(torch.ones(4, dtype=dtype)), poisoned((4,), dtype)
+    _beside(out).copy_(_beside(x))
+    assert torch.equal(out.tensor, x.tensor) and not out.intact()
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_arithmetic_on_poison_is_seen(dtype):
+    for compute in (
+        lambda a, b: a + b,
+        lambda a, b: (a.double() * b.double()).to(dtype),  # and a cast to more and fewer bits
+        lambda a, b: (a.float() - b.float()).to(dtype).exp(),
+        lambda a, b: torch.from_numpy(a.double().numpy() + b.double().numpy()).to(dtype),
+    ):
+        x, y = guarded(torch.ones(4, dtype=dtype)), guarded(torch.ones(4, dtype=dtype))
+        out = poisoned((4,), dtype)
+        _beside(out).copy_(compute(_beside(x), _beside(y)))
+        assert _beside(out)[4:].isnan().all() and not out.intact()
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("make", [guarded, lambda x: poisoned((4,), x.dtype)])
+def test_a_plain_nan_over_poison_is_seen(dtype, make):
+    for nan in PROCESSORS:
+        guard = make(torch.ones(4, dtype=dtype))
+        _beside(guard)[6] = nan
+        assert not guard.intact()
+
+
+def test_what_guards_do_not_see():
+    x, out = guarded(torch.ones(4)), poisoned((4,))
+    _beside(x).mul_(2)  # in place: NaN times 2 is the same NaN
+    _beside(out)[:4] = _beside(x)[:8].clone()[:4]  # read astray, and dropped
+    assert x.intact() and out.intact()
+
+
+def test_eight_bits_have_no_room_for_a_payload():
+    guard = guarded(torch.ones(4).to(torch.float8_e4m3fn))
+    assert _beside(guard).float().isnan().tolist() == [False] * 4 + [True] * 4 and guard.intact()
 
 
 def test_reading_outside_gives_nan():

@@ -167,7 +167,8 @@ def _differ_in_values(
     astray = torch.isnan(x) & ~torch.isnan(y)
     if bool(astray.any()):
         amount = _amount(astray)
-        why = " Either it was read outside an input, or never written." if near.guarded else ""
+        why = " It was read outside an input, or never written, or came of 0 / 0 or -inf - (-inf)."
+        why = why if near.guarded else ""
         return Complaint("nan", f"{named} is NaN (not a number){amount}.{why}")
     if got.numel() <= FEW:
         return Complaint("value", f"The difference is in {named}." if where else "")

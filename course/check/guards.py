@@ -3,11 +3,16 @@
 A Triton kernel run by the interpreter reads past the end of a tensor without a word. Here every
 tensor lies in the middle of a larger buffer of NaN: what is read out of bounds turns the result
 into NaN, and what is written out of bounds changes the surroundings, which `intact()` notices.
+Inputs and outputs lie in different NaNs (the bits below the exponent say which), since arithmetic
+hands a NaN on as it is: a kernel without any mask writes an input's poison over an output's.
 
     x = guarded(torch.randn(4, 100), row_gap=28)
     y = poisoned((4, 100))
     kernel[grid](x.tensor, y.tensor, ...)
     Seen(got=y.tensor, wanted=..., guards=(x, y))
+
+Not seen: what is read astray and then dropped; what lands in the tensor itself or beyond the
+margin; and poison that is written back where it came from, as by an update in place without mask.
 """
 
 from __future__ import annotations
@@ -20,6 +25,9 @@ from dataclasses import dataclass
 import torch
 
 MARGIN = 1024  # entries of poison on either side; larger than any block an exercise loads
+
+_INPUT, _OUTPUT = 0b010101, 0b101010  # six bits of a NaN; no processor makes either by itself
+_PAYLOAD = 6
 
 
 @dataclass(frozen=True)
@@ -48,12 +56,17 @@ def guarded(
     margin: entries of poison before and behind. Integers have no NaN and get -1 (used as
         a page or row number it leads in front of its buffer: into NaN, and not into the wild).
     """
+    return _inside(_poison(tensor, _INPUT), tensor, name, row_gap, margin)
+
+
+def _inside(
+    poison: torch.Tensor, tensor: torch.Tensor, name: str, row_gap: int, margin: int
+) -> Guarded:
     last = tensor.shape[-1] if tensor.dim() else 1
     rows = math.prod(tensor.shape[:-1])
     pitch = last + row_gap
-    poison = math.nan if tensor.dtype.is_floating_point else -1
     size = 2 * margin + rows * pitch
-    buffer = torch.full((size,), poison, dtype=tensor.dtype, device=tensor.device)
+    buffer = poison.repeat(size)
     strides = _strides(tensor.shape, pitch)
     view = buffer.as_strided(tensor.shape, strides, margin)
     view.copy_(tensor)
@@ -73,9 +86,27 @@ def poisoned(
     """Return an output buffer of `shape` that is NaN within and without.
 
     What a kernel forgets to write stays NaN, and no zero left by the allocator hides it.
+    Integers get -2, which no input's poison is.
     """
-    fill = math.nan if dtype.is_floating_point else -1
-    return guarded(torch.full(shape, fill, dtype=dtype, device=device), name, row_gap=row_gap)
+    fill = math.nan if dtype.is_floating_point else -2
+    tensor = torch.full(shape, fill, dtype=dtype, device=device)
+    return _inside(_poison(tensor, _OUTPUT), tensor, name, row_gap, MARGIN)
+
+
+def _poison(like: torch.Tensor, payload: int) -> torch.Tensor:
+    """Return one entry of poison, (1,), with the dtype and device of `like`.
+
+    The payload stands in the highest bits below the one that makes a NaN quiet: there it outlives
+    a cast to fewer bits. An 8-bit float has no room for it and gets a plain NaN.
+    """
+    if not like.dtype.is_floating_point:
+        return torch.full((1,), -1 if payload == _INPUT else -2, dtype=like.dtype).to(like.device)
+    entry = torch.tensor([math.nan], dtype=like.dtype)
+    mantissa = round(-math.log2(torch.finfo(like.dtype).eps))
+    if mantissa > _PAYLOAD:
+        whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[entry.element_size()]
+        entry.view(whole)[0] |= payload << (mantissa - 1 - _PAYLOAD)
+    return entry.to(like.device)
 
 
 @contextlib.contextmanager

@@ -92,6 +92,28 @@ DECODE_STEP = Exercise(
             lambda q, k, v: torch.softmax(k @ q / q.shape[0] ** 0.5, -1) @ k,
         ),
         Mistake(
+            "scaled after softmax",
+            "The √D divides the **weights**, after softmax: they no longer sum to 1. It belongs to "
+            "the scores, before.",
+            lambda q, k, v: (torch.softmax(k @ q, -1) / q.shape[0] ** 0.5) @ v,
+        ),
+        Mistake(
+            "keys and values swapped",
+            "**k and v are swapped**: the query is compared with the keys, the values are summed.",
+            lambda q, k, v: torch.softmax(v @ q / q.shape[0] ** 0.5, -1) @ k,
+        ),
+        Mistake(
+            "√Lk instead of √D",
+            "The scores are divided by the root of the **number of keys**; D is the length of a "
+            "query.",
+            lambda q, k, v: torch.softmax(k @ q / k.shape[0] ** 0.5, -1) @ v,
+        ),
+        Mistake(
+            "best key only",
+            "The value of the **best key alone** is returned. Softmax gives every key a share.",
+            lambda q, k, v: v[(k @ q).argmax()],
+        ),
+        Mistake(
             "plain mean",
             "Every value gets **the same weight**: the query was never looked at.",
             lambda q, k, v: v.mean(0),
@@ -118,6 +140,11 @@ def _bytes_seen(answer: Callable, args: tuple[int, ...]) -> Seen:
     return Seen.of(answer, args, wanted=_bytes(*args))
 
 
+def _whole_number(answer: Callable, rng: Generator) -> Seen:
+    kind = type(answer(*_numbers(rng))).__name__
+    return Seen(kind, "int", "the type of the result")
+
+
 CACHE_BYTES = Exercise(
     id="0.2",
     name="cache_bytes",
@@ -135,6 +162,7 @@ CACHE_BYTES = Exercise(
             "300 tokens, 8/2 heads, D = 64, fp32",
             lambda answer, rng: _bytes_seen(answer, LESSON_EXAMPLE),
         ),
+        Property("a whole number", "the result is an int", _whole_number),
         Property(
             "any model",
             "random lengths, heads and sizes",
@@ -157,6 +185,22 @@ CACHE_BYTES = Exercise(
             "numbers, not bytes",
             "This counts **numbers**, not bytes: each takes `bytes_per_number`.",
             lambda Lk, Hq, Hkv, D, size: 2 * Lk * Hkv * D,
+        ),
+        Mistake(
+            "size fixed at 4",
+            "Every number is taken for 4 bytes: **`bytes_per_number` is not used**.",
+            lambda Lk, Hq, Hkv, D, size: 2 * Lk * Hkv * D * 4,
+        ),
+        Mistake(
+            "query heads, and keys only",
+            "Two slips at once: the **query heads** are counted where the KV heads should be, and "
+            "only **one of the two** caches.",
+            lambda Lk, Hq, Hkv, D, size: Lk * Hq * D * size,
+        ),
+        Mistake(
+            "a float",
+            "The number is right, but it is a **float**: bytes are counted in whole numbers.",
+            lambda Lk, Hq, Hkv, D, size: 2.0 * Lk * Hkv * D * size,
         ),
         Mistake(
             "bits",

@@ -59,6 +59,11 @@ def key_blocks(row_bounds: Sequence[Bounds], block_n: int, capacity: int) -> Fig
                         left + width / 2, b, f"{s}", ha="center", va="center", fontsize=9,
                         color=text_on(split_color(s)),
                     )  # fmt: skip
+                else:  # too narrow for its number: beside it
+                    ax.text(
+                        left + width + block_n * 0.1, b, f"{s}", va="center", fontsize=9,
+                        bbox={"facecolor": COLORS.card, "lw": 0, "pad": 1},
+                    )  # fmt: skip
         counts = [-(-(stop - start) // block_n) for start, stop in bounds]
         note = "blocks: " + ", ".join(map(str, counts))
         ax.text(capacity * 1.015, b, note, va="center", fontsize=9.5, color=COLORS.muted)
@@ -127,12 +132,12 @@ def _keys_read_once(ax: Axes, x: float, y: float, kv_head: int) -> None:
 
 
 def main_and_tail(
-    names: Sequence[str], sees: Sequence[int], start: int, whole: int, stop: int, block_n: int
+    names: Sequence[str], sees: Sequence[int], start: int, whole_end: int, stop: int, block_n: int
 ) -> Figure:
     """Which keys the rows of a tile see in one split, and where masks are needed.
 
     names: of the rows; sees: row i may see keys 0 … sees[i] - 1; the split is start … stop, and
-    its blocks from `whole` on are the masked ones.
+    its blocks from `whole_end` on are the masked ones.
     """
     rows, end = len(names), start + -(-(stop - start) // block_n) * block_n
     fig, ax = figure(size=(9.0, 0.42 * rows + 1.7))
@@ -141,14 +146,17 @@ def main_and_tail(
         ax.text(start - 0.3, -i - 0.5, names[i], ha="right", va="center", fontsize=9.5)
         for j in range(start, end):
             seen = j < min(sees[i], stop)
-            fill = (COLORS.k if j < whole else COLORS.score) if seen else COLORS.mask
+            fill = (COLORS.k if j < whole_end else COLORS.score) if seen else COLORS.mask
             ax.add_patch(Rectangle((j, -i - 1), 1, 1, facecolor=fill, edgecolor="white", lw=1))
     for j in range(start, end):
         ax.text(j + 0.5, -rows - 0.2, f"{j}", ha="center", va="top", fontsize=8.5,
                 color=COLORS.muted if j < stop else COLORS.mask)  # fmt: skip
     for j in range(start, end + 1, block_n):
         ax.plot([j, j], [-rows - 0.05, 0.25], color=COLORS.ink, lw=1.4)
-    spans = ((start, whole, "main loop, no masks", COLORS.k), (whole, end, "masked", COLORS.ink))
+    spans = (
+        (start, whole_end, "main loop, no masks", COLORS.k),
+        (whole_end, end, "masked", COLORS.ink),
+    )
     for left, right, text, color in spans:
         if right > left:
             ax.plot([left + 0.1, right - 0.1], [0.6, 0.6], color=color, lw=2)

@@ -19,7 +19,7 @@ def flash_decoding_overview(splits: int = 4, keys: int = 24) -> CourseFigure:
     top, width = 8.2, 14.0
     cell, part = width / keys, width / splits
     box(ax, 0, 6.2, 2.2, 1.2, "query", COLORS.q)
-    ax.text(1.1, 5.6, "one new token", ha="center", va="top", color=COLORS.muted, fontsize=9.5)
+    ax.text(1.1, 7.55, "one new token", ha="center", va="bottom", color=COLORS.muted, fontsize=9.5)
     ax.text(3.4, top + 0.75, "KV cache: the keys and values of all tokens so far", weight="bold")
     for row, name in ((1, "K"), (2, "V")):
         ax.text(3.2, top + 0.3 - row * 0.62, name, ha="right", va="center", color=COLORS.muted)
@@ -38,7 +38,11 @@ def flash_decoding_overview(splits: int = 4, keys: int = 24) -> CourseFigure:
         box(ax, x + 0.15, 4.4, part - 0.3, 1.3, f"worker {s + 1}", SPLITS[s])
         arrow(ax, (middle, 4.4), (middle, 3.3))
         ax.text(middle + 0.15, 3.85, f"$o_{s + 1}$, lse$_{s + 1}$", va="center", fontsize=10)
-    arrow(ax, (2.2, 6.6), (3.3, 5.2))
+    rail = 6.05  # the query goes to every worker: a line along all of them, a branch to each
+    ax.plot([1.1, 1.1, 17.4 - part / 2 - 0.9], [6.3, rail, rail], color=COLORS.q, lw=1.6)
+    for s in range(splits):
+        x = 3.4 + s * part + part / 2 - 0.9
+        arrow(ax, (x, rail), (x, 5.75), color=COLORS.q)
     box(ax, 3.4, 2.0, width, 1.25, "merge:   $o = \\sum_s e^{\\,lse_s - lse}\\; o_s$", COLORS.sum)
     middle = 3.4 + width / 2
     arrow(ax, (middle, 2.0), (middle, 1.0))
