@@ -7,8 +7,8 @@ for the next *wave*. The last wave is rarely full, and an unfilled slot is bandw
                                wave 2  ■ · · ·     efficiency = (5/4) / 2 = 0.625
 
 More splits make more programs, which fill the waves better, but each split adds a partial result
-to write, read and merge. The rule: take the *fewest* splits whose efficiency is at least 85 % of
-the best that can be had.
+to write, read and merge. The rule: don't split where the programs fill 80 % of the slots by
+themselves; else take the *fewest* splits whose efficiency is at least 85 % of the best to be had.
 
 Source: the split heuristic of FlashAttention-2 (Dao, `num_splits_heuristic` in flash-attention's
 `csrc/flash_attn/flash_api.cpp`), which also counts two slots an SM. Its known weakness is here
@@ -27,6 +27,7 @@ STAND_IN_SMS = 16
 MAX_SPLITS = 128
 PROGRAMS_PER_SM = 2
 GOOD_ENOUGH = 0.85
+FULL_ENOUGH = 0.8
 
 
 def waves(programs: int, slots: int) -> float:
@@ -95,7 +96,7 @@ def choose_num_splits(
 
     slots = num_sms * programs_per_sm
     programs = batch * kv_heads * m_tiles
-    if programs >= 0.8 * slots:  # full enough: splitting would only add a merge
+    if programs >= FULL_ENOUGH * slots:  # full enough: splitting would only add a merge
         return 1
     blocks = math.ceil(max_len / block_n)
     useful = [s for s in range(1, min(max_splits, slots, blocks) + 1) if _all_busy(blocks, s)]

@@ -68,8 +68,7 @@ def attend(
         if MASKED:
             mask = mask & (offs_n[:, None] < stop)
 
-        # evict_first: up to 64 packed rows no other program reads this K or V, so it need not stay
-        # in the L2 cache.
+        # evict_first: up to 64 packed rows nobody else reads these keys; they may leave the L2.
         k_ptrs = k_ptr + keys * stride_kn + offs_d
         k = tl.load(k_ptrs, mask=mask, other=0.0, eviction_policy="evict_first")
         if q.shape[0] == 1:  # one row leaves a tensor core 15/16 idle: multiply and add up

@@ -7,35 +7,44 @@ from collections.abc import Callable
 import torch
 from torch import Generator
 
+from course.check import lesson_05_scale_shift_answers as answers
 from course.check.guards import guarded, poisoned
 from course.check.spec import Exercise, Mistake, Property, Seen
 from kernels.runtime import device
 
 # isort: split
 import triton
-import triton.language as tl
 
+ONE = "1 · One program, one block"
 EPS = torch.finfo(torch.float32).eps
 
 
-def _seen(answer: Callable, rng: Generator, n: int, block: int) -> Seen:
-    """Launch the kernel on n random numbers; both outputs lie in NaN, and so does x."""
+def _seen(
+    answer: Callable, rng: Generator, n: int, block: int, launched: int | None = None
+) -> Seen:
+    """Launch the kernel on n random numbers; both outputs lie in NaN, and so does x.
+
+    launched: programs, if not one for each block; what the others would write has to stay NaN.
+    """
     scale, shift = (torch.rand(2, generator=rng) + 0.5).tolist()
     drawn = torch.randn(n, generator=rng)
     programs = triton.cdiv(n, block)
     x = guarded(drawn.to(device()), "x")
     y = poisoned((n,), name="y", device=device())
     sums = poisoned((programs,), name="sums", device=device())
-    answer[(programs,)](x.tensor, y.tensor, sums.tensor, n, scale, shift, BLOCK=block)
+    answer[(launched or programs,)](x.tensor, y.tensor, sums.tensor, n, scale, shift, BLOCK=block)
     wanted = scale * drawn.double() + shift
     wanted_sums = torch.stack([part.sum() for part in wanted.split(block)])
+    largest = wanted.abs().max().item()
+    wanted[(launched or programs) * block :] = wanted_sums[launched or programs :] = torch.nan
     return Seen(
         (y.tensor, sums.tensor),
         (wanted.float(), wanted_sums.float()),
-        f"n = {n}, BLOCK = {block}, scale = {scale:.2f}, shift = {shift:.2f}",
+        f"n = {n}, BLOCK = {block}, {launched or programs} programs, "
+        f"scale = {scale:.2f}, shift = {shift:.2f}",
         names=("y", "sums"),
         guards=(x, y, sums),
-        atol=EPS * (block + 2) * wanted.abs().max().item(),  # block additions, two roundings each y
+        atol=EPS * (block + 2) * largest,  # block additions, two roundings each y
         rtol=0.0,
     )
 
@@ -64,65 +73,8 @@ def _one_too_many(answer, rng):
     return _seen(answer, rng, n=33, block=32)
 
 
-@triton.jit
-def _from_the_end(x_ptr, y_ptr, sums_ptr, n, scale, shift, BLOCK: tl.constexpr):
-    """Another right answer: counts what is left, masks x and shift before the sum."""
-    pid = tl.program_id(0)
-    inside = tl.arange(0, BLOCK) < n - pid * BLOCK
-    x = tl.load(x_ptr + pid * BLOCK + tl.arange(0, BLOCK), mask=inside, other=0.0)
-    y = x * scale + tl.where(inside, shift, 0.0)
-    tl.store(y_ptr + pid * BLOCK + tl.arange(0, BLOCK), y, mask=inside)
-    tl.store(sums_ptr + pid, tl.sum(y, 0))
-
-
-@triton.jit
-def _first_block(x_ptr, y_ptr, sums_ptr, n, scale, shift, BLOCK: tl.constexpr):
-    offs = tl.arange(0, BLOCK)
-    mask = offs < n
-    y = scale * tl.load(x_ptr + offs, mask=mask, other=0.0) + shift
-    tl.store(y_ptr + offs, y, mask=mask)
-    tl.store(sums_ptr + tl.program_id(0), tl.sum(tl.where(mask, y, 0.0), 0))
-
-
-@triton.jit
-def _overlapping(x_ptr, y_ptr, sums_ptr, n, scale, shift, BLOCK: tl.constexpr):
-    offs = tl.program_id(0) + tl.arange(0, BLOCK)
-    mask = offs < n
-    y = scale * tl.load(x_ptr + offs, mask=mask, other=0.0) + shift
-    tl.store(y_ptr + offs, y, mask=mask)
-    tl.store(sums_ptr + tl.program_id(0), tl.sum(tl.where(mask, y, 0.0), 0))
-
-
-@triton.jit
-def _load_not_masked(x_ptr, y_ptr, sums_ptr, n, scale, shift, BLOCK: tl.constexpr):
-    offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    y = scale * tl.load(x_ptr + offs) + shift
-    tl.store(y_ptr + offs, y, mask=offs < n)
-    tl.store(sums_ptr + tl.program_id(0), tl.sum(y, 0))
-
-
-@triton.jit
-def _store_not_masked(x_ptr, y_ptr, sums_ptr, n, scale, shift, BLOCK: tl.constexpr):
-    offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    y = scale * tl.load(x_ptr + offs, mask=offs < n, other=0.0) + shift
-    tl.store(y_ptr + offs, y)
-    tl.store(sums_ptr + tl.program_id(0), tl.sum(tl.where(offs < n, y, 0.0), 0))
-
-
-@triton.jit
-def _lanes_counted(x_ptr, y_ptr, sums_ptr, n, scale, shift, BLOCK: tl.constexpr):
-    offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    y = scale * tl.load(x_ptr + offs, mask=offs < n, other=0.0) + shift
-    tl.store(y_ptr + offs, y, mask=offs < n)
-    tl.store(sums_ptr + tl.program_id(0), tl.sum(y, 0))
-
-
-@triton.jit
-def _one_place(x_ptr, y_ptr, sums_ptr, n, scale, shift, BLOCK: tl.constexpr):
-    offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    y = scale * tl.load(x_ptr + offs, mask=offs < n, other=0.0) + shift
-    tl.store(y_ptr + offs, y, mask=offs < n)
-    tl.store(sums_ptr, tl.sum(tl.where(offs < n, y, 0.0), 0))
+def _smaller_grid(answer, rng):
+    return _seen(answer, rng, n=60, block=16, launched=2)
 
 
 SCALE_SHIFT = Exercise(
@@ -132,53 +84,107 @@ SCALE_SHIFT = Exercise(
     section="2 · What the mask cuts off",
     solution_name="scale_shift_kernel",
     properties=(
-        Property("one block", "n is BLOCK: one program, nothing to cut off", _one_block),
-        Property("many blocks", "every program takes a block of its own", _many_blocks),
+        Property("one block", "n is BLOCK: one program, nothing to cut off", _one_block, ONE),
+        Property("many blocks", "every program takes a block of its own", _many_blocks, ONE),
         Property("a tail", "n is no multiple of BLOCK", _a_tail),
         Property("shorter than a block", "n below BLOCK", _short),
         Property("one element more", "the last program has one element only", _one_too_many),
+        Property("a smaller grid", "blocks without a program stay untouched", _smaller_grid, ONE),
     ),
     mistakes=(
         Mistake(
             "the first block only",
             "Every program works on the **first block**: the offsets don't depend on the number "
             "of the program.",
-            _first_block,
-            see="1 · One program, one block",
+            answers.first_block,
+            see=ONE,
         ),
         Mistake(
             "blocks overlap",
             "Each program starts **one element** after the one before, not one block: the "
             "program's number has to be multiplied.",
-            _overlapping,
-            see="1 · One program, one block",
+            answers.overlapping,
+            see=ONE,
         ),
         Mistake(
             "load not masked",
             "The load **reads behind the end** of x: it has no mask, or one that lets an element "
             "too many pass (the last valid offset is n - 1). What lies there, here NaN, goes into "
             "the sum.",
-            _load_not_masked,
+            answers.load_not_masked,
         ),
         Mistake(
             "store not masked",
             "The **store has no mask**: the last program writes over whatever lies behind y.",
-            _store_not_masked,
+            answers.store_not_masked,
         ),
         Mistake(
             "masked lanes are counted",
             "y is right, but the sum of the last program is too large by a few times shift: lanes "
             "that were loaded as 0 are **no longer 0 after the shift**, and are counted.",
-            _lanes_counted,
+            answers.lanes_counted,
         ),
         Mistake(
             "sums in one place",
             "All programs store their sum in **the same place**; each has one of its own in sums.",
-            _one_place,
-            see="1 · One program, one block",
+            answers.one_place,
+            see=ONE,
+        ),
+        Mistake(
+            "no mask at all",
+            "There is **no mask** anywhere: the last program reads behind x, writes behind y, and "
+            "its sum counts what isn't there.",
+            answers.no_mask,
+        ),
+        Mistake(
+            "x is summed",
+            "y is right, but what is summed is **x**: `sums` takes the sum of y.",
+            answers.x_summed,
+        ),
+        Mistake(
+            "shifted first",
+            "The shift is added **before** the multiplication: wanted is scale · x, and then the "
+            "shift.",
+            answers.shifted_first,
+            see=ONE,
+        ),
+        Mistake(
+            "sums not stored",
+            "y is right, and `sums` is NaN throughout: either it is **never stored**, or something "
+            "is added to what was there (`tl.atomic_add`). Outputs start as NaN: store into them.",
+            answers.sums_not_stored,
+            see=ONE,
+        ),
+        Mistake(
+            "sum in every lane's place",
+            "The sum is stored at `sums_ptr + offs`, **a place for each element**. It is one "
+            "number for each program, so its place is the program's number.",
+            answers.sum_in_every_lane,
+            see=ONE,
+        ),
+        Mistake(
+            "every block by every program",
+            "Each program **walks over all blocks**. A program has one block, its own; the grid "
+            "sees to the others.",
+            answers.all_blocks,
+            see=ONE,
+        ),
+        Mistake(
+            "pointer indexed",
+            "A pointer can't be **indexed** like a tensor: it is an address. Load from "
+            "`x_ptr + offs` with `tl.load`.",
+            answers.indexed,
+            see=ONE,
+        ),
+        Mistake(
+            "no triton.jit",
+            "This is a plain Python function: the line **`@triton.jit`** above its `def` is "
+            "missing, so it can't be started on a grid.",
+            answers.plain_function,
+            see=ONE,
         ),
     ),
-    alternative=_from_the_end,
+    alternative=answers.from_the_end,
     needs=("triton",),
     trials=2,
 )

@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from course.check import lesson_05_softmax_answers as answers
+from course.check import lesson_05_softmax_slips as slips
 from course.check.guards import guarded, poisoned
 from course.check.spec import Exercise, Mistake, Property, Seen
 from kernels.runtime import device
@@ -16,6 +17,8 @@ from reference.attention import safe_softmax
 
 EPS = torch.finfo(torch.float32).eps
 BLOCK = 16
+MASK = "2 · What the mask cuts off"
+STRIDE = "3 · From (row, column) to an address"
 
 
 def _seen(answer: Callable, x: Tensor, given: str, gaps: tuple[int, int] = (8, 8)) -> Seen:
@@ -44,17 +47,23 @@ def _draw(rng: Generator, rows: int, cols: int) -> Tensor:
     return torch.randn(rows, cols, generator=rng)
 
 
+def _largest_last(x: Tensor) -> Tensor:
+    """The maximum of each row moves in its last block, whatever was drawn."""
+    x[:, -1] = x.amax(1) + 1.0
+    return x
+
+
 def _one_block(answer, rng):
     return _seen(answer, _draw(rng, 2, BLOCK), "a row is one block")
 
 
 def _many_blocks(answer, rng):
-    return _seen(answer, _draw(rng, 2, 4 * BLOCK), "four blocks a row")
+    return _seen(answer, _largest_last(_draw(rng, 2, 4 * BLOCK)), "four blocks a row")
 
 
 def _a_tail(answer, rng):
     cols = int(torch.randint(2 * BLOCK + 1, 3 * BLOCK, (1,), generator=rng))
-    return _seen(answer, _draw(rng, 2, cols), "a last block that is cut")
+    return _seen(answer, _largest_last(_draw(rng, 2, cols)), "a last block that is cut")
 
 
 def _rising(answer, rng):
@@ -92,9 +101,9 @@ WIDE_SOFTMAX = Exercise(
     properties=(
         Property("one block", "cols is BLOCK: as in the lesson", _one_block),
         Property("many blocks", "cols is four times BLOCK", _many_blocks),
-        Property("a tail", "cols is no multiple of BLOCK", _a_tail),
+        Property("a tail", "cols is no multiple of BLOCK", _a_tail, MASK),
         Property("the maximum moves", "later blocks have larger numbers", _rising),
-        Property("rows apart", "gaps behind the rows, others in p than in x", _rows_apart),
+        Property("rows apart", "gaps behind the rows, others in p than in x", _rows_apart, STRIDE),
         Property("far from zero", "numbers near -200 and near 200", _very_low),
         Property("a block of -inf", "masked numbers, a block of them at a time", _masked_block),
         Property("a row of -inf", "gives zeros, not NaN", _masked_row),
@@ -122,14 +131,14 @@ WIDE_SOFTMAX = Exercise(
             "Lanes behind the end are loaded **as 0**, and e to the 0 - m is not nothing: what "
             "adds nothing to a sum of exponentials is another number.",
             answers.zero_lanes,
-            see="2 · What the mask cuts off",
+            see=MASK,
         ),
         Mistake(
             "mask of the block",
             "The mask compares the **place in the block** with cols, not the place in the row: it "
             "cuts nothing off, and the last block reads past the end.",
             answers.mask_of_the_block,
-            see="2 · What the mask cuts off",
+            see=MASK,
         ),
         Mistake(
             "-inf minus -inf",
@@ -153,13 +162,50 @@ WIDE_SOFTMAX = Exercise(
             "Row r is looked for at **r · cols**; where rows have a gap behind them that is "
             "somewhere in the row before.",
             answers.no_strides,
-            see="3 · From (row, column) to an address",
+            see=STRIDE,
         ),
         Mistake(
             "p with the stride of x",
             "p is written with the **row stride of x**; p is a tensor of its own.",
             answers.one_stride,
-            see="3 · From (row, column) to an address",
+            see=STRIDE,
+        ),
+        Mistake(
+            "store not masked",
+            "The **store has no mask** (nor has, perhaps, the load before it): the last block "
+            "writes over what lies behind the row of p.",
+            slips.store_not_masked,
+            see=MASK,
+        ),
+        Mistake(
+            "no maximum",
+            "**No maximum is subtracted**: near 200 the exponentials overflow, near -200 they are "
+            "all 0.",
+            slips.no_maximum,
+        ),
+        Mistake(
+            "softmax of each block",
+            "Each block is divided by **its own** sum, so a row of four blocks adds up to 4, not "
+            "to 1. The sum has to run on from block to block.",
+            slips.each_block,
+        ),
+        Mistake(
+            "maximum of the last block",
+            "The new maximum is that of the **block alone**: the old one takes no part in it. A "
+            "block of nothing but -inf then wipes out what was found before.",
+            slips.maximum_of_the_block,
+        ),
+        Mistake(
+            "maximum not kept",
+            "**m is never set** to the new maximum: it stays -inf, and every block rescales the "
+            "old sum by e to the -inf, which is 0.",
+            slips.maximum_not_kept,
+        ),
+        Mistake(
+            "always the first block",
+            "The loop runs, but its offsets **don't depend on `start`**: every step looks at the "
+            "first block again.",
+            slips.without_start,
         ),
     ),
     alternative=answers.backwards,

@@ -16,7 +16,7 @@ NEG_INF = tl.constexpr(float("-inf"))
 
 
 @triton.jit
-def _normaliser(
+def normaliser(
     x_ptr, cols, BLOCK: tl.constexpr, OTHER: tl.constexpr, RESCALE: tl.constexpr, SAFE: tl.constexpr
 ):
     """Ruler and sum of a row, in one pass; the constants switch parts of it off."""
@@ -34,7 +34,7 @@ def _normaliser(
 
 
 @triton.jit
-def _write(x_ptr, p_ptr, cols, ruler, l, BLOCK: tl.constexpr):
+def write(x_ptr, p_ptr, cols, ruler, l, BLOCK: tl.constexpr):
     """The second pass: p = exp(x - ruler) / l."""
     for start in range(0, cols, BLOCK):
         offs = start + tl.arange(0, BLOCK)
@@ -43,7 +43,8 @@ def _write(x_ptr, p_ptr, cols, ruler, l, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _not_zero(l):
+def not_zero(l):
+    """The sum, or 1 where it is 0."""
     return tl.where(l == 0.0, 1.0, l)
 
 
@@ -65,7 +66,7 @@ def backwards(x_ptr, p_ptr, cols, stride_xr, stride_pr, BLOCK: tl.constexpr):
         offs = (blocks - 1 - i) * BLOCK + tl.arange(0, BLOCK)
         x = tl.load(x_ptr + offs, mask=offs < cols, other=NEG_INF)
         sums += tl.exp(x - m)
-    _write(x_ptr, p_ptr, cols, m, _not_zero(tl.sum(sums, 0)), BLOCK)
+    write(x_ptr, p_ptr, cols, m, not_zero(tl.sum(sums, 0)), BLOCK)
 
 
 @triton.jit
@@ -73,8 +74,8 @@ def not_rescaled(x_ptr, p_ptr, cols, stride_xr, stride_pr, BLOCK: tl.constexpr):
     """The old sum stays as it was when the maximum moves."""
     x_ptr += tl.program_id(0) * stride_xr
     p_ptr += tl.program_id(0) * stride_pr
-    ruler, l = _normaliser(x_ptr, cols, BLOCK, OTHER=NEG_INF, RESCALE=False, SAFE=True)
-    _write(x_ptr, p_ptr, cols, ruler, _not_zero(l), BLOCK)
+    ruler, l = normaliser(x_ptr, cols, BLOCK, OTHER=NEG_INF, RESCALE=False, SAFE=True)
+    write(x_ptr, p_ptr, cols, ruler, not_zero(l), BLOCK)
 
 
 @triton.jit
@@ -91,7 +92,7 @@ def written_too_early(x_ptr, p_ptr, cols, stride_xr, stride_pr, BLOCK: tl.conste
         ruler = tl.where(m_new == NEG_INF, 0.0, m_new)
         e = tl.exp(x - ruler)
         l = l * tl.exp(m - ruler) + tl.sum(e, 0)
-        tl.store(p_ptr + offs, e / _not_zero(l), mask=offs < cols)
+        tl.store(p_ptr + offs, e / not_zero(l), mask=offs < cols)
         m = m_new
 
 
@@ -104,7 +105,7 @@ def first_block_only(x_ptr, p_ptr, cols, stride_xr, stride_pr, BLOCK: tl.constex
     x = tl.load(x_ptr + offs, mask=offs < cols, other=NEG_INF)
     m = tl.max(x, 0)
     e = tl.exp(x - tl.where(m == NEG_INF, 0.0, m))
-    tl.store(p_ptr + offs, e / _not_zero(tl.sum(e, 0)), mask=offs < cols)
+    tl.store(p_ptr + offs, e / not_zero(tl.sum(e, 0)), mask=offs < cols)
 
 
 @triton.jit
@@ -112,8 +113,8 @@ def zero_lanes(x_ptr, p_ptr, cols, stride_xr, stride_pr, BLOCK: tl.constexpr):
     """Lanes behind the end are 0."""
     x_ptr += tl.program_id(0) * stride_xr
     p_ptr += tl.program_id(0) * stride_pr
-    ruler, l = _normaliser(x_ptr, cols, BLOCK, OTHER=0.0, RESCALE=True, SAFE=True)
-    _write(x_ptr, p_ptr, cols, ruler, _not_zero(l), BLOCK)
+    ruler, l = normaliser(x_ptr, cols, BLOCK, OTHER=0.0, RESCALE=True, SAFE=True)
+    write(x_ptr, p_ptr, cols, ruler, not_zero(l), BLOCK)
 
 
 @triton.jit
@@ -133,7 +134,7 @@ def mask_of_the_block(x_ptr, p_ptr, cols, stride_xr, stride_pr, BLOCK: tl.conste
     ruler = tl.where(m == NEG_INF, 0.0, m)
     for start in range(0, cols, BLOCK):
         x = tl.load(x_ptr + start + tl.arange(0, BLOCK), mask=mask, other=NEG_INF)
-        tl.store(p_ptr + start + tl.arange(0, BLOCK), tl.exp(x - ruler) / _not_zero(l), mask=mask)
+        tl.store(p_ptr + start + tl.arange(0, BLOCK), tl.exp(x - ruler) / not_zero(l), mask=mask)
 
 
 @triton.jit
@@ -141,8 +142,8 @@ def no_ruler(x_ptr, p_ptr, cols, stride_xr, stride_pr, BLOCK: tl.constexpr):
     """-inf - (-inf) where nothing but -inf was seen."""
     x_ptr += tl.program_id(0) * stride_xr
     p_ptr += tl.program_id(0) * stride_pr
-    ruler, l = _normaliser(x_ptr, cols, BLOCK, OTHER=NEG_INF, RESCALE=True, SAFE=False)
-    _write(x_ptr, p_ptr, cols, ruler, _not_zero(l), BLOCK)
+    ruler, l = normaliser(x_ptr, cols, BLOCK, OTHER=NEG_INF, RESCALE=True, SAFE=False)
+    write(x_ptr, p_ptr, cols, ruler, not_zero(l), BLOCK)
 
 
 @triton.jit
@@ -150,8 +151,8 @@ def zero_by_zero(x_ptr, p_ptr, cols, stride_xr, stride_pr, BLOCK: tl.constexpr):
     """0 / 0 in a row of -inf."""
     x_ptr += tl.program_id(0) * stride_xr
     p_ptr += tl.program_id(0) * stride_pr
-    ruler, l = _normaliser(x_ptr, cols, BLOCK, OTHER=NEG_INF, RESCALE=True, SAFE=True)
-    _write(x_ptr, p_ptr, cols, ruler, l, BLOCK)
+    ruler, l = normaliser(x_ptr, cols, BLOCK, OTHER=NEG_INF, RESCALE=True, SAFE=True)
+    write(x_ptr, p_ptr, cols, ruler, l, BLOCK)
 
 
 @triton.jit
@@ -159,8 +160,8 @@ def not_divided(x_ptr, p_ptr, cols, stride_xr, stride_pr, BLOCK: tl.constexpr):
     """Exponentials without their sum."""
     x_ptr += tl.program_id(0) * stride_xr
     p_ptr += tl.program_id(0) * stride_pr
-    ruler, _l = _normaliser(x_ptr, cols, BLOCK, OTHER=NEG_INF, RESCALE=True, SAFE=True)
-    _write(x_ptr, p_ptr, cols, ruler, 1.0, BLOCK)
+    ruler, _l = normaliser(x_ptr, cols, BLOCK, OTHER=NEG_INF, RESCALE=True, SAFE=True)
+    write(x_ptr, p_ptr, cols, ruler, 1.0, BLOCK)
 
 
 @triton.jit
@@ -168,8 +169,8 @@ def no_strides(x_ptr, p_ptr, cols, stride_xr, stride_pr, BLOCK: tl.constexpr):
     """Rows are cols apart, it thinks."""
     x_ptr += tl.program_id(0) * cols
     p_ptr += tl.program_id(0) * cols
-    ruler, l = _normaliser(x_ptr, cols, BLOCK, OTHER=NEG_INF, RESCALE=True, SAFE=True)
-    _write(x_ptr, p_ptr, cols, ruler, _not_zero(l), BLOCK)
+    ruler, l = normaliser(x_ptr, cols, BLOCK, OTHER=NEG_INF, RESCALE=True, SAFE=True)
+    write(x_ptr, p_ptr, cols, ruler, not_zero(l), BLOCK)
 
 
 @triton.jit
@@ -177,5 +178,5 @@ def one_stride(x_ptr, p_ptr, cols, stride_xr, stride_pr, BLOCK: tl.constexpr):
     """Both tensors by the stride of x."""
     x_ptr += tl.program_id(0) * stride_xr
     p_ptr += tl.program_id(0) * stride_xr
-    ruler, l = _normaliser(x_ptr, cols, BLOCK, OTHER=NEG_INF, RESCALE=True, SAFE=True)
-    _write(x_ptr, p_ptr, cols, ruler, _not_zero(l), BLOCK)
+    ruler, l = normaliser(x_ptr, cols, BLOCK, OTHER=NEG_INF, RESCALE=True, SAFE=True)
+    write(x_ptr, p_ptr, cols, ruler, not_zero(l), BLOCK)

@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 
 BLOCK_M, BLOCK_N = 8, 16
+MASK = "2 · What the mask cuts off"
 
 
 def _random(rng: Generator, M: int, N: int, name: str, row_gap: int = 0) -> Guarded:
@@ -151,6 +152,23 @@ def _rows_masked_only(
     _add(s_ptr + m * sm + n * sn, b_ptr + m * bm + n * bn, o_ptr + m * om + n * on, mask)
 
 
+@triton.jit
+def _column_of_s(
+    s_ptr, b_ptr, o_ptr, M, N, sm, sn, bm, bn, om, on, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
+):
+    m, n, mask = _place(M, N, BLOCK_M, BLOCK_N)
+    _add(s_ptr + m * sm + n * sn, b_ptr + m * bm + n * sn, o_ptr + m * om + n * on, mask)
+
+
+@triton.jit
+def _not_masked(
+    s_ptr, b_ptr, o_ptr, M, N, sm, sn, bm, bn, om, on, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
+):
+    m, n, _mask = _place(M, N, BLOCK_M, BLOCK_N)
+    x = tl.load(s_ptr + m * sm + n * sn) + tl.load(b_ptr + m * bm + n * bn)
+    tl.store(o_ptr + m * om + n * on, x)
+
+
 STRIDES = Exercise(
     id="5.3",
     name="strides",
@@ -159,7 +177,7 @@ STRIDES = Exercise(
     solution_name="mended_kernel",
     properties=(
         Property("same layout", "all contiguous, sizes that fit the tiles", _same_layout),
-        Property("odd sizes", "all contiguous, tiles that hang over", _odd_sizes),
+        Property("odd sizes", "all contiguous, tiles that hang over", _odd_sizes, MASK),
         Property("transposed bias", "rows of bias lie side by side", _transposed_bias),
         Property("one bias row", "expanded: its row stride is 0", _one_bias_row),
         Property("wide scores", "s with a gap behind each row", _wide_scores),
@@ -200,7 +218,19 @@ STRIDES = Exercise(
             "Only the **rows are masked**: a tile that hangs over on the right reads and writes "
             "the beginning of the next row.",
             _rows_masked_only,
-            see="2 · What the mask cuts off",
+            see=MASK,
+        ),
+        Mistake(
+            "column stride of s",
+            "The address of bias still uses **a stride of s**: rows are mended, and columns now "
+            "step by the stride of the wrong tensor.",
+            _column_of_s,
+        ),
+        Mistake(
+            "masks deleted",
+            "The **masks are gone**: a tile that hangs over reads and writes what isn't its own.",
+            _not_masked,
+            see=MASK,
         ),
     ),
     alternative=_flat,

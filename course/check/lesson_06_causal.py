@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Generator
 
-from course.check import lesson_06_causal_answers as answers
 from course.check.guards import guarded, poisoned
+from course.check.lesson_06_causal_answers import by_first_and_last, faulty
 from course.check.lesson_06_tile import launch, tolerance
 from course.check.spec import Exercise, Mistake, Property, Seen
 from kernels.primitives import LOG2_E
@@ -42,7 +42,7 @@ def _seen(answer: Callable, rng: Generator, Lq: int, Lk: int) -> Seen:
     launch(answer, (tiles,), *tensors, Lq, Lk, scale * LOG2_E, **constants)
     wanted = oracle(*(x[None, :, None] for x in (q, k, v)), causal=True, scale=scale)
     return Seen(
-        (limits.tensor.clamp(min=0).cpu(), o.tensor, lse.tensor),  # a walk to -3 is one to 0
+        (limits.tensor.cpu(), o.tensor, lse.tensor),
         (bounds(Lq, Lk), wanted[0][0, :, 0].float(), wanted[1][0, :, 0].float()),
         f"Lq = {Lq}, Lk = {Lk}, BLOCK_M = BLOCK_N = {BLOCK}",
         names=("(full, stop) of each tile", "o", "lse"),
@@ -77,6 +77,11 @@ def _one_query(answer, rng):
     return _seen(answer, rng, 1, _between(rng, 20, 31))
 
 
+def _full_edge(answer, rng):
+    """The first row sees whole tiles exactly: one key less, and full is a tile less."""
+    return [_seen(answer, rng, Lq, Lk) for Lq, Lk in ((32, 47), (1, 48))]
+
+
 CAUSAL = Exercise(
     id="6.2",
     name="causal",
@@ -89,46 +94,115 @@ CAUSAL = Exercise(
         Property("odd lengths", "Lq is Lk, no multiple of the tiles", _odd),
         Property("more queries than keys", "the first queries see nothing", _more_queries),
         Property("one query", "it is the last, so it sees every key", _one_query),
+        Property("whole tiles", "what the first query sees ends with a tile", _full_edge),
     ),
     mistakes=(
         Mistake(
             "top-left",
-            "The mask is aligned **top-left**: query 0 sees one key, however many keys there are. "
-            "It is right only where Lq is Lk; bottom-right, the last query sees all keys.",
-            answers.top_left,
+            "The mask is aligned **top-left**: query 0 sees one key, however many keys there "
+            "are. It is right only where Lq is Lk; bottom-right, the last query sees all keys.",
+            faulty("top-left"),
+        ),
+        Mistake(
+            "top-left, full uncut",
+            "Lk - Lq is missing, so the mask is aligned **top-left**; and with more queries "
+            "than keys **full** then lies behind the last key. Bottom-right, the last query "
+            "sees all keys.",
+            faulty("top-left, full uncut"),
+        ),
+        Mistake(
+            "lengths swapped",
+            "The shift is **Lq - Lk**, and it should be the other way around: with 6 keys more "
+            "than queries, query 0 sees 6 keys more.",
+            faulty("lengths swapped"),
         ),
         Mistake(
             "off by one",
-            "Every query sees **one key too few**: it may see itself as well, so a count of keys "
-            "is a position plus one.",
-            answers.off_by_one,
+            "Every query sees **one key too few**: it may see itself as well, so a count of "
+            "keys is a position plus one.",
+            faulty("off by one"),
         ),
         Mistake(
-            "full by the last row",
-            "full is taken from the **last** row of the tile. A key is in the unmasked stage only "
-            "if every row sees it, and the first row sees fewest.",
-            answers.full_by_the_last,
+            "sees off by one",
+            "The bounds are right, but **sees** is one key short: a query may see itself as "
+            "well, so a count of keys is a position plus one.",
+            faulty("sees off by one"),
         ),
         Mistake(
-            "nothing is full",
+            "full one short",
+            "sees and stop are right, but **full** comes from one key too few. Where the first "
+            "row sees whole tiles exactly, the last of them goes through the masked stage for "
+            "nothing.",
+            faulty("full one short"),
+        ),
+        Mistake(
+            "full by the last",
+            "full is taken from the **last** row of the tile. A key is in the unmasked stage "
+            "only if every row sees it, and the first row sees fewest.",
+            faulty("full by the last"),
+        ),
+        Mistake(
+            "full not rounded",
+            "**full is not a multiple of BLOCK_N**. attend walks in whole tiles: the last one "
+            "passes full, and without a mask shows rows what they must not see.",
+            faulty("full not rounded"),
+        ),
+        Mistake(
+            "full rounded up",
+            "full is rounded **up**: the tile that the diagonal cuts then goes through the "
+            "stage without a mask.",
+            faulty("full rounded up"),
+        ),
+        Mistake(
+            "nothing full",
             "o and lse are right, but **full is 0**: every tile goes through the masked stage, "
             "and the unmasked one is never used.",
-            answers.nothing_full,
+            faulty("nothing full"),
         ),
         Mistake(
-            "nothing is skipped",
+            "nothing skipped",
             "o and lse are right, but **stop is Lk** everywhere: tiles that no row can see are "
             "loaded, multiplied and masked away.",
-            answers.nothing_skipped,
+            faulty("nothing skipped"),
         ),
         Mistake(
-            "stop by the first row",
-            "stop is taken from the **first** row of the tile: the rows below it see more keys, "
-            "and never get them.",
-            answers.stop_by_the_first,
+            "stop by the first",
+            "stop is taken from the **first** row of the tile: the rows below it see more keys,"
+            " and never get them.",
+            faulty("stop by the first"),
+        ),
+        Mistake(
+            "stop one short",
+            "**stop** is one key short: the last row is start_m + BLOCK_M - 1, and the number "
+            "of keys that it sees is one more than its position.",
+            faulty("stop one short"),
+        ),
+        Mistake(
+            "stop past the end",
+            "**stop** goes past Lk where the last query tile hangs over. attend trusts it, and "
+            "loads what lies behind K and V.",
+            faulty("stop past the end"),
+        ),
+        Mistake(
+            "full below 0",
+            "**full is negative** where the first row sees nothing. The second walk then starts"
+            " in front of K, and loads what lies there.",
+            faulty("full below 0"),
+        ),
+        Mistake(
+            "stop below 0",
+            "o and lse are right, but **stop is negative** where no row of the tile sees a key."
+            " The walk happens to stand that; a bound is a number of keys, from 0.",
+            faulty("stop below 0"),
+        ),
+        Mistake(
+            "both below 0",
+            "**full and stop are negative** where rows see nothing: walks begin in front of K. "
+            "A bound is a number of keys, from 0.",
+            faulty("both below 0"),
         ),
     ),
-    alternative=answers.by_first_and_last,
+    alternative=by_first_and_last,
     needs=("triton",),
     trials=1,
 )

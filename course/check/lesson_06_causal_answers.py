@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from course.check.lesson_09_kernels import Faulty
 from kernels.flash_attention import attend
 from kernels.primitives import finalize
 
@@ -32,23 +33,59 @@ def _run(
 
 
 @triton.jit
-def _bounds(Lq, Lk, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WRONG: tl.constexpr):
-    """sees, full, stop; WRONG names what is done wrong, "" nothing."""
+def _with_bounds(
+    q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, bounds_ptr, Lq, Lk, scale_log2,
+    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WRONG: tl.constexpr,
+):  # fmt: skip
+    """The whole kernel. WRONG names what is done wrong, "" nothing."""
     start_m = tl.program_id(0) * BLOCK_M
-    shift = 0 if WRONG == "top-left" else Lk - Lq
-    first = start_m + (0 if WRONG == "off by one" else 1) + shift
+    shift = Lk - Lq
+    if WRONG == "top-left" or WRONG == "top-left, full uncut":
+        shift = 0
+    if WRONG == "lengths swapped":
+        shift = Lq - Lk
+    if WRONG == "off by one":
+        shift -= 1
+    first, last = start_m + 1 + shift, start_m + BLOCK_M + shift
     sees = tl.minimum(first + tl.arange(0, BLOCK_M), Lk)
-    last = tl.maximum(tl.minimum(first + BLOCK_M - 1, Lk), 0)
-    whole = tl.maximum(tl.minimum(first, Lk), 0) // BLOCK_N * BLOCK_N
-    if WRONG == "full by the last":
-        whole = last // BLOCK_N * BLOCK_N
-    if WRONG == "nothing full":
-        whole = whole * 0
+    if WRONG == "sees off by one":
+        sees = tl.minimum(first - 1 + tl.arange(0, BLOCK_M), Lk)
+    stop = tl.maximum(tl.minimum(last, Lk), 0)
     if WRONG == "nothing skipped":
-        last = last * 0 + Lk
+        stop = last * 0 + Lk
     if WRONG == "stop by the first":
-        last = tl.maximum(tl.minimum(first, Lk), 0)
-    return sees, whole, last
+        stop = tl.maximum(tl.minimum(first, Lk), 0)
+    if WRONG == "stop one short":
+        stop = tl.maximum(tl.minimum(last - 1, Lk), 0)
+    if WRONG == "stop past the end":
+        stop = tl.maximum(last, 0)
+    if WRONG == "stop below 0" or WRONG == "both below 0":
+        stop = tl.minimum(last, Lk)
+    least = tl.maximum(first, 0)
+    if WRONG == "top-left":
+        least = tl.minimum(first, Lk)
+    if WRONG == "full by the last":
+        least = stop
+    if WRONG == "full one short":
+        least = tl.maximum(first - 1, 0)
+    if WRONG == "full rounded up":
+        least += BLOCK_N - 1
+    if WRONG == "full below 0" or WRONG == "both below 0":
+        least = first
+    full = least // BLOCK_N * BLOCK_N
+    if WRONG == "full not rounded":
+        full = least
+    if WRONG == "nothing full":
+        full = least * 0
+    _run(
+        q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, bounds_ptr, Lq, scale_log2, sees, full, stop,
+        D, BLOCK_M, BLOCK_N,
+    )  # fmt: skip
+
+
+def faulty(wrong: str) -> Faulty:
+    """The kernel with one thing done wrong; see `_with_bounds` for the names."""
+    return Faulty(_with_bounds, wrong)
 
 
 @triton.jit
@@ -56,87 +93,12 @@ def by_first_and_last(
     q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, bounds_ptr, Lq, Lk, scale_log2,
     D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Another right answer: from what the first and the last row of the tile see."""
-    sees, full, stop = _bounds(Lq, Lk, BLOCK_M, BLOCK_N, "")
+    """Another right answer: from what the first and the last row see; rows behind Lq uncut."""
+    first = tl.program_id(0) * BLOCK_M + 1 + Lk - Lq
+    sees = first + tl.arange(0, BLOCK_M)
+    whole = tl.maximum(tl.minimum(first, Lk), 0) // BLOCK_N * BLOCK_N
+    stop = tl.maximum(tl.minimum(first + BLOCK_M - 1, Lk), 0)
     _run(
-        q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, bounds_ptr, Lq, scale_log2, sees, full, stop,
-        D, BLOCK_M, BLOCK_N,
-    )  # fmt: skip
-
-
-@triton.jit
-def top_left(
-    q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, bounds_ptr, Lq, Lk, scale_log2,
-    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-):  # fmt: skip
-    """Aligned top-left."""
-    sees, full, stop = _bounds(Lq, Lk, BLOCK_M, BLOCK_N, "top-left")
-    _run(
-        q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, bounds_ptr, Lq, scale_log2, sees, full, stop,
-        D, BLOCK_M, BLOCK_N,
-    )  # fmt: skip
-
-
-@triton.jit
-def off_by_one(
-    q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, bounds_ptr, Lq, Lk, scale_log2,
-    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-):  # fmt: skip
-    """One key too few."""
-    sees, full, stop = _bounds(Lq, Lk, BLOCK_M, BLOCK_N, "off by one")
-    _run(
-        q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, bounds_ptr, Lq, scale_log2, sees, full, stop,
-        D, BLOCK_M, BLOCK_N,
-    )  # fmt: skip
-
-
-@triton.jit
-def full_by_the_last(
-    q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, bounds_ptr, Lq, Lk, scale_log2,
-    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-):  # fmt: skip
-    """full by the last row."""
-    sees, full, stop = _bounds(Lq, Lk, BLOCK_M, BLOCK_N, "full by the last")
-    _run(
-        q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, bounds_ptr, Lq, scale_log2, sees, full, stop,
-        D, BLOCK_M, BLOCK_N,
-    )  # fmt: skip
-
-
-@triton.jit
-def nothing_full(
-    q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, bounds_ptr, Lq, Lk, scale_log2,
-    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-):  # fmt: skip
-    """full is 0."""
-    sees, full, stop = _bounds(Lq, Lk, BLOCK_M, BLOCK_N, "nothing full")
-    _run(
-        q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, bounds_ptr, Lq, scale_log2, sees, full, stop,
-        D, BLOCK_M, BLOCK_N,
-    )  # fmt: skip
-
-
-@triton.jit
-def nothing_skipped(
-    q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, bounds_ptr, Lq, Lk, scale_log2,
-    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-):  # fmt: skip
-    """stop is Lk."""
-    sees, full, stop = _bounds(Lq, Lk, BLOCK_M, BLOCK_N, "nothing skipped")
-    _run(
-        q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, bounds_ptr, Lq, scale_log2, sees, full, stop,
-        D, BLOCK_M, BLOCK_N,
-    )  # fmt: skip
-
-
-@triton.jit
-def stop_by_the_first(
-    q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, bounds_ptr, Lq, Lk, scale_log2,
-    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-):  # fmt: skip
-    """stop by the first row."""
-    sees, full, stop = _bounds(Lq, Lk, BLOCK_M, BLOCK_N, "stop by the first")
-    _run(
-        q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, bounds_ptr, Lq, scale_log2, sees, full, stop,
+        q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, bounds_ptr, Lq, scale_log2, sees, whole, stop,
         D, BLOCK_M, BLOCK_N,
     )  # fmt: skip

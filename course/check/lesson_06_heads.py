@@ -9,6 +9,7 @@ from torch import Generator
 
 from course.check.guards import guarded, poisoned
 from course.check.lesson_06_tile import launch, tolerance
+from course.check.lesson_09_kernels import Faulty
 from course.check.spec import Exercise, Mistake, Property, Seen
 from kernels.flash_attention import attend
 from kernels.primitives import LOG2_E, finalize
@@ -111,75 +112,48 @@ def _counted(
 
 
 @triton.jit
-def _own_head(
+def _aimed(
     q_ptr, k_ptr, v_ptr, o_ptr, sqb, sqm, sqh, skb, skn, skh, svb, svn, svh, G, Lk, scale_log2,
-    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WRONG: tl.constexpr,
 ):  # fmt: skip
+    """The whole kernel. WRONG names what is done wrong."""
     head, batch = tl.program_id(0), tl.program_id(1)
-    q_ptr += batch * sqb + head * sqh
-    k_ptr += batch * skb + (head) * skh
-    v_ptr += batch * svb + (head) * svh
+    head_kv = head // G
+    if WRONG == "own head":
+        head_kv = head
+    if WRONG == "modulo":
+        head_kv = head % G
+    if WRONG == "interleaved":
+        head_kv = head % (tl.num_programs(0) // G)
+    if WRONG == "the first KV head":
+        head_kv = head * 0
+    q_head, q_batch, kv_batch = head, batch, batch
+    if WRONG == "KV head for q":
+        q_head = head_kv
+    if WRONG == "batch of q forgotten" or WRONG == "no batch at all":
+        q_batch = batch * 0
+    if WRONG == "batch forgotten" or WRONG == "no batch at all":
+        kv_batch = batch * 0
+    kb, kh, vb, vh = skb, skh, svb, svh
+    if WRONG == "strides of q":
+        kb, kh, vb, vh = sqb, sqh, sqb, sqh
+    if WRONG == "K with the strides of q":
+        kb, kh = sqb, sqh
+    if WRONG == "V with the strides of K":
+        vb, vh = skb, skh
+    if WRONG == "contiguous taken for granted":
+        kh, vh = D, D
+    if WRONG == "a token for a head":
+        kh, vh = skn, svn
+    q_ptr += q_batch * sqb + q_head * sqh
+    k_ptr += kv_batch * kb + head_kv * kh
+    v_ptr += kv_batch * vb + head_kv * vh
     _run(q_ptr, k_ptr, v_ptr, o_ptr, sqm, skn, svn, Lk, scale_log2, D, BLOCK_M, BLOCK_N)
 
 
-@triton.jit
-def _modulo(
-    q_ptr, k_ptr, v_ptr, o_ptr, sqb, sqm, sqh, skb, skn, skh, svb, svn, svh, G, Lk, scale_log2,
-    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-):  # fmt: skip
-    head, batch = tl.program_id(0), tl.program_id(1)
-    q_ptr += batch * sqb + head * sqh
-    k_ptr += batch * skb + (head % G) * skh
-    v_ptr += batch * svb + (head % G) * svh
-    _run(q_ptr, k_ptr, v_ptr, o_ptr, sqm, skn, svn, Lk, scale_log2, D, BLOCK_M, BLOCK_N)
-
-
-@triton.jit
-def _first_head(
-    q_ptr, k_ptr, v_ptr, o_ptr, sqb, sqm, sqh, skb, skn, skh, svb, svn, svh, G, Lk, scale_log2,
-    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-):  # fmt: skip
-    head, batch = tl.program_id(0), tl.program_id(1)
-    q_ptr += batch * sqb + head * sqh
-    k_ptr += batch * skb + (head * 0) * skh
-    v_ptr += batch * svb + (head * 0) * svh
-    _run(q_ptr, k_ptr, v_ptr, o_ptr, sqm, skn, svn, Lk, scale_log2, D, BLOCK_M, BLOCK_N)
-
-
-@triton.jit
-def _no_batch(
-    q_ptr, k_ptr, v_ptr, o_ptr, sqb, sqm, sqh, skb, skn, skh, svb, svn, svh, G, Lk, scale_log2,
-    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-):  # fmt: skip
-    head, batch = tl.program_id(0), tl.program_id(1)
-    q_ptr += batch * sqb + head * sqh
-    k_ptr += (head // G) * skh
-    v_ptr += (head // G) * svh
-    _run(q_ptr, k_ptr, v_ptr, o_ptr, sqm, skn, svn, Lk, scale_log2, D, BLOCK_M, BLOCK_N)
-
-
-@triton.jit
-def _strides_of_k(
-    q_ptr, k_ptr, v_ptr, o_ptr, sqb, sqm, sqh, skb, skn, skh, svb, svn, svh, G, Lk, scale_log2,
-    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-):  # fmt: skip
-    head, batch = tl.program_id(0), tl.program_id(1)
-    q_ptr += batch * sqb + head * sqh
-    k_ptr += batch * skb + (head // G) * skh
-    v_ptr += batch * skb + (head // G) * skh
-    _run(q_ptr, k_ptr, v_ptr, o_ptr, sqm, skn, skn, Lk, scale_log2, D, BLOCK_M, BLOCK_N)
-
-
-@triton.jit
-def _contiguous(
-    q_ptr, k_ptr, v_ptr, o_ptr, sqb, sqm, sqh, skb, skn, skh, svb, svn, svh, G, Lk, scale_log2,
-    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-):  # fmt: skip
-    head, batch = tl.program_id(0), tl.program_id(1)
-    q_ptr += batch * sqb + head * sqh
-    k_ptr += batch * skb + (head // G) * D
-    v_ptr += batch * svb + (head // G) * D
-    _run(q_ptr, k_ptr, v_ptr, o_ptr, sqm, skn, svn, Lk, scale_log2, D, BLOCK_M, BLOCK_N)
+def faulty(wrong: str) -> Faulty:
+    """The kernel with one thing done wrong; see `_aimed` for the names."""
+    return Faulty(_aimed, wrong)
 
 
 HEADS = Exercise(
@@ -199,37 +173,77 @@ HEADS = Exercise(
     mistakes=(
         Mistake(
             "own head",
-            "Every query head reads the KV head of **its own number**. There are only Hq / G of "
-            "them, so the later ones read what belongs to the next token.",
-            _own_head,
+            "Every query head reads the KV head of **its own number**. There are only Hq / G of"
+            " them, so the later ones read what belongs to the next token.",
+            faulty("own head"),
         ),
         Mistake(
             "modulo",
-            "The KV head is taken by a **remainder**: neighbouring query heads then read different "
-            "keys. A group is G heads that stand side by side.",
-            _modulo,
+            "The KV head is taken by a **remainder**: neighbouring query heads then read "
+            "different keys. A group is G heads that stand side by side.",
+            faulty("modulo"),
+        ),
+        Mistake(
+            "interleaved",
+            "The KV head is the **remainder by Hkv**, so heads 0, Hkv, 2 Hkv, … share one. In "
+            "this layout a group is G heads that stand side by side.",
+            faulty("interleaved"),
         ),
         Mistake(
             "the first KV head",
             "All programs read the **first KV head**: k_ptr and v_ptr don't depend on the head.",
-            _first_head,
+            faulty("the first KV head"),
+        ),
+        Mistake(
+            "KV head for q",
+            "q_ptr is moved by the **KV head**: only K and V are shared. Each query head has "
+            "queries of its own.",
+            faulty("KV head for q"),
         ),
         Mistake(
             "batch forgotten",
             "K and V are always those of **batch row 0**: the head is right, the batch is missing.",
-            _no_batch,
+            faulty("batch forgotten"),
+        ),
+        Mistake(
+            "batch of q forgotten",
+            "q is always that of **batch row 0**: K and V go along with the batch, q does not.",
+            faulty("batch of q forgotten"),
+        ),
+        Mistake(
+            "no batch at all",
+            "All three pointers stay in **batch row 0**: the program's batch is used nowhere.",
+            faulty("no batch at all"),
+        ),
+        Mistake(
+            "strides of q",
+            "K and V are addressed with the **strides of q**. They have fewer heads and another"
+            " length, so a head and a batch row are other distances there.",
+            faulty("strides of q"),
+        ),
+        Mistake(
+            "K with the strides of q",
+            "K is addressed with the **strides of q**. It has fewer heads and another length, "
+            "so a head and a batch row are other distances there.",
+            faulty("K with the strides of q"),
         ),
         Mistake(
             "V with the strides of K",
             "V is addressed with the **strides of K**: right as long as both lie in memory the "
             "same way, and they need not.",
-            _strides_of_k,
+            faulty("V with the strides of K"),
         ),
         Mistake(
             "contiguous taken for granted",
             "One KV head further is taken to be **D elements** further. What lies between two "
             "heads is for the strides to say.",
-            _contiguous,
+            faulty("contiguous taken for granted"),
+        ),
+        Mistake(
+            "a token for a head",
+            "One KV head further is taken to be **one key** further: stride_kn and stride_vn "
+            "lead along the tokens, stride_kh and stride_vh along the heads.",
+            faulty("a token for a head"),
         ),
     ),
     alternative=_counted,

@@ -8,15 +8,16 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
-from course.check import lesson_06_tile_answers as answers
 from course.check.guards import guarded, poisoned
+from course.check.lesson_06_tile_answers import faulty, two_passes
 from course.check.spec import Exercise, Mistake, Property, Seen
 from kernels.primitives import LOG2_E
 from kernels.runtime import device
 from reference.attention import oracle
 
 EPS = torch.finfo(torch.float32).eps
-D, BLOCK_M, BLOCK_N = 16, 16, 32
+D, BLOCK_M, BLOCK_N = 32, 16, 32  # D is not BLOCK_M, lest a forgotten [:, None] fit
+SCALE = 0.125
 
 
 def tolerance(q: Tensor, k: Tensor, v: Tensor, scale: float) -> float:
@@ -60,31 +61,35 @@ def _draw(rng: Generator, Lq: int, Lk: int) -> list[Tensor]:
 
 
 def _aimed(rng: Generator, targets: list[float]) -> list[Tensor]:
-    """q, k, v whose scores at scale 1/4 lie near the target of their tile."""
+    """q, k, v whose scores at SCALE lie near the target of their tile."""
     q, k, v = _draw(rng, BLOCK_M, len(targets) * BLOCK_N)
-    q[:, 0], k[:, 0] = 1.0, 4 * torch.tensor(targets).repeat_interleave(BLOCK_N)
+    q[:, 0], k[:, 0] = 1.0, torch.tensor(targets).repeat_interleave(BLOCK_N) / SCALE
     return [q, k, v]
 
 
 def _one_tile(answer, rng):
-    return _seen(answer, *_draw(rng, 16, BLOCK_N), 0.25, "all keys in one tile")
+    return _seen(answer, *_draw(rng, 16, BLOCK_N), SCALE, "all keys in one tile")
 
 
 def _maxima_rise(answer, rng):
-    return _seen(answer, *_aimed(rng, [0.0, 3.0, 6.0]), 0.25, "every tile has a new maximum")
+    return _seen(answer, *_aimed(rng, [0.0, 3.0, 6.0]), SCALE, "every tile has a new maximum")
 
 
 def _maxima_fall(answer, rng):
-    return _seen(answer, *_aimed(rng, [6.0, 0.0]), 0.25, "the largest scores come first")
+    return _seen(answer, *_aimed(rng, [6.0, 0.0]), SCALE, "the largest scores come first")
 
 
 def _steep_fall(answer, rng):
-    return _seen(answer, *_aimed(rng, [150.0, -150.0]), 0.25, "scores near 150, then near -150")
+    return _seen(answer, *_aimed(rng, [150.0, -150.0]), SCALE, "scores near 150, then near -150")
+
+
+def _steep_rise(answer, rng):
+    return _seen(answer, *_aimed(rng, [-150.0, 150.0]), SCALE, "scores near -150, then near 150")
 
 
 def _a_tail(answer, rng):
-    Lk = int(torch.randint(BLOCK_N + 1, 2 * BLOCK_N, (1,), generator=rng))
-    return _seen(answer, *_draw(rng, 16, Lk), 0.25, "the last tile hangs over")
+    Lk = int(torch.randint(BLOCK_N + 1, 2 * BLOCK_N - 1, (1,), generator=rng))
+    return _seen(answer, *_draw(rng, 16, Lk), SCALE, "the last tile hangs over")
 
 
 def _more_programs(answer, rng):
@@ -103,6 +108,7 @@ TILE = Exercise(
         Property("maxima rise", "every tile brings a larger score", _maxima_rise),
         Property("maxima fall", "the first tile has the largest scores", _maxima_fall),
         Property("steep fall", "scores near 150, then near -150", _steep_fall),
+        Property("steep rise", "scores near -150, then near 150", _steep_rise),
         Property("a tail", "Lk is no multiple of BLOCK_N", _a_tail),
         Property("two programs", "32 queries, and a scale drawn at random", _more_programs),
     ),
@@ -111,48 +117,90 @@ TILE = Exercise(
             "acc not rescaled",
             "l moves to the new ruler, but **acc is not rescaled**: what it holds is still "
             "measured from the old maximum.",
-            answers.acc_not_rescaled,
+            faulty("acc not rescaled"),
         ),
         Mistake(
             "l not rescaled",
-            "acc moves to the new ruler, but **l is not rescaled**: the division at the end then "
-            "divides by a sum on two rulers.",
-            answers.l_not_rescaled,
+            "acc moves to the new ruler, but **l is not rescaled**: the division at the end "
+            "then divides by a sum on two rulers.",
+            faulty("l not rescaled"),
+        ),
+        Mistake(
+            "nothing rescaled",
+            "Neither l nor acc moves to the new ruler. If you did write alpha, m_log2 was "
+            "**overwritten before alpha** was taken, and the difference is 0.",
+            faulty("nothing rescaled"),
+        ),
+        Mistake(
+            "new sum rescaled too",
+            "alpha is multiplied onto the **sum of old and new**: what this tile adds to acc is"
+            " on the new ruler already. Only the old acc has to move.",
+            faulty("new sum rescaled too"),
+        ),
+        Mistake(
+            "divided in every turn",
+            "acc is **divided by l in every turn**. It is to hold an undivided sum: finalize "
+            "makes the only division, after the last tile.",
+            faulty("divided in every turn"),
         ),
         Mistake(
             "exp for exp2",
             "The scores are in base 2 already, and here **exp** is taken of them: scale_log2 "
             "contains log2(e), so the function that belongs to it is exp2.",
-            answers.natural_exp,
+            faulty("exp for exp2"),
             see="2 · One instruction for exp",
         ),
         Mistake(
             "scale forgotten",
             "The scores are **not scaled**: q · k has to be multiplied by scale_log2 before "
             "anything else happens to it.",
-            answers.not_scaled,
+            faulty("scale forgotten"),
             see="2 · One instruction for exp",
         ),
         Mistake(
             "tail counted",
             "Keys behind the end are loaded as 0, so their score is 0, and **2 to the 0 - m is "
             "not nothing**: such a score must be one that adds nothing.",
-            answers.tail_counted,
+            faulty("tail counted"),
+        ),
+        Mistake(
+            "one key too many",
+            "The mask lets **one key behind the end** through: keys are counted from 0, so the "
+            "last one is Lk - 1.",
+            faulty("one key too many"),
         ),
         Mistake(
             "wrong sign",
-            "alpha has the **wrong sign**: the old maximum minus the new one is never above 0, so "
-            "that the factor shrinks and does not grow.",
-            answers.wrong_sign,
+            "alpha has the **wrong sign**: the old maximum minus the new one is never above 0, "
+            "so that the factor shrinks and does not grow.",
+            faulty("wrong sign"),
         ),
         Mistake(
             "ruler of the tile",
-            "The ruler is the maximum **of this tile alone**. Where a later tile is much lower, "
-            "alpha is huge and overflows; the running maximum only ever rises.",
-            answers.ruler_of_the_tile,
+            "The ruler is the maximum **of this tile alone**. Where a later tile is much lower,"
+            " alpha is huge and overflows; the running maximum only ever rises.",
+            faulty("ruler of the tile"),
+        ),
+        Mistake(
+            "m never stored",
+            "The new maximum is used, but **m_log2 never gets it**: the next turn takes the old"
+            " one for -inf, so that alpha is 0 and forgets all that came before.",
+            faulty("m never stored"),
+        ),
+        Mistake(
+            "no maximum",
+            "There is **no maximum** in it: 2 to the score itself is summed, and that overflows"
+            " where scores are large.",
+            faulty("no maximum"),
+        ),
+        Mistake(
+            "no maximum, m untouched",
+            "2 to the score itself is summed, **without a maximum**, and m_log2 stays -inf, so "
+            "that lse does too.",
+            faulty("no maximum, m untouched"),
         ),
     ),
-    alternative=answers.two_passes,
+    alternative=two_passes,
     needs=("triton",),
     trials=1,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from course.check.lesson_09_kernels import Faulty
 from kernels.runtime import INTERPRETED  # noqa: F401 — before triton: it decides the mode
 
 # isort: split
@@ -30,23 +31,39 @@ def _walk(
         k = tl.load(k_ptr + places, mask=inside, other=0.0)
         v = tl.load(v_ptr + places, mask=inside, other=0.0)
         scores = tl.dot(q, tl.trans(k), input_precision="ieee")
-        if WRONG != "not scaled":
+        if WRONG != "scale forgotten":
             scores = scores * scale_log2
-        if WRONG != "tail counted":
+        if WRONG == "one key too many":
+            scores = tl.where(offs_n[None, :] <= Lk, scores, NEG_INF)
+        elif WRONG != "tail counted":
             scores = tl.where(offs_n[None, :] < Lk, scores, NEG_INF)
-        m_new = tl.max(scores, 1)
-        if WRONG != "ruler of the tile":
-            m_new = tl.maximum(m, m_new)
-        if WRONG == "natural exp":
+        m_new = tl.maximum(m, tl.max(scores, 1))
+        if WRONG == "ruler of the tile" or WRONG == "m never stored":
+            m_new = tl.max(scores, 1)
+        if WRONG == "no maximum" or WRONG == "no maximum, m untouched":
+            m_new = tl.zeros((BLOCK_M,), tl.float32)
+        if WRONG == "exp for exp2":
             alpha, p = tl.exp(m - m_new), tl.exp(scores - m_new[:, None])
         else:
             alpha, p = tl.exp2(m - m_new), tl.exp2(scores - m_new[:, None])
         if WRONG == "wrong sign":
             alpha = tl.exp2(m_new - m)
-        l = (l if WRONG == "l not rescaled" else l * alpha) + tl.sum(p, 1)
-        kept = acc if WRONG == "acc not rescaled" else acc * alpha[:, None]
-        acc = tl.dot(p, v, kept, input_precision="ieee")
-        m = m_new
+        if WRONG == "no maximum" or WRONG == "no maximum, m untouched":
+            alpha = tl.full((BLOCK_M,), 1.0, tl.float32)
+        kept, kept_l = acc * alpha[:, None], l * alpha
+        if WRONG == "acc not rescaled" or WRONG == "nothing rescaled":
+            kept = acc
+        if WRONG == "l not rescaled" or WRONG == "nothing rescaled":
+            kept_l = l
+        l = kept_l + tl.sum(p, 1)
+        if WRONG == "new sum rescaled too":
+            acc = tl.dot(p, v, acc, input_precision="ieee") * alpha[:, None]
+        else:
+            acc = tl.dot(p, v, kept, input_precision="ieee")
+        if WRONG == "divided in every turn":
+            acc = acc / l[:, None]
+        if WRONG != "m never stored" and WRONG != "no maximum, m untouched":
+            m = m_new
     tl.store(o_ptr + offs_m[:, None] * D + offs_d, acc / l[:, None])
     tl.store(lse_ptr + offs_m, (m + tl.log2(l)) * LN_2)
 
@@ -80,80 +97,6 @@ def two_passes(
     tl.store(lse_ptr + offs_m, (m + tl.log2(l)) * LN_2)
 
 
-@triton.jit
-def acc_not_rescaled(
-    q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, Lk, scale_log2,
-    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-):  # fmt: skip
-    """acc stays on the old ruler."""
-    _walk(
-        q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, Lk, scale_log2, D, BLOCK_M, BLOCK_N, "acc not rescaled"
-    )
-
-
-@triton.jit
-def l_not_rescaled(
-    q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, Lk, scale_log2,
-    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-):  # fmt: skip
-    """l stays on the old ruler."""
-    _walk(
-        q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, Lk, scale_log2, D, BLOCK_M, BLOCK_N, "l not rescaled"
-    )
-
-
-@triton.jit
-def natural_exp(
-    q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, Lk, scale_log2,
-    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-):  # fmt: skip
-    """exp of scores in base 2."""
-    _walk(q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, Lk, scale_log2, D, BLOCK_M, BLOCK_N, "natural exp")
-
-
-@triton.jit
-def not_scaled(
-    q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, Lk, scale_log2,
-    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-):  # fmt: skip
-    """Scores without the scale."""
-    _walk(q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, Lk, scale_log2, D, BLOCK_M, BLOCK_N, "not scaled")
-
-
-@triton.jit
-def tail_counted(
-    q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, Lk, scale_log2,
-    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-):  # fmt: skip
-    """Keys behind the end have the score 0."""
-    _walk(q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, Lk, scale_log2, D, BLOCK_M, BLOCK_N, "tail counted")
-
-
-@triton.jit
-def wrong_sign(
-    q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, Lk, scale_log2,
-    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-):  # fmt: skip
-    """alpha upside down."""
-    _walk(q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, Lk, scale_log2, D, BLOCK_M, BLOCK_N, "wrong sign")
-
-
-@triton.jit
-def ruler_of_the_tile(
-    q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, Lk, scale_log2,
-    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-):  # fmt: skip
-    """Each tile is its own ruler."""
-    _walk(
-        q_ptr,
-        k_ptr,
-        v_ptr,
-        o_ptr,
-        lse_ptr,
-        Lk,
-        scale_log2,
-        D,
-        BLOCK_M,
-        BLOCK_N,
-        "ruler of the tile",
-    )
+def faulty(wrong: str) -> Faulty:
+    """The kernel with one thing done wrong; see `_walk` for the names."""
+    return Faulty(_walk, wrong)

@@ -1,6 +1,7 @@
 """Exercise 9.4: a split kernel with a planted bug. What holds once it is mended."""
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Generator, Tensor
@@ -28,14 +29,18 @@ def ask(answer: object, q: Tensor, k: Tensor, v: Tensor, splits: int) -> Seen:
     Sums of `length` terms are off by `length` roundings at the most, each of the size of the
     largest score or value.
     """
-    length = len(k)
+    return seen(answer, q, k, v, len(k), splits)
+
+
+def seen(answer: object, q: Tensor, k: Tensor, v: Tensor, length: int, splits: int) -> Seen:
+    """Do the same where the cache may have more cells than the row's `length` keys."""
     cache = [guarded(x, name) for x, name in ((q, "q"), (k, "k"), (v, "v"))]
     o = poisoned((splits, D), name="o", device=device())
     lse = poisoned((splits,), name="lse", device=device())
     tensors = [x.tensor for x in (*cache, o, lse)]
     answer[(splits,)](*tensors, length, LOG2_E / math.sqrt(D), D=D, BLOCK_N=BLOCK_N)
-    scores = k.double() @ q.double() / math.sqrt(D)
-    wanted = torch.softmax(scores, 0) @ v.double(), scores.logsumexp(0)
+    scores = k[:length].double() @ q.double() / math.sqrt(D)
+    wanted = torch.softmax(scores, 0) @ v[:length].double(), scores.logsumexp(0)
     size = max(1.0, scores.abs().max().item(), v.abs().max().item())
     return Seen(
         merged(o.tensor, lse.tensor), tuple(x.float() for x in wanted),
@@ -62,9 +67,21 @@ def _ragged(answer: object, rng: Generator) -> list[Seen]:
 
 
 def _counts_keys(answer: object, rng: Generator) -> Seen:
-    """All scores are 0, so exp(lse) is the number of keys, and o the mean of the values."""
-    q, k, v = fresh(rng, number(rng, 67, 77))
-    return ask(answer, torch.zeros_like(q), k, v, 3)
+    """All scores are 0, so exp(lse) is the number of keys, and o the mean of the values.
+
+    The cells behind the row hold numbers here and no NaN, so that keys counted there show.
+    """
+    length = number(rng, 67, 77)
+    q, k, v = fresh(rng, length + 64)
+    saw = seen(answer, torch.zeros_like(q), k, v, length, 3)
+    (o, lse), (wanted, _) = saw.got, saw.wanted
+    count = lse.exp().item()
+    return replace(
+        saw,
+        got=(round(count) if math.isfinite(count) else count, o),
+        wanted=(length, wanted),
+        names=("keys counted", "o"),
+    )
 
 
 def _few_keys(answer: object, rng: Generator) -> Seen:
@@ -120,16 +137,20 @@ def _faulty(
     for start_n in range(start, stop, BLOCK_N):
         offs_n = start_n + tl.arange(0, BLOCK_N)[:, None]
         end = length if WRONG == "still there" else stop
-        mask = offs_n < end
+        mask = offs_n <= end if WRONG == "one key too many" else offs_n < end
         k = tl.load(k_ptr + offs_n * D + offs_d, mask=mask, other=0.0)
-        v = tl.load(v_ptr + offs_n * D + offs_d, mask=mask, other=0.0)
-        seen = offs_n < (length if WRONG == "scores not masked" else end)
-        scores_log2 = tl.where(seen, tl.sum(q * k, 1)[:, None] * scale_log2, float("-inf"))
+        lanes = offs_n >= 0 if WRONG == "V not masked" else mask
+        v = tl.load(v_ptr + offs_n * D + offs_d, mask=lanes, other=0.0)
+        lanes = offs_n < length if WRONG == "scores not masked" else mask
+        unseen = 0.0 if WRONG == "score 0" else float("-inf")
+        scores_log2 = tl.where(lanes, tl.sum(q * k, 1)[:, None] * scale_log2, unseen)
         m_log2, l, acc, p = online_softmax_step(m_log2, l, acc, tl.trans(scores_log2))
         acc += tl.sum(tl.trans(p) * v, 0)[None, :]
     o, lse = finalize(m_log2, l, acc)
-    tl.store(o_ptr + split * D + offs_d, o)
-    tl.store(lse_ptr + split + tl.arange(0, 1), lse)
+    writes = start < stop if WRONG == "empty ones silent" else start >= 0
+    if writes:
+        tl.store(o_ptr + split * D + offs_d, o)
+        tl.store(lse_ptr + split + tl.arange(0, 1), lse)
 
 
 FAULTS = (
@@ -163,6 +184,30 @@ FAULTS = (
         "never exceed `length`.",
         BLOCKS,
     ),
+    (
+        "one key too many",
+        "The mask is **off by one**: stop is the first key that does not belong to the split, so "
+        "`<=` lets in one key too many.",
+        "",
+    ),
+    (
+        "V not masked",
+        "V is loaded **without a mask**. Its weight behind the end is 0, but there lies NaN, and "
+        "0 · NaN is NaN.",
+        "",
+    ),
+    (
+        "score 0",
+        "A masked key has the **score 0**, and so the weight e⁰ = 1, also behind the end of the "
+        "row. Only −∞ weighs nothing.",
+        "",
+    ),
+    (
+        "empty ones silent",
+        "An **empty split writes nothing**, and the combine reads what lay there before. It "
+        "should leave (0, −∞).",
+        "",
+    ),
 )
 
 BUG = Exercise(
@@ -174,8 +219,8 @@ BUG = Exercise(
     properties=(
         Property("one split", "an odd number of keys, nothing to merge", _one_split),
         Property("whole blocks", "every split ends with a block", _whole_blocks),
-        Property("ragged splits", "splits that end inside a block", _ragged),
         Property("counts the keys", "all scores 0: exp(lse) is the number of keys", _counts_keys),
+        Property("ragged splits", "splits that end inside a block", _ragged),
         Property("few keys", "five keys in eight splits", _few_keys),
     ),
     mistakes=tuple(Mistake(x, says, Faulty(_faulty, x), see) for x, says, see in FAULTS),

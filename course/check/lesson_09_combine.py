@@ -116,24 +116,33 @@ def _faulty(
     padding = 0.0 if WRONG == "padding counts" else float("-inf")
     lse_s = tl.load(lse_partial_ptr + offs, mask=mask_s, other=padding)
     mask = mask_s[:, None] & mask_d[None, :]
-    o_s = tl.load(o_partial_ptr + offs[:, None] * D + offs_d[None, :], mask=mask, other=0.0)
+    width = 1 if WRONG == "no width" else D
+    o_s = tl.load(o_partial_ptr + offs[:, None] * width + offs_d[None, :], mask=mask, other=0.0)
     m = tl.max(lse_s, 0)
     ruler = m if WRONG == "empty" else tl.where(m == float("-inf"), 0.0, m)
-    if WRONG == "no max":
-        ruler = m * 0.0 if m > float("-inf") else 0.0
+    no_max = WRONG == "no max" or WRONG == "no max, plain sum" or WRONG == "no max, plain log"
+    if no_max:
+        ruler = 0.0
     w = tl.exp2(lse_s - ruler) if WRONG == "base 2" else tl.exp(lse_s - ruler)
     l = tl.sum(w, 0)
-    safe = l if WRONG == "0 / 0" or WRONG == "empty" else tl.where(l == 0.0, 1.0, l)
+    safe = tl.where(l == 0.0, 1.0, l)
+    if WRONG == "0 / 0" or WRONG == "empty" or WRONG == "no max, plain sum":
+        safe = l
     o = tl.sum(w[:, None] * o_s, 0)
     if WRONG == "mean":
         o = tl.sum(o_s, 0) / num_splits
+    elif WRONG == "divided by S":
+        o = o / num_splits
     elif WRONG != "not normalised":
         o = o / safe
     tl.store(o_ptr + row * D + offs_d, o, mask=mask_d)
     lse = ruler + (tl.log2(safe) if WRONG == "base 2" else tl.log(safe))
-    if WRONG != "empty":
+    if WRONG != "empty" and not no_max:
         lse = tl.where(m == float("-inf"), m, lse)
-    tl.store(lse_ptr + row, tl.log(safe) if WRONG == "lse without max" else lse)
+    if WRONG == "no max, plain log":
+        lse = tl.log(l)
+    if WRONG != "no lse":
+        tl.store(lse_ptr + row, tl.log(safe) if WRONG == "lse without max" else lse)
 
 
 FAULTS = (
@@ -147,6 +156,18 @@ FAULTS = (
         "no max",
         "The exponentials are taken **without subtracting the largest lse** first: around 200 "
         "they overflow, around −200 they vanish.",
+        "",
+    ),
+    (
+        "no max, plain sum",
+        "**The largest lse is not subtracted** before the exponentials: around 200 they overflow "
+        "to inf, and inf / inf is NaN. And where the sum is 0, o is 0 / 0.",
+        "",
+    ),
+    (
+        "no max, plain log",
+        "The exponentials are taken of lse **as it comes**. Subtract the largest lse first, and "
+        "add it back at the end: otherwise 200 overflows and −200 counts as nothing.",
         "",
     ),
     (
@@ -188,6 +209,22 @@ FAULTS = (
     (
         "not normalised",
         "o is the weighted sum, but **not divided** by the sum of the weights.",
+        "",
+    ),
+    (
+        "divided by S",
+        "The weighted sum is divided by the **number of splits**, not by the sum of the weights.",
+        "",
+    ),
+    (
+        "no width",
+        "The o of row i begins at number **i · D** of `o_partial`, not at number i: each row has "
+        "D numbers.",
+        "",
+    ),
+    (
+        "no lse",
+        "o is right, but **lse is never stored**. Whoever merges on needs it too.",
         "",
     ),
 )

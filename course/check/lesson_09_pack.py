@@ -102,6 +102,16 @@ def _faulty(
         head = offs_m % G
     if WRONG == "interleaved":
         head = kv_head + Hkv * (offs_m % G)
+    if WRONG == "head by head, query masked":
+        query, head = offs_m % Lq, kv_head * G + offs_m // Lq
+        mask_m = query < Lq
+    if WRONG == "query and head swapped":
+        query, head = offs_m % G, kv_head * G + offs_m // G
+        mask_m = query < Lq
+    if WRONG == "neighbouring groups overlap":
+        head = kv_head + offs_m % G
+    if WRONG == "one query too many":
+        mask_m = query <= Lq
     if WRONG == "no mask":
         mask_m = offs_m >= 0
     if WRONG == "one query":
@@ -124,6 +134,24 @@ FAULTS = (
         "head by head",
         "The rows are ordered **head by head**. In this tile they go query by query: all heads "
         "of the group for query 0, then for query 1.",
+    ),
+    (
+        "head by head, query masked",
+        "The rows are ordered **head by head**, by % Lq and // Lq, and so no query is ever too "
+        "large and no row is padding. Go query by query: divide by G.",
+    ),
+    (
+        "query and head swapped",
+        "% and // are **swapped**: the query is r // G, and r % G is the head within the group.",
+    ),
+    (
+        "neighbouring groups overlap",
+        "KV head h begins at query head h, so the groups **overlap**. G heads belong to each: "
+        "group h begins at h · G.",
+    ),
+    (
+        "one query too many",
+        "The padding mask lets in query **Lq**, but the queries are 0 … Lq − 1.",
     ),
     (
         "always the first group",

@@ -1,5 +1,6 @@
 """Exercise 9.1: which keys a program gets. Its properties and the mistakes people make."""
 
+from collections import Counter
 from collections.abc import Callable
 
 import torch
@@ -62,10 +63,31 @@ def _each_key_once(answer: Callable, rng: Generator) -> Seen:
     for s in range(splits):
         start, stop = answer(length, s, splits, 32)
         keys += range(int(start), int(stop))
-    met = [keys.count(j) for j in (0, length // 2, length - 1)]
     given = f"length = {length}, num_splits = {splits}, BLOCK_N = 32"
-    names = ("keys in all splits together", "how often keys 0, length // 2 and length - 1")
-    return Seen((len(keys), met), (length, [1, 1, 1]), given, names=names)
+    return Seen(_told(keys, length), "every key belongs to one split", given)
+
+
+def _told(keys: list[int], length: int) -> str:
+    """Say which keys of 0 … length - 1 the splits' `keys` miss, have twice, or invent."""
+    times = Counter(keys)
+    kinds = {
+        "belong to no split": [j for j in range(length) if not times[j]],
+        "belong to several splits": [j for j in range(length) if times[j] > 1],
+        "are not in the row": sorted(j for j in times if not 0 <= j < length),
+    }
+    told = [f"keys {_runs(js)} {what}" for what, js in kinds.items() if js]
+    return ", ".join(told) or "every key belongs to one split"
+
+
+def _runs(numbers: list[int]) -> str:
+    """Write the first run of neighbours as "320 … 342", and how many numbers follow it.
+
+    >>> _runs([3, 4, 5, 9])
+    '3 … 5 (and 1 more)'
+    """
+    first = [j for i, j in enumerate(numbers) if j == numbers[0] + i]
+    rest = f" (and {len(numbers) - len(first)} more)" if len(first) < len(numbers) else ""
+    return f"{first[0]} … {first[-1]}{rest}"
 
 
 def _short(answer: Callable, rng: Generator) -> list[Seen]:
@@ -122,6 +144,21 @@ def _in_blocks(length: int, split: int, num_splits: int, BLOCK_N: int) -> tuple[
     return cdiv(start, BLOCK_N), cdiv(stop, BLOCK_N)
 
 
+def _inclusive_stop(length: int, split: int, num_splits: int, BLOCK_N: int) -> tuple[int, int]:
+    start, stop = truth(length, split, num_splits, BLOCK_N)
+    return start, stop - 1
+
+
+def _rest_to_the_last(length: int, split: int, num_splits: int, BLOCK_N: int) -> tuple[int, int]:
+    chunk = cdiv(length, BLOCK_N) // num_splits * BLOCK_N
+    return split * chunk, length if split == num_splits - 1 else (split + 1) * chunk
+
+
+def _empty_at_zero(length: int, split: int, num_splits: int, BLOCK_N: int) -> tuple[int, int]:
+    start, stop = truth(length, split, num_splits, BLOCK_N)
+    return (start, stop) if start < stop else (0, 0)
+
+
 RANGE = Exercise(
     id="9.1",
     name="key range",
@@ -170,6 +207,24 @@ RANGE = Exercise(
             "in blocks",
             "start and stop are counted in **blocks**; the kernel wants positions of keys.",
             _in_blocks,
+        ),
+        Mistake(
+            "inclusive stop",
+            "stop is the **last key** of the split. It should be the first that is not in it, as "
+            "in `range(start, stop)`.",
+            _inclusive_stop,
+        ),
+        Mistake(
+            "rest to the last",
+            "The blocks of a split are rounded down, and the **last split takes all the rest**: "
+            "the others wait for it. Round up, and the last splits get less.",
+            _rest_to_the_last,
+        ),
+        Mistake(
+            "empty at zero",
+            "An empty split is **(length, length)**, not (0, 0): the ranges lie one behind the "
+            "other, up to the row's end.",
+            _empty_at_zero,
         ),
     ),
     alternative=_divmod_way,
