@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import random
+from functools import lru_cache
 from typing import Any
 
 from course import progress
@@ -158,13 +159,20 @@ def recognise(exercise: Exercise, outcomes: list[Outcome], seed: int) -> Mistake
 def _agrees(
     exercise: Exercise, mistake: Mistake, outcome: Outcome, seed: int, to_the_word: bool
 ) -> bool:
-    again = observe(
-        exercise, outcome.prop, mistake.implementation, seeds(exercise, outcome.index, seed)
-    )
+    again = _of_mistake(exercise, mistake, outcome.index, seed)
     pairs = list(zip(outcome.observations, again, strict=False))
     return len(again) == len(outcome.observations) and all(
         _alike(x, y, to_the_word) for x, y in pairs
     )
+
+
+@lru_cache(maxsize=2048)
+def _of_mistake(
+    exercise: Exercise, mistake: Mistake, index: int, seed: int
+) -> tuple[Observation, ...]:
+    """What a mistake does under one property. Kept: with one seed, many answers ask for it."""
+    prop = exercise.properties[index]
+    return tuple(observe(exercise, prop, mistake.implementation, seeds(exercise, index, seed)))
 
 
 def _alike(x: Observation, y: Observation, to_the_word: bool) -> bool:

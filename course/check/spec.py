@@ -97,7 +97,7 @@ def describe_call(answer: Callable, args: Sequence[Any], kwargs: dict[str, Any])
 Probe = Callable[[Any, torch.Generator], Seen | list[Seen]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # one of its kind: compared by identity
 class Property:
     """Something true of every right answer.
 
@@ -112,7 +112,7 @@ class Property:
     see: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # one of its kind: compared by identity
 class Mistake:
     """A wrong answer that people give, as an implementation of it.
 
@@ -127,7 +127,7 @@ class Mistake:
     see: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # one of its kind: compared by identity
 class Exercise:
     """One exercise: what is asked, how it is checked, how it goes wrong.
 

@@ -28,7 +28,7 @@ def query_programs(tiles: int, heads: int, batch: int, group: int) -> Figure:
                 ax.text(i + 0.48, -h - 0.54, f"{i}, {h}, {b}", ha="center", color=text_on(fill),
                         **NOTE)  # fmt: skip
         for i in range(tiles):
-            ax.text(i + 0.48, 0.28, f"queries {i}", ha="center", color=COLORS.muted, **NOTE)
+            ax.text(i + 0.48, 0.28, f"query tile {i}", ha="center", color=COLORS.muted, **NOTE)
         for kv in range(heads // group):
             x = (kv + 0.5) * tiles / (heads // group)
             ax.text(x, -heads - 0.5, f"reads KV head {kv}", ha="center", color=SPLITS[kv],
@@ -113,7 +113,7 @@ def tile_budget(
         ax.tick_params(axis="y", length=0, labelcolor=COLORS.ink)
     left.set(xlabel="registers a thread, for the tiles alone", xlim=(0, thread * 1.22))
     right.set(xlabel="KiB of shared memory a program", xlim=(0, max(limits.values()) * 1.08))
-    for ax, marks in ((left, {f"{thread}": thread}), (right, limits)):
+    for ax, marks in ((left, {f"limit {thread}": thread}), (right, limits)):
         for text, x in marks.items():
             ax.axvline(x, color=COLORS.accent, ls="--", lw=1.2)
             ax.text(x, -0.72, text, ha="right", fontsize=9, color=COLORS.accent, va="center",

@@ -1,5 +1,6 @@
 """Figures of lesson 00, and the picture of the README: what this course builds."""
 
+from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from course.style import COLORS, SPLITS, CourseFigure, arrow, bare, box, figure
@@ -17,20 +18,11 @@ def flash_decoding_overview(splits: int = 4, keys: int = 24) -> CourseFigure:
     fig, ax = figure(size=(10.0, 4.6))
     bare(ax).set(xlim=(-0.2, 20.2), ylim=(-0.5, 9.3))
     top, width = 8.2, 14.0
-    cell, part = width / keys, width / splits
+    part = width / splits
     box(ax, 0, 6.2, 2.2, 1.2, "query", COLORS.q)
     ax.text(1.1, 7.55, "one new token", ha="center", va="bottom", color=COLORS.muted, fontsize=9.5)
     ax.text(3.4, top + 0.75, "KV cache: the keys and values of all tokens so far", weight="bold")
-    for row, name in ((1, "K"), (2, "V")):
-        ax.text(3.2, top + 0.3 - row * 0.62, name, ha="right", va="center", color=COLORS.muted)
-        for i in range(keys):
-            color = SPLITS[i // (keys // splits)]
-            xy = 3.4 + i * cell, top - row * 0.62
-            ax.add_patch(
-                Rectangle(
-                    xy, cell, 0.6, facecolor=color, edgecolor="white", alpha=1.35 - 0.35 * row
-                )
-            )
+    _draw_cache(ax, splits, keys, top, width)
     for s in range(splits):
         x = 3.4 + s * part
         middle = x + part / 2
@@ -52,6 +44,17 @@ def flash_decoding_overview(splits: int = 4, keys: int = 24) -> CourseFigure:
     for y, note in ((6.75, "the keys"), (4.5, "all at once"), (2.05, "a few numbers")):
         ax.text(18.15, y, note, va="center", color=COLORS.muted, fontsize=9.5)
     return fig
+
+
+def _draw_cache(ax: Axes, splits: int, keys: int, top: float, width: float) -> None:
+    """K and V as two rows of cells in the colours of their splits."""
+    for row, name in ((1, "K"), (2, "V")):
+        y = top - row * 0.62
+        ax.text(3.2, y + 0.3, name, ha="right", va="center", color=COLORS.muted)
+        for i in range(keys):
+            style = {"facecolor": SPLITS[i * splits // keys], "alpha": 1.35 - 0.35 * row}
+            xy = 3.4 + i * width / keys, y
+            ax.add_patch(Rectangle(xy, width / keys, 0.6, edgecolor="white", **style))
 
 
 def two_ways_to_read(workers: int = 6, keys: int = 24) -> CourseFigure:
