@@ -22,7 +22,6 @@ Partitioning", arXiv:2307.08691, algorithm 1 (forward) and section 3.1 (causal m
 """
 
 from contextlib import nullcontext
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -31,7 +30,7 @@ from kernels.arguments import check_qkv, resolve_scale
 from kernels.compile_report import CompileCase
 from kernels.heuristics import Launch, choose_prefill_launch
 from kernels.primitives import LOG2_E, dot, finalize, online_softmax_step, round_to
-from kernels.runtime import INTERPRETED
+from kernels.runtime import INTERPRETED, has_tensor_cores
 
 # isort: split
 import triton
@@ -145,12 +144,6 @@ def flash_attention_kernel(
     tl.store(o_ptrs, round_to(o, o_ptr.dtype.element_ty), mask=mask_q)
 
 
-@cache
-def _has_tensor_cores(device: torch.device) -> bool:
-    """Say whether Triton multiplies 16-bit tiles with tensor cores: from sm_80 on, and on AMD."""
-    return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
-
-
 def flash_attention(
     q: Tensor,
     k: Tensor,
@@ -200,7 +193,7 @@ def _launch(
     launch = choose_prefill_launch(
         num_queries=Lq,
         head_dim=D,
-        tensor_cores=q.is_cuda and q.dtype != torch.float32 and _has_tensor_cores(q.device),
+        tensor_cores=q.dtype != torch.float32 and has_tensor_cores(q.device),
         interpreted=INTERPRETED,
     )
     strides = (*q.stride()[:3], *k.stride()[:3], *v.stride()[:3])

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Generator
 
+from course.check.draw import integer
 from course.check.spec import Exercise, Mistake, Property, Seen
 
 Sizes = tuple[int, int, int, int, int, int, int]  # B, Lq, Lk, Hq, Hkv, D, bytes_each
 Cost = tuple[int, int]
-
-
-def _pick(rng: Generator, low: int, high: int) -> int:
-    """A whole number from low to high, both included."""
-    return int(torch.randint(low, high + 1, (), generator=rng))
 
 
 def _seen(answer: Callable, *sizes: int) -> Seen:
@@ -23,24 +18,24 @@ def _seen(answer: Callable, *sizes: int) -> Seen:
 
 
 def _one_head(answer: Callable, rng: Generator) -> Seen:
-    return _seen(answer, 1, 1, _pick(rng, 5, 99), 1, 1, 8 * _pick(rng, 2, 9), 1)
+    return _seen(answer, 1, 1, integer(rng, 5, 99), 1, 1, 8 * integer(rng, 2, 9), 1)
 
 
 def _more_queries(answer: Callable, rng: Generator) -> Seen:
-    return _seen(answer, 1, _pick(rng, 2, 9), _pick(rng, 10, 99), 1, 1, 8, 1)
+    return _seen(answer, 1, integer(rng, 2, 9), integer(rng, 10, 99), 1, 1, 8, 1)
 
 
 def _shared_heads(answer: Callable, rng: Generator) -> Seen:
-    Hkv = _pick(rng, 2, 5)
-    return _seen(answer, 1, 1, _pick(rng, 5, 99), 4 * Hkv, Hkv, 16, 1)
+    Hkv = integer(rng, 2, 5)
+    return _seen(answer, 1, 1, integer(rng, 5, 99), 4 * Hkv, Hkv, 16, 1)
 
 
 def _batch(answer: Callable, rng: Generator) -> Seen:
-    return _seen(answer, _pick(rng, 2, 5), 1, _pick(rng, 5, 99), 1, 1, 16, 1)
+    return _seen(answer, integer(rng, 2, 5), 1, integer(rng, 5, 99), 1, 1, 16, 1)
 
 
 def _bytes_each(answer: Callable, rng: Generator) -> list[Seen]:
-    return [_seen(answer, 1, 2, _pick(rng, 5, 99), 4, 2, 16, each) for each in (2, 4)]
+    return [_seen(answer, 1, 2, integer(rng, 5, 99), 4, 2, 16, each) for each in (2, 4)]
 
 
 def _one_by_one(B: int, Lq: int, Lk: int, Hq: int, Hkv: int, D: int, each: int) -> Cost:

@@ -8,12 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
+from course.check.draw import integer
 from course.check.spec import Exercise, Mistake, Property, Seen
-
-
-def _pick(rng: Generator, low: int, high: int) -> int:
-    """A whole number from low to high, both included."""
-    return int(torch.randint(low, high + 1, (), generator=rng))
 
 
 def _seen(answer: Callable, Lq: int, Lk: int) -> Seen:
@@ -23,26 +19,26 @@ def _seen(answer: Callable, Lq: int, Lk: int) -> Seen:
 
 
 def _square(answer: Callable, rng: Generator) -> Seen:
-    n = _pick(rng, 2, 8)
+    n = integer(rng, 2, 8)
     return _seen(answer, n, n)
 
 
 def _one_new_token(answer: Callable, rng: Generator) -> Seen:
-    return _seen(answer, 1, _pick(rng, 2, 8))
+    return _seen(answer, 1, integer(rng, 2, 8))
 
 
 def _some_new_tokens(answer: Callable, rng: Generator) -> Seen:
-    Lq = _pick(rng, 2, 4)
-    return _seen(answer, Lq, Lq + _pick(rng, 1, 4))
+    Lq = integer(rng, 2, 4)
+    return _seen(answer, Lq, Lq + integer(rng, 1, 4))
 
 
 def _more_queries(answer: Callable, rng: Generator) -> Seen:
-    Lk = _pick(rng, 1, 3)
-    return _seen(answer, Lk + _pick(rng, 1, 3), Lk)
+    Lk = integer(rng, 1, 3)
+    return _seen(answer, Lk + integer(rng, 1, 3), Lk)
 
 
 def _nothing(answer: Callable, rng: Generator) -> list[Seen]:
-    n = _pick(rng, 1, 4)
+    n = integer(rng, 1, 4)
     return [_seen(answer, n, 0), _seen(answer, 0, n)]
 
 

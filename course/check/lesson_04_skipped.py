@@ -5,14 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import torch
-
+from course.check.draw import integer
 from course.check.spec import Exercise, Mistake, Property, Seen
 from reference.attention import causal_mask
-
-
-def _integer(rng: torch.Generator, low: int, high: int) -> int:
-    return int(torch.randint(low, high + 1, (), generator=rng))
 
 
 def _by_the_mask(Lq: int, Lk: int, bm: int, bn: int) -> int:
@@ -30,37 +25,37 @@ def _by_hand(answer, rng):
 
 
 def _square(answer, rng):
-    b = _integer(rng, 2, 5)
-    L = b * _integer(rng, 4, 8)
+    b = integer(rng, 2, 5)
+    L = b * integer(rng, 4, 8)
     return _count(answer, L, L, b, b)
 
 
 def _unequal_tiles(answer, rng):
-    bm = _integer(rng, 2, 3)
-    bn = bm * _integer(rng, 2, 3)
+    bm = integer(rng, 2, 3)
+    bn = bm * integer(rng, 2, 3)
     L = bm * bn * 2
     return [_count(answer, L, L, bm, bn), _count(answer, L, L, bn, bm)]
 
 
 def _more_keys(answer, rng):
-    bm, bn = _integer(rng, 2, 4), _integer(rng, 2, 4)
-    Lq = bm * _integer(rng, 3, 5) + 1
-    return _count(answer, Lq, Lq + bn * _integer(rng, 1, 4) + 1, bm, bn)
+    bm, bn = integer(rng, 2, 4), integer(rng, 2, 4)
+    Lq = bm * integer(rng, 3, 5) + 1
+    return _count(answer, Lq, Lq + bn * integer(rng, 1, 4) + 1, bm, bn)
 
 
 def _more_queries(answer, rng):
-    bm, bn = _integer(rng, 2, 4), _integer(rng, 2, 4)
-    Lk = bn * _integer(rng, 2, 4) + 1
+    bm, bn = integer(rng, 2, 4), integer(rng, 2, 4)
+    Lk = bn * integer(rng, 2, 4) + 1
     return _count(answer, Lk + 3 * max(bm, bn) + 1, Lk, bm, bn)
 
 
 def _one_query(answer, rng):
-    return _count(answer, 1, _integer(rng, 20, 60), _integer(rng, 1, 64), 8)
+    return _count(answer, 1, integer(rng, 20, 60), integer(rng, 1, 64), 8)
 
 
 def _any_sizes(answer, rng):
-    sizes = [[_integer(rng, 1, 40), _integer(rng, 1, 40)] for _ in range(8)]
-    return [_count(answer, *pair, _integer(rng, 1, 9), _integer(rng, 1, 9)) for pair in sizes]
+    sizes = [[integer(rng, 1, 40), integer(rng, 1, 40)] for _ in range(8)]
+    return [_count(answer, *pair, integer(rng, 1, 9), integer(rng, 1, 9)) for pair in sizes]
 
 
 def _with_fault(wrong: str) -> Callable:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from course.check.draw import integer
 from course.check.guards import empty_is_nan
 from course.check.lesson_04_tiles_answers import (
     by_logaddexp,
@@ -24,10 +25,6 @@ EPS = torch.finfo(torch.float32).eps
 
 def _draw(rng: torch.Generator, Lq: int, Lk: int, D: int = 8) -> tuple[Tensor, Tensor, Tensor]:
     return tuple(torch.randn(n, D, generator=rng) for n in (Lq, Lk, Lk))
-
-
-def _integer(rng: torch.Generator, low: int, high: int) -> int:
-    return int(torch.randint(low, high + 1, (), generator=rng))
 
 
 def _tolerance(q: Tensor, k: Tensor, v: Tensor) -> float:
@@ -61,8 +58,8 @@ def _whole_tiles(answer, rng):
 
 
 def _odd_tails(answer, rng):
-    bm, bn = _integer(rng, 2, 5), _integer(rng, 2, 5)
-    Lq, Lk = (b * _integer(rng, 2, 4) + _integer(rng, 1, b - 1) for b in (bm, bn))
+    bm, bn = integer(rng, 2, 5), integer(rng, 2, 5)
+    Lq, Lk = (b * integer(rng, 2, 4) + integer(rng, 1, b - 1) for b in (bm, bn))
     return _compare(answer, *_draw(rng, Lq, Lk), bm, bn)
 
 
@@ -83,7 +80,7 @@ def _huge_scores(answer, rng):
 
 
 def _moves(answer, rng):
-    Lq, Lk, bm, bn = 10, _integer(rng, 9, 15), 4, 5
+    Lq, Lk, bm, bn = 10, integer(rng, 9, 15), 4, 5
     q, k, v = _draw(rng, Lq, Lk)
     traffic = Traffic()
     answer(q, k, v, bm, bn, traffic)

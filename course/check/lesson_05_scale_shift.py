@@ -8,6 +8,7 @@ import torch
 from torch import Generator
 
 from course.check import lesson_05_scale_shift_answers as answers
+from course.check.draw import integer
 from course.check.guards import guarded, poisoned
 from course.check.spec import Exercise, Mistake, Property, Seen
 from kernels.runtime import device
@@ -49,10 +50,6 @@ def _seen(
     )
 
 
-def _between(rng: Generator, low: int, high: int) -> int:
-    return int(torch.randint(low, high + 1, (1,), generator=rng))
-
-
 def _one_block(answer, rng):
     return _seen(answer, rng, n=16, block=16)
 
@@ -62,11 +59,11 @@ def _many_blocks(answer, rng):
 
 
 def _a_tail(answer, rng):
-    return _seen(answer, rng, n=_between(rng, 34, 46), block=16)
+    return _seen(answer, rng, n=integer(rng, 34, 46), block=16)
 
 
 def _short(answer, rng):
-    return _seen(answer, rng, n=_between(rng, 1, 6), block=8)
+    return _seen(answer, rng, n=integer(rng, 1, 6), block=8)
 
 
 def _one_too_many(answer, rng):

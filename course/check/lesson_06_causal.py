@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Generator
 
+from course.check.draw import integer
 from course.check.guards import guarded, poisoned
 from course.check.lesson_06_causal_answers import by_first_and_last, faulty
 from course.check.lesson_06_tile import launch, tolerance
@@ -52,29 +53,25 @@ def _seen(answer: Callable, rng: Generator, Lq: int, Lk: int) -> Seen:
     )
 
 
-def _between(rng: Generator, low: int, high: int) -> int:
-    return int(torch.randint(low, high + 1, (1,), generator=rng))
-
-
 def _square(answer, rng):
     return _seen(answer, rng, 48, 48)
 
 
 def _cached(answer, rng):
-    return _seen(answer, rng, 32, 32 + _between(rng, 17, 31))
+    return _seen(answer, rng, 32, 32 + integer(rng, 17, 31))
 
 
 def _odd(answer, rng):
-    n = _between(rng, 33, 47)
+    n = integer(rng, 33, 47)
     return _seen(answer, rng, n, n)
 
 
 def _more_queries(answer, rng):
-    return _seen(answer, rng, 40, _between(rng, 5, 20))
+    return _seen(answer, rng, 40, integer(rng, 5, 20))
 
 
 def _one_query(answer, rng):
-    return _seen(answer, rng, 1, _between(rng, 20, 31))
+    return _seen(answer, rng, 1, integer(rng, 20, 31))
 
 
 def _full_edge(answer, rng):

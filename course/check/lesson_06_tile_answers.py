@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from course.check.lesson_09_kernels import Faulty
+from course.check.faulty import Faulty
 from kernels.runtime import INTERPRETED  # noqa: F401 — before triton: it decides the mode
 
 # isort: split

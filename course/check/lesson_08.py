@@ -3,8 +3,9 @@
 import torch
 from torch import Generator
 
+from course.check.draw import integer
 from course.check.lesson_08_combine import COMBINE
-from course.check.lesson_08_partial import PARTIAL, number
+from course.check.lesson_08_partial import PARTIAL
 from course.check.spec import Exercise, Mistake, Property, Seen
 
 
@@ -14,19 +15,19 @@ def _bytes_by_hand(answer: object, rng: Generator) -> Seen:
 
 def _bytes_of_tensors(answer: object, rng: Generator) -> Seen:
     """Compare with tensors that are really there."""
-    B, Lq, Hq, S = (number(rng, 2, 6) for _ in range(4))
-    D = 8 * number(rng, 2, 6)
+    B, Lq, Hq, S = (integer(rng, 2, 6) for _ in range(4))
+    D = 8 * integer(rng, 2, 6)
     o, lse = torch.empty(S, B, Lq, Hq, D), torch.empty(S, B, Lq, Hq)
     return Seen.of(answer, (B, Lq, Hq, D, S), wanted=o.nbytes + lse.nbytes)
 
 
 def _bytes_when_large(answer: object, rng: Generator) -> Seen:
-    B, S = number(rng, 100, 300), number(rng, 64, 200)
+    B, S = integer(rng, 100, 300), integer(rng, 64, 200)
     return Seen.of(answer, (B, 8, 128, 128, S), wanted=4 * B * 8 * 128 * S * 129)
 
 
 def _an_int(answer: object, rng: Generator) -> Seen:
-    B, Lq, Hq, D, S = (number(rng, 1, 8) for _ in range(5))
+    B, Lq, Hq, D, S = (integer(rng, 1, 8) for _ in range(5))
     given = f"the type, for B = {B}, Lq = {Lq}, Hq = {Hq}, D = {D}, S = {S}"
     return Seen(type(answer(B, Lq, Hq, D, S)).__name__, "int", given)
 

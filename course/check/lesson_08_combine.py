@@ -6,8 +6,9 @@ import math
 import torch
 from torch import Generator, Tensor
 
+from course.check.draw import integer
 from course.check.lesson_08_combine_answers import fault, merged, one_after_the_other
-from course.check.lesson_08_partial import EPS, number
+from course.check.lesson_08_partial import EPS
 from course.check.lesson_08_partial_mistakes import RAGGED
 from course.check.spec import Exercise, Mistake, Property, Seen
 
@@ -43,7 +44,7 @@ def _alone(answer: object, rng: Generator) -> Seen:
 def _like_attention(answer: object, rng: Generator) -> Seen:
     """Cut 40 keys at random places, and compare with the softmax over all of them."""
     scores, values = 3 * torch.randn(40, generator=rng), torch.randn(40, 6, generator=rng)
-    cuts = sorted({0, 40, *(number(rng, 1, 39) for _ in range(4))})
+    cuts = sorted({0, 40, *(integer(rng, 1, 39) for _ in range(4))})
     parts = [slice(a, b) for a, b in itertools.pairwise(cuts)]
     o = torch.stack([torch.softmax(scores[p], 0) @ values[p] for p in parts])
     lse = torch.stack([scores[p].logsumexp(0) for p in parts])
@@ -58,7 +59,7 @@ def _like_attention(answer: object, rng: Generator) -> Seen:
 
 
 def _dimensions(answer: object, rng: Generator) -> Seen:
-    S, Hq = number(rng, 3, 6), number(rng, 2, 4)
+    S, Hq = integer(rng, 3, 6), integer(rng, 2, 4)
     o, lse = partials(rng, S, 2, 3, Hq, 8)
     return ask(answer, o, lse, f"S = {S}, B = 2, Lq = 3, Hq = {Hq}, D = 8")
 

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Generator, Tensor
 
+from course.check.draw import integer
 from course.check.lesson_08_answers import key_by_key, truth
 from course.check.lesson_08_partial_mistakes import MISTAKES, RAGGED
 from course.check.spec import Exercise, Property, Seen
@@ -47,11 +48,6 @@ def inputs(rng: Generator, Lq: int, capacity: int) -> tuple[Tensor, Tensor, Tens
     return tuple(torch.randn(rows, D, generator=rng) for rows in (Lq, capacity, capacity))
 
 
-def number(rng: Generator, low: int, high: int) -> int:
-    """Return a random int from low to high, both included."""
-    return int(torch.randint(low, high + 1, (), generator=rng))
-
-
 def _by_hand(answer: object, rng: Generator) -> Seen:
     weights = torch.tensor([1.0, 2, 1, 6, 2, 2, 1, 1])
     values = torch.tensor([0.0, 4, 8, 1, 3, 9, 10, 14])
@@ -59,13 +55,13 @@ def _by_hand(answer: object, rng: Generator) -> Seen:
 
 
 def _a_middle_split(answer: object, rng: Generator) -> Seen:
-    length = number(rng, 20, 30)
-    start = number(rng, 3, 8)
-    return ask(answer, *inputs(rng, 1, length + 5), start, start + number(rng, 5, 9), length, True)
+    length = integer(rng, 20, 30)
+    start = integer(rng, 3, 8)
+    return ask(answer, *inputs(rng, 1, length + 5), start, start + integer(rng, 5, 9), length, True)
 
 
 def _nan_around(answer: object, rng: Generator) -> Seen:
-    start, stop, length = number(rng, 2, 5), number(rng, 9, 14), 20
+    start, stop, length = integer(rng, 2, 5), integer(rng, 9, 14), 20
     q, k, v = inputs(rng, 2, 32)
     for x in (k, v):
         x[:start], x[stop:] = math.nan, math.nan
@@ -83,23 +79,23 @@ def _far_from_zero(answer: object, rng: Generator) -> list[Seen]:
 
 def _several_queries(answer: object, rng: Generator) -> list[Seen]:
     """A long last split, where numbering keys from 0 shows; and one that ends before the row."""
-    length, Lq = number(rng, 24, 30), number(rng, 4, 6)
-    ranges = [(number(rng, 1, 2), length), (number(rng, 10, 15), length - 2)]
+    length, Lq = integer(rng, 24, 30), integer(rng, 4, 6)
+    ranges = [(integer(rng, 1, 2), length), (integer(rng, 10, 15), length - 2)]
     return [ask(answer, *inputs(rng, Lq, length + 7), a, b, length, True) for a, b in ranges]
 
 
 def _sees_nothing(answer: object, rng: Generator) -> Seen:
-    length = number(rng, 20, 30)
+    length = integer(rng, 20, 30)
     return ask(answer, *inputs(rng, 5, length + 3), length - 3, length, length, True)
 
 
 def _without_mask(answer: object, rng: Generator) -> Seen:
-    length = number(rng, 20, 30)
+    length = integer(rng, 20, 30)
     return ask(answer, *inputs(rng, 4, length), length - 6, length, length, False)
 
 
 def _no_keys(answer: object, rng: Generator) -> list[Seen]:
-    at, Lq = number(rng, 3, 9), number(rng, 1, 3)
+    at, Lq = integer(rng, 3, 9), integer(rng, 1, 3)
     return [
         ask(answer, *inputs(rng, Lq, 12), n, n, n, causal)
         for n in (at, 0)

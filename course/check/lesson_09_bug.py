@@ -6,9 +6,10 @@ from dataclasses import replace
 import torch
 from torch import Generator, Tensor
 
+from course.check.draw import integer
+from course.check.faulty import EPS, Faulty, randn
 from course.check.guards import guarded, poisoned
 from course.check.lesson_09_combine import merged
-from course.check.lesson_09_kernels import EPS, Faulty, number, randn
 from course.check.spec import Exercise, Mistake, Property, Seen
 from kernels.primitives import LOG2_E, finalize, online_softmax_step
 from kernels.runtime import device
@@ -55,7 +56,7 @@ def fresh(rng: Generator, length: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _one_split(answer: object, rng: Generator) -> Seen:
-    return ask(answer, *fresh(rng, number(rng, 33, 47)), 1)
+    return ask(answer, *fresh(rng, integer(rng, 33, 47)), 1)
 
 
 def _whole_blocks(answer: object, rng: Generator) -> Seen:
@@ -63,7 +64,7 @@ def _whole_blocks(answer: object, rng: Generator) -> Seen:
 
 
 def _ragged(answer: object, rng: Generator) -> list[Seen]:
-    return [ask(answer, *fresh(rng, number(rng, low, low + 12)), 4) for low in (66, 100)]
+    return [ask(answer, *fresh(rng, integer(rng, low, low + 12)), 4) for low in (66, 100)]
 
 
 def _counts_keys(answer: object, rng: Generator) -> Seen:
@@ -71,7 +72,7 @@ def _counts_keys(answer: object, rng: Generator) -> Seen:
 
     The cells behind the row hold numbers here and no NaN, so that keys counted there show.
     """
-    length = number(rng, 67, 77)
+    length = integer(rng, 67, 77)
     q, k, v = fresh(rng, length + 64)
     saw = seen(answer, torch.zeros_like(q), k, v, length, 3)
     (o, lse), (wanted, _) = saw.got, saw.wanted

@@ -3,8 +3,9 @@
 import torch
 from torch import Generator, Tensor
 
+from course.check.draw import integer
+from course.check.faulty import Faulty, randn
 from course.check.guards import Guarded, guarded, poisoned
-from course.check.lesson_09_kernels import Faulty, number, randn
 from course.check.spec import Exercise, Mistake, Property, Seen
 from kernels.runtime import device  # before triton: it decides the mode
 
@@ -48,11 +49,11 @@ def _one_token(answer: object, rng: Generator) -> Seen:
 
 
 def _several_tokens(answer: object, rng: Generator) -> Seen:
-    return plain(answer, rng, 1, number(rng, 2, 3), 4, 2, "several tokens, 8 heads on 2")
+    return plain(answer, rng, 1, integer(rng, 2, 3), 4, 2, "several tokens, 8 heads on 2")
 
 
 def _odd_group(answer: object, rng: Generator) -> Seen:
-    return plain(answer, rng, 1, number(rng, 2, 5), 3, 3, "9 heads on 3")
+    return plain(answer, rng, 1, integer(rng, 2, 5), 3, 3, "9 heads on 3")
 
 
 def _batch(answer: object, rng: Generator) -> Seen:

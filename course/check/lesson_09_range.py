@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Callable
 
-import torch
 from torch import Generator
 
+from course.check.draw import integer
 from course.check.spec import Exercise, Mistake, Property, Seen
 
 SECTION = "2 · Which keys: the row's own length, in whole blocks"
@@ -36,29 +36,24 @@ def ask(answer: Callable, length: int, splits: int, block_n: int) -> list[Seen]:
     ]
 
 
-def number(rng: Generator, low: int, high: int) -> int:
-    """Return a random int from low to high, both included."""
-    return int(torch.randint(low, high + 1, (), generator=rng))
-
-
 def _by_hand(answer: Callable, rng: Generator) -> list[Seen]:
     return ask(answer, 130, 4, 16)
 
 
 def _even(answer: Callable, rng: Generator) -> list[Seen]:
-    splits = number(rng, 2, 4)
-    return ask(answer, 16 * splits * number(rng, 1, 3), splits, 16)
+    splits = integer(rng, 2, 4)
+    return ask(answer, 16 * splits * integer(rng, 1, 3), splits, 16)
 
 
 def _ragged(answer: Callable, rng: Generator) -> list[Seen]:
     """A row that ends inside a block, its blocks no multiple of the splits."""
-    splits, block_n = number(rng, 3, 5), 2 ** number(rng, 4, 6)
-    blocks = splits * number(rng, 2, 4) + 1
-    return ask(answer, block_n * blocks + number(rng, 1, block_n - 1), splits, block_n)
+    splits, block_n = integer(rng, 3, 5), 2 ** integer(rng, 4, 6)
+    blocks = splits * integer(rng, 2, 4) + 1
+    return ask(answer, block_n * blocks + integer(rng, 1, block_n - 1), splits, block_n)
 
 
 def _each_key_once(answer: Callable, rng: Generator) -> Seen:
-    length, splits = number(rng, 100, 400), number(rng, 2, 9)
+    length, splits = integer(rng, 100, 400), integer(rng, 2, 9)
     keys = []
     for s in range(splits):
         start, stop = answer(length, s, splits, 32)
@@ -91,11 +86,11 @@ def _runs(numbers: list[int]) -> str:
 
 
 def _short(answer: Callable, rng: Generator) -> list[Seen]:
-    return ask(answer, number(rng, 17, 40), 8, 16)
+    return ask(answer, integer(rng, 17, 40), 8, 16)
 
 
 def _nothing(answer: Callable, rng: Generator) -> list[Seen]:
-    return ask(answer, 0, number(rng, 1, 3), 16)
+    return ask(answer, 0, integer(rng, 1, 3), 16)
 
 
 def _divmod_way(length: int, split: int, num_splits: int, BLOCK_N: int) -> tuple[int, int]:

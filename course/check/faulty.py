@@ -1,4 +1,4 @@
-"""What the kernel exercises of lesson 09 share: launching a kernel with one fault in it."""
+"""What the kernel exercises share: launching a kernel with one fault in it, and its inputs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ class Faulty:
     them, so one kernel has them all, under the names that `WRONG` takes.
     """
 
-    def __init__(self, kernel: Any, wrong: str):
+    def __init__(self, kernel: Any, wrong: str) -> None:
         self.kernel, self.wrong = kernel, wrong
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable:
@@ -35,8 +35,3 @@ class Faulty:
 def randn(rng: torch.Generator, *shape: int) -> Tensor:
     """Return random numbers drawn on the CPU, so that they are the same on every device."""
     return torch.randn(*shape, generator=rng).to(device())
-
-
-def number(rng: torch.Generator, low: int, high: int) -> int:
-    """Return a random int from low to high, both included."""
-    return int(torch.randint(low, high + 1, (), generator=rng))

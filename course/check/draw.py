@@ -1,0 +1,8 @@
+"""Random numbers for probes, all taken from the generator that a probe is given."""
+
+import torch
+
+
+def integer(rng: torch.Generator, low: int, high: int) -> int:
+    """Return a random int from low to high, both included."""
+    return int(torch.randint(low, high + 1, (), generator=rng))
