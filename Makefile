@@ -37,7 +37,7 @@ bench: ## measure flash_decode on this CPU against PyTorch's own attention
 gpu: ## run the tests compiled and measure on this machine's GPU
 	$(RUN) python -m course.environment need-gpu
 	$(RUN) python -m pytest -q tests
-	$(RUN) python -m benchmarks decode
+	$(RUN) python -m benchmarks all
 
 format: ## format modules and notebooks and mend what ruff can mend
 	$(RUN) ruff check --fix .

@@ -1,5 +1,6 @@
 """The measuring harness: ours beside its peers, on this machine.
 
-`python -m benchmarks cpu` measures on the CPU, `python -m benchmarks decode` on a GPU. What was
-measured once is kept under `results/`, with machine, date and versions.
+`python -m benchmarks all` measures on a GPU, `python -m benchmarks cpu` on the CPU. What was
+measured once is kept under `results/`, with machine, date and versions; what was tried, and why it
+was kept or dropped, in `LOG.md`.
 """

@@ -1,28 +1,89 @@
 """`python -m benchmarks NAME`: run one benchmark, print its table, write its JSON."""
 
 import argparse
+import json
 import os
 from importlib import import_module
 
 BENCHMARKS = {
-    "cpu": "decode on this CPU's threads, ours against PyTorch's",
-    "decode": "decode on a GPU: FlashAttention-2, Flash-Decoding, PyTorch's SDPA",
+    "decode": "decode on a GPU: Flash-Decoding, FlashAttention-2 with one query, and every peer",
+    "variants": "paged, quantised and ragged caches, and what a call costs the host",
+    "prefill": "FlashAttention-2, forward and backward, against PyTorch and flash-attn",
+    "splits": "time against the number of splits",
 }
+OTHERS = {
+    "all": "all of the above, then the targets",
+    "targets": "judge the targets by the records in benchmarks/results/",
+    "cpu": "decode on this CPU's threads, ours against PyTorch's",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    root = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    names = root.add_subparsers(dest="name", required=True)
+    for name, text in (BENCHMARKS | OTHERS).items():
+        one = names.add_parser(name, help=text)
+        if name == "targets":
+            continue
+        one.add_argument("--quick", action="store_true", help="tiny shapes: does it run?")
+        where = "folder" if name == "all" else "file"
+        one.add_argument("--out", help=f"{where} for the JSON (default: in benchmarks/results/)")
+        if name == "cpu":
+            continue
+        one.add_argument("--only", metavar="REGEX", help="cells in whose name this is found")
+        one.add_argument("--peers", metavar="REGEX", help="peers whose whole name this is")
+        one.add_argument("--budget", metavar="SECONDS", type=float, help="stop before this is over")
+        one.add_argument("--resume", action="store_true", help="keep the cells of an earlier run")
+        one.add_argument("--commit", help="what git would say, on a machine without the history")
+        if name != "all":
+            one.add_argument("--figure", metavar="FILE", help="draw the record, as PNG or SVG")
+    return root
+
+
+def measure(options: argparse.Namespace) -> int:
+    """Run GPU benchmarks; the exit status: 1 if an answer was wrong."""
+    from benchmarks import targets
+    from benchmarks.session import Session
+
+    session, records = Session(options), {}
+    for name in BENCHMARKS if options.name == "all" else [options.name]:
+        module = import_module(f"benchmarks.{name}")
+        record = module.run(session)
+        records[name] = json.loads(record.as_json())
+        if not record.rows:
+            print(f"{name}: no cell measured, nothing written")
+            continue
+        if records[name]["gpu"].startswith("none"):
+            print(f"{name}: interpreted on the CPU. This shows that it runs and measures nothing.")
+        print(module.table(records[name]["rows"]))
+        if record.path:
+            print(f"written: {record.path}")
+        if getattr(options, "figure", None):
+            from benchmarks.figure import draw
+
+            draw(name, records[name]).savefig(options.figure, bbox_inches="tight")
+            print(f"drawn: {options.figure}")
+    judged = {name: record for name, record in records.items() if name in targets.JUDGES}
+    if judged and not options.quick:
+        print(targets.report(judged))
+    print(*(f"WRONG ANSWER, not timed: {text}" for text in session.failed), sep="\n", end="")
+    return 1 if session.failed else 0
 
 
 def main() -> None:
     """Parse the command line and run what it names."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    names = parser.add_subparsers(dest="name", required=True)
-    for name, text in BENCHMARKS.items():
-        options = names.add_parser(name, help=text)
-        options.add_argument("--quick", action="store_true", help="tiny shapes: does it run?")
-        options.add_argument("--out", help="where to write the JSON (default: benchmarks/results/)")
-    options = parser.parse_args()
+    options = parser().parse_args()
     if options.name == "cpu":
         # Read once, when torch is loaded: large pages spare the page tables of a large cache.
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    import_module(f"benchmarks.{options.name}").main(options)
+        import_module("benchmarks.cpu").main(options)
+    elif options.name == "targets":
+        from benchmarks import protocol, targets
+
+        print(targets.report({name: protocol.load(name) for name in targets.JUDGES}))
+    else:
+        raise SystemExit(measure(options))
 
 
 if __name__ == "__main__":

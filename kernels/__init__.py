@@ -1,10 +1,24 @@
 """Attention in Triton: the functions of `reference`, fast.
 
-The modules carry the same names as in `reference` (`kernels.flash_attention`,
-`kernels.flash_decoding`) and their functions the same arguments. `kernels.heuristics` is plain
-Python and imports anywhere; every other module needs triton, and imports `kernels.runtime` before
-it, which decides whether kernels are compiled or interpreted.
+The modules carry the same names as in `reference` and their functions the same arguments. In the
+order in which they are best read:
 
-Nothing is imported here: importing a kernel binds that decision for the whole process, so it must
-be asked for by name.
+    what all share      runtime (compiled or interpreted), primitives (the online softmax), call
+                        (a launch as a value), heuristics (splits and tiles, plain Python)
+    first kernels       primer, softmax
+    FlashAttention-2    flash_attention_forward, flash_attention; then attention_op, packed,
+                        flash_attention_varlen, and flash_attention_backward with backward_*
+    Flash-Decoding      split (stage 1), attend (its loop), combine (stage 2); then decode, which
+                        launches them, and flash_decoding, the function to import
+    what serving adds   features, rows, score_rules; quantization, rotary, append (the cache
+                        grows); plan and splits (ragged batches); merge, cascade; kvcache_api
+    without a GPU       explain, with devices (a model of time); compile_report, with targets and
+                        compile_* (what the compiler made of it)
+
+`*_arguments` check what a caller hands over, `*_cases` list what is compiled, `*_op` tell PyTorch.
+
+`heuristics`, `devices`, `explain`, `targets` and `call` import without triton; every module with a
+kernel needs it, and imports `kernels.runtime` before it, which decides whether kernels are compiled
+or interpreted. So nothing is imported here: importing a kernel binds that decision for the whole
+process, and must be asked for by name.
 """

@@ -4,8 +4,6 @@ Every check names what was wanted and what came. None of them reads a value from
 make the host wait for it.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -13,6 +11,7 @@ from kernels.runtime import INTERPRETED
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_HEAD_DIM = 256
+MAX_SCALE = 2.0**127  # times log2(e) it is still below the largest fp32
 
 
 def check_qkv(q: Tensor, k: Tensor, v: Tensor) -> None:
@@ -24,9 +23,7 @@ def check_qkv(q: Tensor, k: Tensor, v: Tensor) -> None:
 
     Raises:
         TypeError: not a tensor, or a dtype other than one of the three, the same for all.
-        ValueError: shapes, strides or devices that do not fit; or an input that requires grad
-            while grad is enabled: the kernels have no backward, and an answer cut off from the
-            graph would be wrong without a word.
+        ValueError: shapes, strides or devices that do not fit.
     """
     for name, x in (("q", q), ("k", k), ("v", v)):
         _check_tensor(name, x)
@@ -49,7 +46,7 @@ def check_qkv(q: Tensor, k: Tensor, v: Tensor) -> None:
         raise ValueError(
             f"q, k and v must be on one device; got {q.device}, {k.device} and {v.device}"
         )
-    _check_device(q.device)
+    check_device(q.device)
 
 
 def check_lengths(cache_seqlens: Tensor | None, k_cache: Tensor) -> None:
@@ -107,14 +104,14 @@ def resolve_scale(scale: float | None, head_dim: int) -> float:
 
     Raises:
         TypeError: neither None nor a number.
-        ValueError: not finite.
+        ValueError: not finite in fp32, which kernels compute in.
     """
     if scale is None:
         return head_dim**-0.5
     if isinstance(scale, bool) or not isinstance(scale, int | float):
         raise TypeError(f"scale must be a number or None; got {scale!r}")
-    if not math.isfinite(scale):
-        raise ValueError(f"scale must be finite; got {scale}")
+    if not abs(scale) < MAX_SCALE:  # a NaN is not, either
+        raise ValueError(f"scale must be finite in fp32; got {scale!r:.30}")
     return float(scale)
 
 
@@ -136,14 +133,9 @@ def _check_tensor(name: str, x: Tensor) -> None:
             f"{name} must be contiguous in D, its last dimension; got {_shape(x)} with strides "
             f"{x.stride()}: call .contiguous() on it"
         )
-    if x.requires_grad and torch.is_grad_enabled():
-        raise ValueError(
-            f"{name} requires grad, but these kernels have no backward: call them under "
-            "torch.no_grad(), or differentiate through `reference`"
-        )
 
 
-def _check_device(device: torch.device) -> None:
+def check_device(device: torch.device) -> None:
     """Check that a kernel of this process can run on tensors that live there."""
     if not INTERPRETED and device.type != "cuda":
         raise ValueError(

@@ -1,7 +1,7 @@
 """What a kernel becomes on a GPU you do not have: registers, spills, shared memory, instructions.
 
-Triton brings NVIDIA's tool chain along, and none of it needs a GPU. So a kernel can be compiled
-here for an A100 (`arch=80`) or an H100 (`arch=90`), and the machine code read:
+Triton brings the tool chains along, and none of it needs a GPU. So a kernel can be compiled here
+for an A100 (`arch=80`), an H100 (`arch=90`) or any of `kernels.targets`, and the machine code read:
 
     >>> from kernels import compile_report
     >>> compile_report.report("softmax fp16 16384", arch=(80, 90))  # doctest: +SKIP
@@ -14,7 +14,8 @@ or the tiles are too large), bytes of shared memory a program, the widest load f
 (128 bits is the best on these two), copies to shared memory that run in the background,
 tensor-core instructions, lines of PTX. The figures above are triton 3.9's; versions differ.
 
-From a shell: `python -m kernels.compile_report [--arch 80 90] [--kernel NAME] [--json]`.
+From a shell, every shipped kernel for every target, and an error where one breaks a promise of
+`kernels.compile_guards`: `python -m kernels.compile_report [--arch 80 gfx942] [--kernel NAME]`.
 
 Compiling needs a process whose kernels are not interpreted. `run`, `report` and `compile_for`
 start one where they have to, so they work in a notebook on a laptop. Every module of `MODULES`
@@ -31,77 +32,18 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kernels.sass import disassemble, measure
+from kernels.compile_case import CompileCase, LaunchCase
+from kernels.compile_rows import Report, Reports
+from kernels.compile_run import compile_all, compile_one
+from kernels.targets import TARGETS, target
 
-MODULES = ("primer", "softmax", "flash_attention", "flash_decoding")
+MODULES = ("primer", "softmax", "flash_attention", "flash_decoding", "append", "plan")
 
-_HEAD = f"{'kernel':<38}{'sm':>4}{'regs':>6}{'spills':>8}{'shared':>8}{'load':>9}"
-_HEAD += f"{'async':>7}{'tensor':>8}{'PTX':>7}"
-
-
-@dataclass(frozen=True)
-class CompileCase:
-    """One kernel and the arguments to compile it for, as a launch would specialise them.
-
-    kernel: a `@triton.jit` function. signature: a type for every argument that is no constexpr;
-    "*fp16" is a pointer, "i32", "i64", "fp32" are numbers, and ":16" behind it promises a multiple
-    of 16 (a launch looks for itself; 128-bit loads need it). A stride that is always 1 belongs to
-    the constexprs, where a launch puts it too.
-    """
-
-    name: str
-    kernel: Any
-    signature: Mapping[str, str]
-    constexprs: Mapping[str, Any]
-    num_warps: int = 4
-    num_stages: int = 3
-
-
-@dataclass(frozen=True)
-class Report:
-    """What the compiler made of one kernel. Counts are of instructions in the machine code.
-
-    registers: 32-bit, a thread (255 at most). spill_bytes: written to and read from local memory,
-    a thread, because registers ran out. stack_bytes: a thread. shared_bytes: a program.
-    load_bits: the widest load from global memory. async_copies: global → shared, without waiting.
-    tensor_core: matrix instructions. ptx: the text, of `ptx_lines` lines.
-    """
-
-    name: str
-    arch: int
-    num_warps: int
-    num_stages: int
-    registers: int
-    spill_bytes: int
-    stack_bytes: int
-    shared_bytes: int
-    load_bits: int
-    async_copies: int
-    tensor_core: int
-    ptx_lines: int
-    ptx: str = field(default="", repr=False)
-
-    def __str__(self) -> str:
-        """One line of the table."""
-        return (
-            f"{self.name:<38}{self.arch:>4}{self.registers:>6}{self.spill_bytes:>8}"
-            f"{self.shared_bytes:>8}{self.load_bits:>5} bit{self.async_copies:>7}"
-            f"{self.tensor_core:>8}{self.ptx_lines:>7}"
-        )
-
-
-class Reports(tuple[Report, ...]):
-    """Several reports; prints as a table."""
-
-    def __str__(self) -> str:
-        """A head and one line a report."""
-        return "\n".join([_HEAD, *map(str, self)])
-
-    __repr__ = __str__
+__all__ = ["MODULES", "CompileCase", "LaunchCase", "Report", "Reports", "cases", "compile_for"]
+__all__ += ["report", "run"]
 
 
 def compile_for(
@@ -109,14 +51,14 @@ def compile_for(
     signature: Mapping[str, str],
     constexprs: Mapping[str, Any],
     *,
-    arch: int = 90,
+    arch: int | str = 90,
     num_warps: int = 4,
     num_stages: int = 3,
     name: str | None = None,
 ) -> Report:
-    """Compile one kernel for sm_<arch>, no GPU needed, and return a `Report`.
+    """Compile one kernel for one GPU, which need not be there, and return a `Report`.
 
-    kernel, signature, constexprs: as in `CompileCase`. arch: 80 (A100), 86, 89, 90 (H100), …
+    kernel, signature, constexprs: as in `CompileCase`. arch: 80 (A100), 90 (H100), "gfx942", …
 
     Where kernels are interpreted another process compiles. A kernel of this package is imported
     there; any other, from a notebook cell say, travels as its source text, and can use `tl` and
@@ -134,38 +76,7 @@ def compile_for(
         )
     name = name or kernel.__name__
     case = CompileCase(name, kernel, signature, constexprs, num_warps, num_stages)
-    return run(_as_module(case), arch)[0] if INTERPRETED else _compile(case, arch)
-
-
-def _compile(case: CompileCase, arch: int) -> Report:
-    """Compile in this process, whose kernels are not interpreted."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    hints = {a: case.signature[a].split(":") for a in case.signature}
-    names = case.kernel.arg_names
-    compiled = triton.compile(
-        ASTSource(
-            case.kernel,
-            {a: hints[a][0] if a in hints else "constexpr" for a in names},
-            dict(case.constexprs),
-            {(names.index(a),): [["tt.divisibility", 16]] for a in hints if "16" in hints[a][1:]},
-        ),
-        target=GPUTarget("cuda", arch, 32),
-        options={"num_warps": case.num_warps, "num_stages": case.num_stages},
-    )
-    ptx = compiled.asm["ptx"]
-    return Report(
-        name=case.name,
-        arch=arch,
-        num_warps=case.num_warps,
-        num_stages=case.num_stages,
-        shared_bytes=compiled.metadata.shared,
-        **measure(disassemble(compiled.asm["cubin"])),
-        ptx_lines=len(ptx.splitlines()),
-        ptx=ptx,
-    )
+    return run(_as_module(case), arch)[0] if INTERPRETED else compile_one(case, target(arch))
 
 
 def _as_module(case: CompileCase) -> str:
@@ -181,15 +92,15 @@ def _as_module(case: CompileCase) -> str:
     )
 
 
-def run(name_or_source: str = "", arch: int | Sequence[int] = (80, 90)) -> Reports:
+def run(name_or_source: str = "", arch: int | str | Sequence[int | str] = (80, 90)) -> Reports:
     """Compile in a process of its own and return the reports, with their PTX.
 
-    name_or_source: part of a module's or a case's name ("softmax", "matmul|D=64"; "" is all), or
-    the source text of a module with a `compile_cases()` of its own, which lists `CompileCase`s.
-    arch: one architecture or several. About a second a kernel and architecture; Triton keeps the
-    result. Raises RuntimeError with the other process's message where that fails.
+    name_or_source: a case's name, or part of a module's or a case's ("softmax", "matmul|D=64"; ""
+    is all), or the source text of a module with a `compile_cases()` of its own, which lists
+    `CompileCase`s. arch: one architecture or several. About a second a kernel and architecture;
+    Triton keeps the result. Raises RuntimeError with the other process's message where that fails.
     """
-    archs = map(str, [arch] if isinstance(arch, int) else arch)
+    archs = map(str, [arch] if isinstance(arch, int | str) else arch)
     command = [sys.executable, "-m", "kernels.compile_report", "--json", "--ptx", "--arch", *archs]
     with tempfile.TemporaryDirectory() as folder:
         if "\n" in name_or_source:
@@ -205,46 +116,57 @@ def run(name_or_source: str = "", arch: int | Sequence[int] = (80, 90)) -> Repor
     return Reports(Report(**row) for row in json.loads(done.stdout))
 
 
-def report(name_or_source: str = "", arch: int | Sequence[int] = (80, 90)) -> None:
+def report(name_or_source: str = "", arch: int | str | Sequence[int | str] = (80, 90)) -> None:
     """Print the table of `run(name_or_source, arch)`."""
     print(run(name_or_source, arch))
 
 
-def cases(name: str = "") -> list[CompileCase]:
-    """Return the cases whose "module: case name" matches `name`, a regular expression.
+def cases(name: str = "", source: str = "") -> list[CompileCase | LaunchCase]:
+    """Return the case called `name`, or those whose "module: case name" it is found in, as a regex.
 
-    Imports the kernels. Raises ValueError where no case is called so.
+    source: a file with a `compile_cases()` of its own, looked at instead of `MODULES`. Imports the
+    kernels. Raises ValueError where no case is called so.
     """
-    found = []
-    for module in MODULES:
-        listed = importlib.import_module(f"kernels.{module}").compile_cases()
-        found += [case for case in listed if re.search(name, f"{module}: {case.name}")]
+    if source:
+        sys.path.insert(0, str(Path(source).parent))
+    listed = []
+    for module in [Path(source).stem] if source else [f"kernels.{known}" for known in MODULES]:
+        short = module.removeprefix("kernels.")
+        listed += [(short, case) for case in importlib.import_module(module).compile_cases()]
+    found = [case for _, case in listed if case.name == name]
+    found = found or [case for short, case in listed if re.search(name, f"{short}: {case.name}")]
     if not found:
         raise ValueError(f"no compile case is called {name!r}; the modules are {MODULES}")
     return found
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Compile kernels without a GPU and print what became of them."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compile kernels without a GPU, print what became of them, and check it.
+
+    Returns 0, or 1 where a shipped kernel breaks a promise.
+    """
     parser = argparse.ArgumentParser("python -m kernels.compile_report", description=main.__doc__)
-    parser.add_argument("--arch", type=int, nargs="+", default=[80, 90], help="80 90 …")
+    names = [known.name for known in TARGETS]
+    parser.add_argument("--arch", nargs="+", default=names, help=" ".join(names))
     parser.add_argument("--kernel", default="", help="part of a name, or a regex")
-    parser.add_argument("--source", help="a file with a compile_cases() of its own")
+    parser.add_argument("--source", default="", help="a file with a compile_cases() of its own")
     parser.add_argument("--json", action="store_true", help="rows as JSON instead of a table")
-    parser.add_argument("--ptx", action="store_true", help="with --json: the PTX text, too")
+    parser.add_argument("--ptx", action="store_true", help="with --json: the assembly, too")
+    parser.add_argument("--jobs", type=int, default=0, help="processes; by default as it pays")
     options = parser.parse_args(arguments)
     os.environ["TRITON_INTERPRET"] = "0"  # before the first kernel is imported
-    if options.source:
-        sys.path.insert(0, str(Path(options.source).parent))
-        chosen = importlib.import_module(Path(options.source).stem).compile_cases()
-    else:
-        chosen = cases(options.kernel)
-    reports = Reports(_compile(case, arch) for case in chosen for arch in options.arch)
-    if not options.json:
-        print(reports)
-        return
-    print(json.dumps([asdict(row) | ({} if options.ptx else {"ptx": ""}) for row in reports]))
+    reports = compile_all(
+        options.kernel, options.source, [target(arch).name for arch in options.arch], options.jobs
+    )
+    if options.json:
+        hidden = () if options.ptx else ("ptx",)
+        print(json.dumps([row.as_dict(hidden) for row in reports]))
+        return 0
+    print(reports.table())
+    return int(any(row.violations for row in reports))
 
 
 if __name__ == "__main__":
-    main()
+    from kernels import compile_report  # not __main__: other processes import it by name
+
+    sys.exit(compile_report.main())

@@ -6,28 +6,26 @@ GPU can run. So the keys are cut, too:
       stage 1   kernels.split      every split of the keys by itself → a normalised o and its lse
       stage 2   kernels.combine    o = Σ exp(lse_s - lse) · o_s
 
-    q (B, Lq, Hq, D)       split_kernel        o (S, B, Lq, Hq, D)     combine_kernel   o, lse
-    k, v (B, Lk, Hkv, D)  ───────────────►   lse (S, B, Lq, Hq)      ───────────────►
-                          S · Hkv · B programs                       B·Lq·Hq programs
-
-With one split, stage 1 writes the answer itself and stage 2 does not run.
+With one split, stage 1 writes the answer itself and stage 2 does not run. `kernels.decode` chooses
+and launches; this is the door. What serving adds to plain attention comes as further keywords:
+`kernels.features` names them, `reference.features` says what each of them means.
 
 Source: Dao, Haziza, Massa & Sizov 2023, "Flash-Decoding for long-context inference".
 """
 
-from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from kernels.arguments import check_lengths, check_num_splits, check_qkv, resolve_scale
-from kernels.combine import combine
-from kernels.combine import compile_cases as combine_cases
-from kernels.compile_report import CompileCase
-from kernels.heuristics import Launch, choose_decode_launch, choose_num_splits
-from kernels.runtime import INTERPRETED, has_tensor_cores, num_sms
-from kernels.split import compile_cases as split_cases
-from kernels.split import partial_attention
+from kernels.compile_case import LaunchCase
+from kernels.decode import decode, plan_launch
+from kernels.decode_arguments import check_shapes
+from kernels.decode_cases import compile_cases as decode_cases
+from kernels.decode_op import flash_decode_op, flat_arguments
+from kernels.features import Features
+from kernels.plan import Plan, decode_plan
+from kernels.splits import Splits
 
 
 def flash_decode(
@@ -40,13 +38,21 @@ def flash_decode(
     scale: float | None = None,
     num_splits: int | None = None,
     return_lse: bool = False,
+    split_size: int | None = None,
+    plan: Plan | None = None,
+    num_sms: int | None = None,
+    workspace: Tensor | None = None,
+    **features: Any,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Attention of the newest Lq tokens over a KV cache, parallel over splits of its keys.
 
     Args:
         q: (B, Lq, Hq, D), fp32, fp16 or bf16; D from 1 to 256, contiguous; other strides are free.
-        k_cache, v_cache: (B, Lk, Hkv, D), same dtype and device, the new tokens' k and v already
-            in them; Hq a multiple of Hkv.
+        k_cache, v_cache: (B, Lk, Hkv, D) and (B, Lk, Hkv, Dv), on the device of q, the new tokens'
+            k and v already in them; Hq a multiple of Hkv. The dtype of q, or both int8,
+            float8_e4m3fn or float8_e5m2. With a single KV head D may be up to 576 and Dv up to
+            512: that is MLA, whose values are a part of the keys. Pass `k_cache[..., :512]` as
+            v_cache, and nothing is read twice.
         cache_seqlens: (B,), int32 or int64, on the same device: valid keys of each row, the new
             ones included. 0 is allowed. None: all Lk. Keys behind a row's length are never read.
             On a GPU a length outside 0…Lk is clamped into it (looking at it would stop the host);
@@ -55,63 +61,101 @@ def flash_decode(
         scale: factor of the scores; 1/√D if None.
         num_splits: splits of the keys, at least 1; chosen by `kernels.heuristics` if None. It
             changes the speed and the last bits, not the answer. The same inputs and num_splits
-            give the same bits.
+            give the same bits. More than the cache has blocks are not launched.
         return_lse: return lse as well.
+        split_size: keys of a split, instead of their number, a multiple of the kernel's block
+            (128 always is): a row's bits then do not depend on the batch or on other lengths.
+        plan: from `flash_decode_plan`, for ragged batches: equal chunks of keys.
+        num_sms: SMs to fill, where others have work to do; all of them if None.
+        workspace: fp32, contiguous, on the device: room for the partial results, so that nothing
+            is allocated; `workspace_bytes` says how much.
+        features: cache_batch_idx, cache_leftpad, block_table, window, softcap, sinks,
+            alibi_slopes, mask, k_scale, v_scale, as `reference.features.Features` has them.
 
     Returns:
-        o (B, Lq, Hq, D) in the dtype of q; with return_lse also lse (B, Lq, Hq), fp32, natural
-        log. A query that sees no key gets o = 0, lse = -inf.
+        o (B, Lq, Hq, Dv) in the dtype of q; with return_lse also lse (B, Lq, Hq), fp32, natural
+        log, with the sink in it. A query that sees no key gets o = 0, lse = -inf (or the sink).
 
     Raises:
-        TypeError: a dtype or type that is not one of those above.
-        ValueError: shapes, strides, devices, lengths or num_splits that do not fit; an input that
+        TypeError: a dtype, a type or a keyword that is not one of those above.
+        ValueError: shapes, strides, devices, lengths or splits that do not fit; an input that
             requires grad while grad is enabled (there is no backward).
 
-    Source: the Flash-Decoding post, steps 1–3. The partials take S·B·Lq·Hq·(D + 1)·4 bytes.
+    Source: the Flash-Decoding post, steps 1–3. The partials take S·B·Lq·Hq·(Dv + 1)·4 bytes.
     """
-    check_qkv(q, k_cache, v_cache)
-    check_lengths(cache_seqlens, k_cache)
-    check_num_splits(num_splits)
-    scale = resolve_scale(scale, q.shape[3])
-    if q.numel() == 0:
-        o, lse = torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.float32)
-        return (o, lse) if return_lse else o
-    launch, S = _plan(q, k_cache, num_splits)
-    with torch.cuda.device(q.device) if q.is_cuda else nullcontext():
-        o, lse = partial_attention(
-            q,
-            k_cache,
-            v_cache,
-            cache_seqlens,
-            num_splits=S,
-            causal=causal,
-            scale=scale,
-            launch=launch,
-        )
-        o, lse = (o[0], lse[0]) if S == 1 else combine(o, lse, q.dtype)
+    wishes = Features(cache_seqlens=cache_seqlens, **features)
+    splits = Splits(num_splits, split_size, plan, num_sms)
+    rest = {"causal": causal, "scale": scale, "workspace": workspace}
+    if torch.compiler.is_compiling():
+        o, lse = flash_decode_op(*flat_arguments((q, k_cache, v_cache), wishes, splits, **rest))
+    else:  # the dispatcher would cost more microseconds than some contexts take
+        o, lse = decode(q, k_cache, v_cache, wishes, splits, **rest)
     return (o, lse) if return_lse else o
 
 
-def _plan(q: Tensor, k_cache: Tensor, num_splits: int | None) -> tuple[Launch, int]:
-    """Choose tile sizes and, unless given, the number of splits: from shapes, not from values."""
-    rows = q.shape[1] * q.shape[2] // k_cache.shape[2]  # Lq·G
-    launch = choose_decode_launch(
-        rows=rows,
-        head_dim=q.shape[3],
-        element_size=q.element_size(),
-        tensor_cores=q.dtype != torch.float32 and has_tensor_cores(q.device),
-        interpreted=INTERPRETED,
-    )
-    return launch, num_splits or choose_num_splits(
-        batch=q.shape[0],
+def flash_decode_plan(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    cache_seqlens: Tensor,
+    *,
+    num_sms: int | None = None,
+    out: Plan | None = None,
+    **features: Any,
+) -> Plan:
+    """Return a balanced plan for `flash_decode(…, plan=plan)` with these arguments.
+
+    Made on the device from cache_seqlens; one plan serves every layer of a decode step, and none
+    but that step: with other lengths an old plan leaves keys out, without a word. It pays where the
+    rows of a batch differ much in length. out: an earlier plan for the same shapes, to be
+    written over. Arguments and errors as in `flash_decode` and `kernels.plan.decode_plan`.
+
+    Source: `kernels.plan`.
+    """
+    wishes = Features(cache_seqlens=cache_seqlens, **features)
+    check_shapes(q, k_cache, v_cache, wishes)
+    launch, _, _ = plan_launch(q, k_cache, v_cache, wishes, Splits(num_splits=1))
+    return decode_plan(
+        cache_seqlens,
         kv_heads=k_cache.shape[2],
-        m_tiles=-(-rows // launch.block_m),
-        max_len=k_cache.shape[1],
         block_n=launch.block_n,
-        num_sms=num_sms(q.device),
+        max_len=wishes.capacity(k_cache),
+        Lq=q.shape[1],
+        rows_per_head=q.shape[1] * q.shape[2] // k_cache.shape[2],
+        block_m=launch.block_m,
+        cache_leftpad=wishes.cache_leftpad,
+        window=wishes.window,
+        num_sms=num_sms,
+        out=out,
     )
 
 
-def compile_cases() -> list[CompileCase]:
+def workspace_bytes(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    *,
+    num_splits: int | None = None,
+    split_size: int | None = None,
+    plan: Plan | None = None,
+    num_sms: int | None = None,
+    **features: Any,
+) -> int:
+    """Return the bytes of scratch memory that `flash_decode` takes for these arguments.
+
+    Arguments and errors as in `flash_decode`. A call with a single split may need none; the room is
+    counted all the same.
+
+    Source: the partial results are S normalised o and lse a query row, fp32.
+    """
+    splits = Splits(num_splits, split_size, plan, num_sms)
+    wishes = Features(**features)
+    check_shapes(q, k_cache, v_cache, wishes)
+    _, parts, _ = plan_launch(q, k_cache, v_cache, wishes, splits)
+    rows = q.shape[1] * q.shape[2] * (q.shape[0] if plan is None else 1)
+    return 4 * parts * rows * (v_cache.shape[3] + 1)
+
+
+def compile_cases() -> list[LaunchCase]:
     """List what `kernels.compile_report` compiles of both stages."""
-    return split_cases() + combine_cases()
+    return decode_cases()

@@ -20,6 +20,7 @@ state in registers (no spills). It has not been tuned on a GPU.
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 STAND_IN_SMS = 16
 """Number of SMs assumed where there is no GPU: enough for an interpreted call to be split."""
@@ -50,6 +51,7 @@ def wave_efficiency(programs: int, slots: int) -> float:
     return waves(programs, slots) / math.ceil(waves(programs, slots)) if programs else 0.0
 
 
+@lru_cache  # a model asks the same question at every layer and step, and a step is microseconds
 def choose_num_splits(
     *,
     batch: int,
@@ -116,7 +118,9 @@ class Launch:
     """Tile sizes and launch parameters of an attention kernel.
 
     block_m: query rows of a tile (1: sums instead of a dot). block_n: keys of a tile.
-    block_d: head dim, rounded up to a power of two. num_warps, num_stages: as Triton means them.
+    block_d: columns of q and k, rounded up to a power of two. num_warps, num_stages: as Triton
+    means them. block_dv: columns of v and o, likewise. block_rest: columns of q and k behind
+    block_d, where D is too far above a power of two to be rounded up.
     """
 
     block_m: int
@@ -124,38 +128,77 @@ class Launch:
     block_d: int
     num_warps: int
     num_stages: int
+    block_dv: int | None = None
+    block_rest: int | None = None
+
+    def constexprs(self) -> dict[str, int | None]:
+        """Return what a decode kernel is compiled for, by the names of its parameters."""
+        return {
+            "BLOCK_M": self.block_m,
+            "BLOCK_N": self.block_n,
+            "BLOCK_D": self.block_d,
+            "BLOCK_REST": self.block_rest,
+            "BLOCK_DV": self.block_dv or self.block_d,
+            "NUM_STAGES": self.num_stages,
+        }
 
 
+@lru_cache
 def choose_decode_launch(
-    *, rows: int, head_dim: int, element_size: int, tensor_cores: bool, interpreted: bool = False
+    *,
+    rows: int,
+    head_dim: int,
+    element_size: int,
+    tensor_cores: bool,
+    value_dim: int | None = None,
+    small: bool = False,
+    interpreted: bool = False,
+    max_len: int = 0,
 ) -> Launch:
     """Return tile sizes and launch parameters of the split kernel.
 
     Args:
         rows: query rows that share a KV head, G·Lq. A single row is a tile by itself; more are
-            padded to 16 (the least a tensor core takes), 32 or 64; more than 64 get more tiles.
-        head_dim: D, from 1 to 256.
-        element_size: bytes of an element of K, 2 or 4.
+            padded to 16 (the least a tensor core takes), 32 or 64; more than 64 get more tiles
+            (where columns are many or room is small, 32 or 16 are the most).
+        head_dim: D of q and k, from 1 to 576. Above 256 it is cut in 512 columns and the rest.
+        element_size: bytes of an element of K, 1 (quantised), 2 or 4.
         tensor_cores: as in `choose_prefill_launch`.
-        interpreted: take tiles of 64 keys, whatever the dtype: there are no registers to run out
-            of, and a tile costs the interpreter about the same at any size.
+        value_dim: Dv, up to 512; that of the keys if None.
+        small: a program has 64 KiB of shared memory and not more (AMD, sm_75).
+        interpreted: take tiles of 64 keys, whatever the dtype, and of 1,024 where max_len, the keys
+            that a row can have, is above 8,192: there are no registers to run out of, and a tile
+            costs the interpreter about the same at any size.
 
-    >>> choose_decode_launch(rows=8, head_dim=80, element_size=2, tensor_cores=True)
-    Launch(block_m=16, block_n=64, block_d=128, num_warps=4, num_stages=3)
+    >>> launch = choose_decode_launch(rows=8, head_dim=80, element_size=2, tensor_cores=True)
+    >>> launch.block_m, launch.block_n, launch.block_d
+    (16, 64, 128)
     """
-    block_m = 1 if rows == 1 else min(64, max(16, next_power_of_2(rows)))
-    block_d = max(16, next_power_of_2(head_dim))
+    rest = next_power_of_2(max(16, head_dim - 512)) if head_dim > 512 else None
+    block_d = 512 if rest else max(16, next_power_of_2(head_dim))
+    block_dv = max(16, next_power_of_2(value_dim or head_dim))
+    wide = max(block_d, block_dv)
+    most = 64 if wide <= 256 else 32  # rows whose acc fits in registers
+    block_m = 1 if rows == 1 else min(most // 2 if small else most, max(16, next_power_of_2(rows)))
     # 16 KiB of K and as much of V a block: three stages keep two such pairs in shared memory, and
-    # that fits twice into an SM of an A100.
-    block_n = max(16, min(128 // element_size, 16384 // (block_d * element_size)))
-    if interpreted:
-        return Launch(block_m, 64, block_d, 4, 3)
-    if block_m == 1:
-        return Launch(block_m, block_n, block_d, 4, 3)
-    if not tensor_cores:
-        return Launch(16, 16, block_d, 4 if block_d < 64 else 8, 2 if block_d < 256 else 1)
+    # that fits twice into an SM of an A100. One latent head (MLA) has no V of its own.
+    block_n = max(16, min(128 // max(element_size, 2), 16384 // (wide * element_size)))
+    blocks = {"block_d": block_d, "block_dv": block_dv, "block_rest": rest}
     large = block_m == 64
-    return Launch(block_m, block_n, block_d, 8 if large else 4, 2 if large else 3)
+    if interpreted:
+        block_n = 64 if max_len <= 8192 else 1024
+        return Launch(block_m, block_n, num_warps=4, num_stages=3, **blocks)
+    if wide > 256:
+        block_n, warps, stages = (32, 8, 2) if tensor_cores else (16, 8, 1)
+    elif block_m == 1:
+        warps, stages = 4, 3
+    elif not tensor_cores:
+        block_m, block_n = 16, 16
+        warps, stages = 4 if wide < 64 else 8, 2 if wide < 256 else 1
+    else:
+        warps, stages = 8 if large else 4, 2 if large or small else 3
+    stages += element_size == 1 and stages > 1  # half the bytes a block: one block more on its way
+    return Launch(block_m, block_n, num_warps=warps, num_stages=stages, **blocks)
 
 
 _PREFILL = {  # head dim up to → block_m, block_n, num_warps, num_stages
@@ -182,8 +225,9 @@ def choose_prefill_launch(
     With tensor cores a program stays below the 99 KiB of shared memory that consumer GPUs (sm_86,
     sm_89) give it, without them below the 64 KiB of a T4 (sm_75).
 
-    >>> choose_prefill_launch(num_queries=4096, head_dim=80, tensor_cores=True)
-    Launch(block_m=128, block_n=64, block_d=128, num_warps=8, num_stages=3)
+    >>> launch = choose_prefill_launch(num_queries=4096, head_dim=80, tensor_cores=True)
+    >>> launch.block_m, launch.block_n, launch.block_d
+    (128, 64, 128)
     """
     table = _PREFILL if tensor_cores else _PREFILL_NO_TENSOR_CORES
     row = next(row for largest, row in table.items() if head_dim <= largest)

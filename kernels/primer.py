@@ -21,12 +21,16 @@ Source: the tiled product is that of every text on blocked linear algebra, e.g. 
 "Matrix Computations", section 1.5.
 """
 
+from functools import partial
+
 import torch
 
 from kernels.arguments import DTYPES
-from kernels.compile_report import CompileCase
+from kernels.call import KernelCall
+from kernels.compile_report import LaunchCase
 from kernels.primitives import dot, round_to
-from kernels.runtime import INTERPRETED, device
+from kernels.runtime import INTERPRETED, device, has_tensor_cores
+from kernels.targets import Target
 
 # isort: split
 import triton
@@ -102,9 +106,16 @@ def vector_add(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     if not (x.is_contiguous() and y.is_contiguous()):
         raise ValueError(f"x and y should be contiguous; got strides {x.stride()}, {y.stride()}")
     out = torch.empty_like(x)
-    if n := x.numel():
-        vector_add_kernel[(triton.cdiv(n, 1024),)](x, y, out, n, BLOCK=1024)
+    if x.numel():
+        vector_add_call(x, y, out).launch()
     return out
+
+
+def vector_add_call(x: torch.Tensor, y: torch.Tensor, out: torch.Tensor) -> KernelCall:
+    """Return the launch that writes x + y into out; all contiguous, fp32, of one shape."""
+    n = x.numel()
+    args = {"x_ptr": x, "y_ptr": y, "out_ptr": out, "n": n, "BLOCK": 1024}
+    return KernelCall(vector_add_kernel, (triton.cdiv(n, 1024),), args)
 
 
 def matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -117,19 +128,28 @@ def matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
         raise ValueError(f"a, b should be (M, K), (K, N); got {tuple(a.shape)}, {tuple(b.shape)}")
     _check(a=a, b=b, dtypes=DTYPES)
-    (M, K), N = a.shape, b.shape[1]
-    c = torch.empty(M, N, dtype=a.dtype, device=a.device)
-    if M and N:
-        tile, num_warps = _tile(a.dtype)
-        grid = (triton.cdiv(M, tile["BLOCK_M"]), triton.cdiv(N, tile["BLOCK_N"]))
-        strides = (*a.stride(), *b.stride(), *c.stride())
-        matmul_kernel[grid](a, b, c, M, N, K, *strides, **tile, num_warps=num_warps)
+    c = torch.empty(a.shape[0], b.shape[1], dtype=a.dtype, device=a.device)
+    if c.numel():
+        matmul_call(a, b, c, INTERPRETED or has_tensor_cores(a.device)).launch()
     return c
 
 
-def _tile(dtype: torch.dtype) -> tuple[dict[str, int], int]:
-    """Tile sizes and warps. fp32 has no tensor cores here, and its operands fill registers."""
-    if dtype == torch.float32:
+def matmul_call(
+    a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, tensor_cores: bool
+) -> KernelCall:
+    """Return the launch that writes a @ b into c; shapes and dtypes as in `matmul`."""
+    (M, K), N = a.shape, b.shape[1]
+    tile, num_warps = _tile(tensor_cores and a.dtype != torch.float32)
+    grid = (triton.cdiv(M, tile["BLOCK_M"]), triton.cdiv(N, tile["BLOCK_N"]))
+    args = {"a_ptr": a, "b_ptr": b, "c_ptr": c, "M": M, "N": N, "K": K}
+    for name, x, axes in (("a", a, "mk"), ("b", b, "kn"), ("c", c, "mn")):
+        args |= {f"stride_{name}{axis}": x.stride(i) for i, axis in enumerate(axes)}
+    return KernelCall(matmul_kernel, grid, args | tile, num_warps)
+
+
+def _tile(tensor_cores: bool) -> tuple[dict[str, int], int]:
+    """Tile sizes and warps. Without tensor cores (fp32, old GPUs) operands fill registers."""
+    if not tensor_cores:
         return {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 16}, 8
     return {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 64}, 4
 
@@ -147,14 +167,20 @@ def _check(*, dtypes: tuple[torch.dtype, ...], **tensors: torch.Tensor) -> None:
             raise ValueError(f"{name} should be on {device()} ({mode} kernels); got {x.device}")
 
 
-def compile_cases() -> list[CompileCase]:
+def compile_cases() -> list[LaunchCase]:
     """What `kernels.compile_report` compiles: the sum, and the product in fp16 and fp32."""
-    add = {"x_ptr": "*fp32:16", "y_ptr": "*fp32:16", "out_ptr": "*fp32:16", "n": "i32:16"}
-    cases = [CompileCase("vector_add fp32", vector_add_kernel, add, {"BLOCK": 1024})]
-    for name, dtype in (("fp16", torch.float16), ("fp32", torch.float32)):
-        tile, num_warps = _tile(dtype)
-        signature = {f"{x}_ptr": f"*{name}:16" for x in "abc"}
-        signature |= {x: "i32:16" for x in ("M", "N", "K", "stride_am", "stride_bk", "stride_cm")}
-        constexprs = {"stride_ak": 1, "stride_bn": 1, "stride_cn": 1, **tile}
-        cases.append(CompileCase(f"matmul {name}", matmul_kernel, signature, constexprs, num_warps))
-    return cases
+    fp16, fp32 = partial(_matmul_case, torch.float16), partial(_matmul_case, torch.float32)
+    return [
+        LaunchCase("vector_add fp32", _vector_add_case, ("x", "y")),
+        LaunchCase("matmul fp16", fp16, ("a", "b"), dots=True),
+        LaunchCase("matmul fp32", fp32, ("a", "b")),
+    ]
+
+
+def _vector_add_case(_: Target) -> KernelCall:
+    return vector_add_call(*(torch.empty(2**20, device="meta") for _ in range(3)))
+
+
+def _matmul_case(dtype: torch.dtype, target: Target) -> KernelCall:
+    a, b, c = (torch.empty(4096, 4096, dtype=dtype, device="meta") for _ in range(3))
+    return matmul_call(a, b, c, target.tensor_cores)

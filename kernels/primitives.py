@@ -53,6 +53,20 @@ def round_to(x, dtype: tl.constexpr) -> tl.tensor:
 
 
 @triton.jit
+def widen(x, dtype: tl.constexpr) -> tl.tensor:
+    """Return int8 or fp8 numbers as `dtype` (fp16, bf16 or fp32), exactly; others as they are.
+
+    Eleven or eight bits of a significand hold an int8 and every fp8, and fp16 has the exponents
+    of e5m2.
+    """
+    if x.dtype == dtype:
+        return x
+    if _INTERPRETED:
+        return round_to(x.to(tl.float32), dtype)
+    return x.to(dtype)
+
+
+@triton.jit
 def dot(a, b, acc) -> tl.tensor:
     """Return acc + a @ b, accumulated in fp32; fp32 inputs are not cut to TF32.
 
@@ -65,10 +79,28 @@ def dot(a, b, acc) -> tl.tensor:
 
 
 @triton.jit
+def product(a, b) -> tuple[tl.tensor, tl.tensor]:
+    """Return a · b in fp32, and what the rounding took off: their sum is the exact product.
+
+    A fused multiply-add rounds once, so a · b - round(a · b) comes out of it whole (Dekker 1971).
+    The interpreter has none and takes fp64, which holds any product of two fp32 numbers.
+    """
+    rounded = a * b
+    if _INTERPRETED:
+        lost = (a.to(tl.float64) * b - rounded).to(tl.float32)
+    else:
+        lost = tl.fma(a, b, -rounded)
+    return rounded, lost
+
+
+@triton.jit
 def online_softmax_step(
-    m_log2, l, acc, scores_log2
+    m_log2, l, acc, scores_log2, lost=None
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
     """Take in one tile of scores (BLOCK_M, BLOCK_N), masked ones being -inf.
+
+    lost: what the rounding of scores_log2 took off each, if the caller knows (`product`). Near 200
+    a rounding is as large as 1e-5; it is small enough to matter only once m is subtracted.
 
     Returns the new m_log2 and l, acc on the new ruler, and p = 2^(score - m) of this tile. What is
     left to the kernel is `acc += p @ v`.
@@ -77,7 +109,10 @@ def online_softmax_step(
     # -inf - (-inf) is NaN: only the subtraction uses a stand-in, the state keeps its -inf.
     ruler_log2 = tl.where(m_new_log2 == float("-inf"), 0.0, m_new_log2)
     alpha = tl.exp2(m_log2 - ruler_log2)  # old ruler → new ruler; 0 if nothing was seen before
-    p = tl.exp2(scores_log2 - ruler_log2[:, None])
+    distance_log2 = scores_log2 - ruler_log2[:, None]
+    if lost is not None:
+        distance_log2 += lost
+    p = tl.exp2(distance_log2)
     return m_new_log2, l * alpha + tl.sum(p, 1), acc * alpha[:, None], p
 
 

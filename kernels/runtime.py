@@ -93,3 +93,11 @@ def has_tensor_cores(device: torch.device) -> bool:
     if device.type != "cuda":
         return False
     return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+@cache
+def has_small_shared_memory(device: torch.device) -> bool:
+    """Say whether a program gets 64 KiB of shared memory or less: AMD's LDS, and before sm_80."""
+    return device.type == "cuda" and not (
+        torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
+    )

@@ -19,12 +19,16 @@ Source: Milakov & Gimelshein 2018, "Online normalizer calculation for softmax", 
 and 3 (online).
 """
 
+from functools import partial
+
 import torch
 
 from kernels.arguments import DTYPES
-from kernels.compile_report import CompileCase
+from kernels.call import KernelCall
+from kernels.compile_report import LaunchCase
 from kernels.primitives import round_to, to_fp32
 from kernels.runtime import INTERPRETED, device
+from kernels.targets import Target
 
 # isort: split
 import triton
@@ -96,11 +100,18 @@ def softmax(x: torch.Tensor) -> torch.Tensor:
         mode = "interpreted" if INTERPRETED else "compiled"
         raise ValueError(f"x should be on {device()} ({mode} kernels); got {x.device}")
     p = torch.empty(rows, cols, dtype=x.dtype, device=x.device)
-    if not p.numel():
-        return p
-    kernel, block, num_warps = _launch(cols)
-    kernel[(rows,)](x, p, cols, x.stride(0), p.stride(0), BLOCK=block, num_warps=num_warps)
+    if p.numel():
+        softmax_call(x, p).launch()
     return p
+
+
+def softmax_call(x: torch.Tensor, p: torch.Tensor) -> KernelCall:
+    """Return the launch that writes the softmax of x (rows, cols) into p."""
+    rows, cols = x.shape
+    kernel, block, num_warps = _launch(cols)
+    args = {"x_ptr": x, "p_ptr": p, "cols": cols}
+    args |= {"stride_xr": x.stride(0), "stride_pr": p.stride(0), "BLOCK": block}
+    return KernelCall(kernel, (rows,), args, num_warps)
 
 
 def _launch(cols: int) -> tuple[triton.JITFunction, int, int]:
@@ -111,16 +122,15 @@ def _launch(cols: int) -> tuple[triton.JITFunction, int, int]:
     return softmax_kernel, block, 4 if block <= 2048 else 8
 
 
-def compile_cases() -> list[CompileCase]:
+def compile_cases() -> list[LaunchCase]:
     """What `kernels.compile_report` compiles: a short row, the longest that fits, a wider one."""
-    signature = {"x_ptr": "*fp16:16", "p_ptr": "*fp16:16"}
-    signature |= {name: "i32:16" for name in ("cols", "stride_xr", "stride_pr")}
-    cases = []
-    for cols in (1024, MAX_BLOCK, 131072):
-        kernel, block, num_warps = _launch(cols)
-        cases.append(
-            CompileCase(
-                f"softmax fp16 {cols} columns", kernel, signature, {"BLOCK": block}, num_warps
-            )
-        )
-    return cases
+    dtypes = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+    shapes = [("fp16", cols) for cols in (1024, MAX_BLOCK, 131072)]
+    return [
+        LaunchCase(f"softmax {dtype} {cols} columns", partial(_case, dtypes[dtype], cols), ("x",))
+        for dtype, cols in [*shapes, ("bf16", MAX_BLOCK), ("fp32", MAX_BLOCK)]
+    ]
+
+
+def _case(dtype: torch.dtype, cols: int, _: Target) -> KernelCall:
+    return softmax_call(*(torch.empty(4096, cols, dtype=dtype, device="meta") for _ in range(2)))

@@ -9,34 +9,14 @@ et al. 2023, "GQA".
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
-
-def check_qkv(q: Tensor, k: Tensor, v: Tensor) -> None:
-    """Raise ValueError or TypeError unless q, k, v fit together (shapes as in `attention`)."""
-    for name, x in (("q", q), ("k", k), ("v", v)):
-        if x.ndim != 4:
-            raise ValueError(
-                f"{name} should be (B, L, H, D), four dimensions; got {tuple(x.shape)}"
-            )
-        if not x.is_floating_point():
-            raise TypeError(f"{name} should be floating point; got {x.dtype}")
-    if k.shape[:3] != v.shape[:3]:
-        raise ValueError(
-            f"k and v should agree in (B, Lk, Hkv); got k {tuple(k.shape)}, v {tuple(v.shape)}"
-        )
-    if q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
-        raise ValueError(
-            f"q and k should agree in B and D; got q {tuple(q.shape)}, k {tuple(k.shape)}"
-        )
-    if k.shape[2] == 0 or q.shape[2] % k.shape[2]:
-        raise ValueError(
-            f"Hq should be a multiple of Hkv; got Hq = {q.shape[2]}, Hkv = {k.shape[2]}"
-        )
-    if not (q.dtype == k.dtype == v.dtype):
-        raise TypeError(f"q, k, v should share one dtype; got {q.dtype}, {k.dtype}, {v.dtype}")
+from reference.arguments import check_features, check_qkv
+from reference.features import Features, row_keys, row_range, row_score
+from reference.quantization import LARGEST
 
 
 def safe_softmax(scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,27 +115,6 @@ def oracle(
     )
 
 
-def row_lengths(q: Tensor, k_cache: Tensor, cache_seqlens: Tensor | None) -> list[int]:
-    """The number of valid keys of each row as Python ints, checked.
-
-    cache_seqlens: integer (B,), or None when the whole cache is valid. Raises ValueError for a
-    wrong shape and for lengths below 0 or beyond the cache, TypeError for a non-integer dtype.
-    """
-    B, capacity = k_cache.shape[:2]
-    if cache_seqlens is None:
-        return [capacity] * B
-    if cache_seqlens.dtype not in (torch.int32, torch.int64):
-        raise TypeError(f"cache_seqlens should be int32 or int64; got {cache_seqlens.dtype}")
-    if cache_seqlens.shape != (B,):
-        raise ValueError(f"cache_seqlens should be (B,) = ({B},); got {tuple(cache_seqlens.shape)}")
-    lengths = cache_seqlens.tolist()
-    if any(not 0 <= n <= capacity for n in lengths):
-        raise ValueError(
-            f"cache_seqlens should lie in 0…{capacity} (the cache's length); got {lengths}"
-        )
-    return lengths
-
-
 def attention_with_cache(
     q: Tensor,
     k_cache: Tensor,
@@ -165,29 +124,61 @@ def attention_with_cache(
     causal: bool = True,
     scale: float | None = None,
     return_lse: bool = False,
+    **features: Any,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Naive attention over a KV cache, row by row: never reads behind a row's length.
 
-    q: (B, Lq, Hq, D), the newest Lq tokens; k_cache, v_cache: (B, capacity, Hkv, D);
-    cache_seqlens: int (B,), valid keys of each row, the new tokens' own included (None: all).
-    causal: bottom-right aligned to the row's length. Returns and raises as `attention`, and
-    ValueError for a length outside the cache.
+    q: (B, Lq, Hq, D), the newest Lq tokens; k_cache: (B, capacity, Hkv, D), v_cache the same
+    with Dv; cache_seqlens: int (B,), valid keys of each row, the new tokens' own included (None:
+    all). causal: bottom-right aligned to the row's length. features: windows, pages, sinks, …
+    as `reference.features.Features` has them; quantised caches are read into q's dtype.
+    Returns and raises as `attention`, lse with the sink, and ValueError for a length outside
+    the cache, ValueError or TypeError for features that don't fit.
     """
-    check_qkv(q, k_cache, v_cache)
-    lengths = row_lengths(q, k_cache, cache_seqlens)
-    rows = [
-        attention(
-            q[b : b + 1],
-            k_cache[b : b + 1, :n],
-            v_cache[b : b + 1, :n],
-            causal=causal,
-            scale=scale,
-            return_lse=True,
-        )
-        for b, n in enumerate(lengths)
-    ]
-    o, lse = (torch.cat(parts) for parts in zip(*rows, strict=True))
+    features = Features(**features)
+    lengths = check_features(q, k_cache, v_cache, cache_seqlens, features)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    rows = []
+    for b, length in enumerate(lengths):
+        start, stop = row_range(features, b, length, q.shape[1])
+        k, v = row_keys(features, k_cache, v_cache, b, start, stop, q.dtype)
+        if features.none:
+            row = attention(
+                q[b][None], k[None], v[None], causal=causal, scale=scale, return_lse=True
+            )
+            rows.append((row[0][0], row[1][0]))
+        else:
+            rows.append(attend_row(q[b], k, v, features, b, start, length, causal, scale))
+    o, lse = (torch.stack(parts) for parts in zip(*rows, strict=True))
     return (o, lse) if return_lse else o
+
+
+def attend_row(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    features: Features,
+    b: int,
+    start: int,
+    length: int,
+    causal: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Attention of row b with every feature, all its scores at once.
+
+    q: (Lq, Hq, D); k (n, Hkv, D), v (n, Hkv, Dv): the keys from place `start` to the row's
+    length. Returns o (Lq, Hq, Dv) in the dtype of q and lse (Lq, Hq), fp32 or fp64.
+    """
+    grouped = group_queries(q[None], k.shape[1])[0]  # (Lq, Hkv, G, D)
+    scores = scale * torch.einsum("qhgd,khd->qhgk", grouped, k).flatten(1, 2)
+    place = torch.arange(start, length, device=q.device)
+    scores = row_score(features, scores, b, place, length, causal=causal)  # (Lq, Hq, n)
+    sinks = q.new_full(q.shape[1:2], -math.inf) if features.sinks is None else features.sinks
+    column = sinks.to(q.dtype).expand(q.shape[:2])[..., None]  # a score like any other, but …
+    p, lse = safe_softmax(torch.cat([scores, column], -1))
+    p = p[..., :-1].unflatten(1, grouped.shape[1:3])  # … it weighs no value
+    o = torch.einsum("qhgk,khd->qhgd", p, v).flatten(1, 2)
+    return o, lse if lse.dtype == torch.float64 else lse.float()
 
 
 def oracle_with_cache(
@@ -198,14 +189,13 @@ def oracle_with_cache(
     *,
     causal: bool = True,
     scale: float | None = None,
+    **features: Any,
 ) -> tuple[Tensor, Tensor]:
-    """`attention_with_cache` in fp64, not rounded back: `(o, lse)`, the truth for decoding."""
+    """`attention_with_cache` in fp64, not rounded back: `(o, lse)`, the truth for decoding.
+
+    Quantised caches are multiplied by their scales in fp64.
+    """
+    wide = [x if x.dtype in LARGEST else x.double() for x in (k_cache, v_cache)]
     return attention_with_cache(
-        q.double(),
-        k_cache.double(),
-        v_cache.double(),
-        cache_seqlens,
-        causal=causal,
-        scale=scale,
-        return_lse=True,
+        q.double(), *wide, cache_seqlens, causal=causal, scale=scale, return_lse=True, **features
     )

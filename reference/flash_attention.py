@@ -18,7 +18,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from reference.attention import check_qkv
+from reference.arguments import check_qkv
 from reference.online_softmax import State, finalize, init, rescale, update
 from reference.traffic import Traffic
 

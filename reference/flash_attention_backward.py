@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from reference.attention import check_qkv
+from reference.arguments import check_qkv
 from reference.flash_attention import (
     check_tiles,
     compute_dtype,

@@ -10,16 +10,15 @@ FlashAttention-2 lacks when there is one query. The answer does not depend on S.
 Source: Dao, Haziza, Massa, Sizov 2023, "Flash-Decoding for long-context inference" (PyTorch blog).
 """
 
+from itertools import pairwise
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from reference.attention import (
-    causal_mask,
-    check_qkv,
-    group_queries,
-    row_lengths,
-    safe_softmax,
-)
+from reference.arguments import check_features
+from reference.attention import group_queries, safe_softmax
+from reference.features import Features, row_keys, row_range, row_score
 from reference.online_softmax import merge_partials
 
 
@@ -61,18 +60,40 @@ def partial_attention(
     (fp64 for fp64 inputs). An empty range, or one that no query may see, gives (0, −inf).
     """
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    if start >= stop:
-        o = torch.zeros(*q.shape[:2], v.shape[2], dtype=wide, device=q.device)
-        return o, torch.full(q.shape[:2], -torch.inf, dtype=wide, device=q.device)
     k, v = k[start:stop].to(wide), v[start:stop].to(wide)
-    grouped = group_queries(q[None].to(wide), k.shape[1])[0]  # (Lq, Hkv, G, D)
+    return attend_split(q, k, v, start=start, length=length, causal=causal, scale=scale)
+
+
+def attend_split(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    start: int,
+    length: int,
+    causal: bool = True,
+    scale: float | None = None,
+    features: Features | None = None,
+    b: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """`partial_attention` once the split's keys are in hand, with any features of row b.
+
+    q: (Lq, Hq, D); k (n, Hkv, D), v (n, Hkv, Dv), fp32 or fp64: the keys at places start … of a
+    row of `length`. Returns o (Lq, Hq, Dv) and lse (Lq, Hq) in their dtype. Sinks stay out of it.
+    """
+    if len(k) == 0:
+        o = q.new_zeros(*q.shape[:2], v.shape[2], dtype=k.dtype)
+        return o, q.new_full(q.shape[:2], -torch.inf, dtype=k.dtype)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    grouped = group_queries(q[None].to(k.dtype), k.shape[1])[0]  # (Lq, Hkv, G, D)
     scores = scale * torch.einsum("qhgd,khd->qhgk", grouped, k)
-    if causal:
-        visible = causal_mask(q.shape[0], length, q.device)[:, start:stop]  # (Lq, stop − start)
-        scores = scores.masked_fill(~visible[:, None, None, :], -torch.inf)
+    place = torch.arange(start, start + len(k), device=q.device)
+    features = Features() if features is None else features
+    scores = scores.flatten(1, 2)  # (Lq, Hq, n)
+    scores = row_score(features, scores, b, place, length, causal=causal)
     p, lse = safe_softmax(scores)
-    return torch.einsum("qhgk,khd->qhgd", p, v).flatten(1, 2), lse.flatten(1, 2)
+    p = p.unflatten(1, grouped.shape[1:3])
+    return torch.einsum("qhgk,khd->qhgd", p, v).flatten(1, 2), lse
 
 
 def combine(o_partial: Tensor, lse_partial: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,40 +114,89 @@ def flash_decode(
     scale: float | None = None,
     num_splits: int | None = None,
     return_lse: bool = False,
+    split_size: int | None = None,
+    **features: Any,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Attention of the newest Lq tokens over a KV cache, the keys cut in `num_splits`.
 
-    q: (B, Lq, Hq, D); k_cache, v_cache: (B, capacity, Hkv, D), holding the new tokens' k and v
-    already; cache_seqlens: int (B,), valid keys of each row (None: the whole cache; 0 allowed).
-    num_splits: default 4. Cells behind a row's length are never read.
+    q: (B, Lq, Hq, D); k_cache: (B, capacity, Hkv, D), v_cache the same with Dv, holding the new
+    tokens' k and v already; cache_seqlens: int (B,), valid keys of each row (None: the whole
+    cache; 0 allowed). Cells behind a row's length are never read. features: windows, pages,
+    sinks, … as `reference.features.Features` has them.
+    num_splits: default 4. split_size: instead, keys per split, counted from place 0 of the row,
+    so that a row's bits don't depend on how many splits anyone else gets.
     Returns o in the dtype of q and, with return_lse, lse (B, Lq, Hq) (natural log, fp32 or
-    fp64). Raises ValueError or TypeError for shapes, dtypes, lengths and num_splits that don't
-    fit. Source: the Flash-Decoding post, steps 1–3.
+    fp64). Raises ValueError or TypeError for shapes, dtypes, lengths, features and splits that
+    don't fit. Source: the Flash-Decoding post, steps 1–3.
     """
-    check_qkv(q, k_cache, v_cache)
-    lengths = row_lengths(q, k_cache, cache_seqlens)
-    num_splits = 4 if num_splits is None else num_splits
+    features = Features(**features)
+    lengths = check_features(q, k_cache, v_cache, cache_seqlens, features)
     rows = []
     for b, length in enumerate(lengths):
-        partials = [
-            partial_attention(
-                q[b],
-                k_cache[b],
-                v_cache[b],
-                start=start,
-                stop=stop,
-                length=length,
-                causal=causal,
-                scale=scale,
-            )
-            for start, stop in split_bounds(length, num_splits)
-        ]
-        o, lse = (
-            torch.stack(x) for x in zip(*partials, strict=True)
-        )  # (S, Lq, Hq, D), (S, Lq, Hq)
+        bounds = split_row(*row_range(features, b, length, q.shape[1]), num_splits, split_size)
+        partials = row_partials(q, k_cache, v_cache, b, length, bounds, causal, scale, features)
+        o, lse = (torch.stack(x) for x in zip(*partials, strict=True))  # (S, Lq, Hq, D), (S, …)
         rows.append(combine(o, lse))
     o, lse = (torch.stack(x) for x in zip(*rows, strict=True))
     return (o.to(q.dtype), lse) if return_lse else o.to(q.dtype)
+
+
+def row_partials(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    b: int,
+    length: int,
+    bounds: list[tuple[int, int]],
+    causal: bool,
+    scale: float | None,
+    features: Features,
+) -> list[tuple[Tensor, Tensor]]:
+    """The partials of row b: one per split of `bounds`, each reading its own keys, and the sinks.
+
+    q and the caches as in `flash_decode`. Each is o (Lq, Hq, Dv) and lse (Lq, Hq), fp32 or fp64.
+    """
+    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+    partials = []
+    for start, stop in bounds:
+        k, v = row_keys(features, k_cache, v_cache, b, start, stop, wide)
+        at = {"start": start, "length": length, "b": b}
+        partials.append(
+            attend_split(q[b], k, v, causal=causal, scale=scale, features=features, **at)
+        )
+    if features.sinks is not None:
+        partials.append(sink_partial(features.sinks, *partials[0]))
+    return partials
+
+
+def split_row(
+    start: int, stop: int, num_splits: int | None = None, split_size: int | None = None
+) -> list[tuple[int, int]]:
+    """Cut places `[start, stop)`: in num_splits equal ranges (default 4), or at fixed places.
+
+    With split_size the cuts are its multiples, wherever the range begins; at least one range.
+    Raises ValueError for counts below 1, or for both at once.
+
+    >>> split_row(5, 20, num_splits=3), split_row(5, 20, split_size=8)
+    ([(5, 10), (10, 15), (15, 20)], [(5, 8), (8, 16), (16, 20)])
+    """
+    if split_size is None:
+        bounds = split_bounds(stop - start, 4 if num_splits is None else num_splits)
+        return [(start + first, start + last) for first, last in bounds]
+    if num_splits is not None:
+        raise ValueError(f"give num_splits or split_size; got {num_splits} and {split_size}")
+    if split_size < 1:
+        raise ValueError(f"split_size should be ≥ 1; got {split_size}")
+    cuts = [start, *range((start // split_size + 1) * split_size, stop, split_size), stop]
+    return list(pairwise(cuts))
+
+
+def sink_partial(sinks: Tensor, o: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
+    """The sinks (Hq,) as one more partial, shaped like o (Lq, Hq, D) and lse (Lq, Hq).
+
+    A key of score `sink` whose value is 0: it takes its share of the weight and gives nothing.
+    """
+    return torch.zeros_like(o), sinks.to(lse.dtype).expand_as(lse)
 
 
 def workspace_bytes(B: int, Lq: int, Hq: int, D: int, S: int) -> int:

@@ -23,7 +23,8 @@ import math
 import torch
 from torch import Tensor
 
-from reference.attention import causal_mask, check_qkv, row_lengths
+from reference.arguments import check_qkv, row_lengths
+from reference.attention import causal_mask
 
 CHUNK = 512
 """Keys per split: also the tile of keys that PyTorch's CPU kernel works on at a time."""
@@ -127,10 +128,10 @@ def flash_decode_threads(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """`reference.flash_decoding.flash_decode`, run by all of PyTorch's CPU threads.
 
-    Arguments, result and errors as there, and: CPU tensors only; K and V of one head dim, all
-    with a contiguous last dim. num_splits: chunks of ⌈length / num_splits⌉ keys (default: about
-    512 keys each). Partials are kept in the dtype of q (PyTorch's kernel rounds them), so with
-    bf16 each split adds one bf16 rounding; sums inside a split are fp32.
+    Arguments, result and errors as there, without its features, and: CPU tensors only; K and V
+    of one head dim, all with a contiguous last dim. num_splits: chunks of ⌈length / num_splits⌉
+    keys (default: about 512 keys each). Partials are kept in the dtype of q (PyTorch's kernel
+    rounds them), so with bf16 each split adds one bf16 rounding; sums inside a split are fp32.
     """
     check_qkv(q, k_cache, v_cache)
     _check_cpu(q, k_cache, v_cache, num_splits)

@@ -9,6 +9,7 @@ section 3.1 (the merge operator ⊕); the weighted sum: Rabe & Staats 2021.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -134,3 +135,24 @@ def merge_partials(o: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
     empty = total == 0
     merged = (weights[..., None] * o).sum(0) / torch.where(empty, 1.0, total)[..., None]
     return merged, torch.where(empty, -math.inf, m + total.log())
+
+
+def merge_states(
+    o: Tensor | Sequence[Tensor], lse: Tensor | Sequence[Tensor], dtype: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
+    """Merge any number of finished attentions over disjoint keys: `merge_partials`, in fp32.
+
+    o: (N, ..., D), or N tensors (..., D), each normalised over its own keys, of any float dtype;
+    lse: (N, ...), or N tensors (...), natural log, −inf for one that saw nothing (o finite).
+    Returns o (..., D) in `dtype` (default: that of o) and lse (...), fp32 (both computed in fp64
+    if either input is). Raises ValueError for shapes that differ, or for no partial at all.
+
+    >>> merge_states([torch.tensor([2.0]), torch.tensor([8.0])], torch.tensor([0.0, 0.0]))
+    (tensor([5.]), tensor(0.6931))
+    """
+    if len(o) == 0:
+        raise ValueError("o should hold at least one partial; got none")
+    o, lse = (x if isinstance(x, Tensor) else torch.stack(list(x)) for x in (o, lse))
+    wide = torch.promote_types(torch.promote_types(o.dtype, lse.dtype), torch.float32)
+    merged, total = merge_partials(o.to(wide), lse.to(wide))
+    return merged.to(o.dtype if dtype is None else dtype), total

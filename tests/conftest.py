@@ -8,7 +8,8 @@ if HAS_TRITON:
     # The first import decides for the whole process, so it has to be ours.
     from kernels import runtime
 else:
-    collect_ignore_glob = ["test_kernels_*.py"]  # macOS, Windows: there is nothing to run
+    # macOS, Windows: there is nothing to run
+    collect_ignore_glob = ["test_kernels_*.py", "test_compile_report*.py"]
 
 
 def pytest_report_header() -> str:

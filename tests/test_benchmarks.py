@@ -5,19 +5,14 @@ import os
 import subprocess
 import sys
 
-import pytest
-
 from benchmarks import protocol
 from benchmarks.cpu import table
 
 
-@pytest.mark.parametrize("name", ["cpu", "decode"])
-def test_quick_run_writes_a_record(name, tmp_path):
-    if name == "decode":
-        pytest.importorskip("triton", reason="triton has wheels for Linux only")
+def test_quick_run_writes_a_record(tmp_path):
     out = tmp_path / "run.json"
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", name, "--quick", "--out", str(out)],
+        [sys.executable, "-m", "benchmarks", "cpu", "--quick", "--out", str(out)],
         capture_output=True,
         text=True,
         env={k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}

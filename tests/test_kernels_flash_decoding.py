@@ -14,7 +14,7 @@ from shapes import (
     poisoned_memory,
 )
 
-from kernels import flash_decoding as module
+from kernels import decode
 from kernels.flash_decoding import flash_decode
 from kernels.heuristics import Launch, next_power_of_2
 from kernels.runtime import INTERPRETED, device
@@ -45,9 +45,10 @@ def small_blocks(monkeypatch):
 
         def choose(*, rows, head_dim, **_):
             block_m = 1 if rows == 1 else max(16, next_power_of_2(rows))
-            return Launch(block_m, 16, max(16, next_power_of_2(head_dim)), 4, 3)
+            block_d = max(16, next_power_of_2(head_dim))
+            return Launch(block_m, 16, block_d, 4, 3, block_dv=block_d)
 
-        monkeypatch.setattr(module, "choose_decode_launch", choose)
+        monkeypatch.setattr(decode, "choose_decode_launch", choose)
 
 
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "all"])

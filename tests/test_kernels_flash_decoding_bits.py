@@ -7,10 +7,11 @@ import torch
 from shapes import DecodeShape, decode_inputs, poisoned_memory
 
 from kernels.combine import combine
+from kernels.features import Features
 from kernels.flash_decoding import flash_decode
 from kernels.heuristics import choose_decode_launch
 from kernels.runtime import INTERPRETED, device
-from kernels.split import partial_attention
+from kernels.split import split_call
 from reference.attention import oracle
 from reference.closeness import assert_close_to_oracle
 from reference.flash_decoding import combine as reference_combine
@@ -85,7 +86,7 @@ def test_needs_no_grad():
     shape = DecodeShape("grad", "", Lk=8)
     q, k, v, _ = decode_inputs(shape, torch.float32, DEVICE)
     k.requires_grad_()
-    with pytest.raises(ValueError, match="k requires grad, but these kernels have no backward"):
+    with pytest.raises(ValueError, match="k_cache requires grad, but decoding has no backward"):
         flash_decode(q, k, v)
     with torch.no_grad():
         flash_decode(q, k, v, num_splits=1)
@@ -107,10 +108,10 @@ def test_partials_are_attention_over_their_own_keys():
     launch = choose_decode_launch(
         rows=2, head_dim=16, element_size=4, tensor_cores=False, interpreted=INTERPRETED
     )
-    with poisoned_memory():
-        o, lse = partial_attention(
-            q, k, v, seqlens, num_splits=num_splits, causal=True, scale=0.25, launch=launch
-        )
+    o = torch.full((num_splits, 4, 1, 4, 16), math.nan, device=DEVICE)
+    lse = torch.full((num_splits, 4, 1, 4), math.nan, device=DEVICE)
+    call = {"num_splits": num_splits, "causal": True, "scale": 0.25, "launch": launch}
+    split_call(q, k, v, Features(cache_seqlens=seqlens), o, lse, **call).launch()
     for b, length in enumerate(lengths):
         chunk = math.ceil(math.ceil(length / launch.block_n) / num_splits) * launch.block_n
         seen = 0
@@ -142,7 +143,7 @@ def test_combine_is_the_reference_combine(S):
 
 
 def test_combine_misuse_is_told():
-    with pytest.raises(ValueError, match=r"S ≥ 1; got \(2, 3, 4\) and \(3, 3\)"):
+    with pytest.raises(ValueError, match=r"S ≥ 1 and D ≥ 1; got \(2, 3, 4\) and \(3, 3\)"):
         combine(torch.zeros(2, 3, 4), torch.zeros(3, 3))
-    with pytest.raises(ValueError, match=r"o_partial must be contiguous fp32; got torch\.float16"):
-        combine(torch.zeros(2, 3, 4, dtype=torch.float16), torch.zeros(2, 3))
+    with pytest.raises(ValueError, match="lse_partial must be contiguous float32; got torch"):
+        combine(torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.float16))

@@ -9,9 +9,17 @@ ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
 
 
-def test_snippet_runs(capsys):
+SNIPPETS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+
+
+def test_there_are_two_snippets():
+    assert ["flash_decode(" in SNIPPETS[0], "flash_attn_with_kvcache(" in SNIPPETS[1]] == [True] * 2
+    assert len(SNIPPETS) == 2
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=["ours", "flash-attn"])
+def test_snippet_runs(snippet, capsys):
     pytest.importorskip("triton", reason="triton has wheels for Linux only")
-    (snippet,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
     promised = re.search(r"print\(.*\)  # (.*)", snippet).group(1)
     exec(compile(snippet, "README.md", "exec"), {})
     assert capsys.readouterr().out.strip() == promised

@@ -82,6 +82,7 @@ def causal_stages(
         ax.add_patch(Rectangle((x, 0.55), 0.8, 0.7, facecolor=STAGES[stage], lw=0))
         ax.text(x + 1.1, 0.9, text, **NOTE)
     ax.text(Lk / 2, -Lq - 0.6, "keys →", ha="center", color=COLORS.muted, **NOTE)
+    ax.text(-0.4, 0.45, "queries ↓", ha="right", color=COLORS.muted, **NOTE)
     return fig
 
 

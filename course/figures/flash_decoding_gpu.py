@@ -61,8 +61,10 @@ def published_decode(rows: Sequence[tuple[str, float, float]], source: str) -> F
 def gpu_decode(rows: Sequence[Mapping[str, float]], title: str) -> Figure:
     """A recorded run: milliseconds against context length, and the share of read bandwidth.
 
-    rows: of one batch size and head count, as `benchmarks.decode` records them, by length (Lk).
+    rows: of one batch size and head count, as `benchmarks.decode` records them; those in which
+    Flash-Decoding was not timed are left out, and so is a contestant where it was not.
     """
+    rows = sorted((row for row in rows if "flash_decoding_ms" in row), key=lambda row: row["Lk"])
     lengths = [int(row["Lk"]) for row in rows]
     fig, (left, right) = figure(1, 2, size=(9.4, 4.0), width_ratios=(3, 2))
     contestants = {
@@ -72,13 +74,16 @@ def gpu_decode(rows: Sequence[Mapping[str, float]], title: str) -> Figure:
     }
     left.set(xscale="log", yscale="log", title=title, xlabel="context length, tokens")
     for key, (name, color, marker) in contestants.items():
-        left.plot(lengths, [row[f"{key}_ms"] / 1e3 for row in rows], marker, color=color, ms=5,
-                  label=name)  # fmt: skip
-    for length, row in zip(lengths, rows, strict=True):
-        left.annotate(
-            f"{row['fa2_ms'] / row['flash_decoding_ms']:.1f}×", (length, row["fa2_ms"] / 1e3),
-            (0, 7), textcoords="offset points", ha="center", fontsize=8.5,
-        )  # fmt: skip
+        points = [(row["Lk"], row[f"{key}_ms"] / 1e3) for row in rows if f"{key}_ms" in row]
+        if points:
+            left.plot(*zip(*points, strict=True), marker, color=color, ms=5, label=name)
+    for row in rows:
+        if "fa2_ms" in row:
+            left.annotate(
+                f"{row['fa2_ms'] / row['flash_decoding_ms']:.1f}×",
+                (row["Lk"], row["fa2_ms"] / 1e3), (0, 7), textcoords="offset points",
+                ha="center", fontsize=8.5,
+            )  # fmt: skip
     left.margins(y=0.12)
     left.legend(loc="upper left", fontsize=9)
     left.yaxis.set_minor_locator(NullLocator())

@@ -132,30 +132,30 @@ def _keys_read_once(ax: Axes, x: float, y: float, kv_head: int) -> None:
 
 
 def main_and_tail(
-    names: Sequence[str], sees: Sequence[int], start: int, whole_end: int, stop: int, block_n: int
+    names: Sequence[str], sees: Sequence[int], start: int, end: int, stop: int, block_n: int
 ) -> Figure:
     """Which keys the rows of a tile see in one split, and where masks are needed.
 
     names: of the rows; sees: row i may see keys 0 … sees[i] - 1; the split is start … stop, and
-    its blocks from `whole_end` on are the masked ones.
+    its blocks from key `end` on are the masked ones.
     """
-    rows, end = len(names), start + -(-(stop - start) // block_n) * block_n
+    rows, edge = len(names), start + -(-(stop - start) // block_n) * block_n
     fig, ax = figure(size=(9.0, 0.42 * rows + 1.7))
-    bare(ax).set(xlim=(start - 3.6, end + 0.3), ylim=(-rows - 1.3, 1.9))
+    bare(ax).set(xlim=(start - 3.6, edge + 0.3), ylim=(-rows - 1.3, 1.9))
     for i in range(rows):
         ax.text(start - 0.3, -i - 0.5, names[i], ha="right", va="center", fontsize=9.5)
-        for j in range(start, end):
+        for j in range(start, edge):
             seen = j < min(sees[i], stop)
-            fill = (COLORS.k if j < whole_end else COLORS.score) if seen else COLORS.mask
+            fill = (COLORS.k if j < end else COLORS.score) if seen else COLORS.mask
             ax.add_patch(Rectangle((j, -i - 1), 1, 1, facecolor=fill, edgecolor="white", lw=1))
-    for j in range(start, end):
+    for j in range(start, edge):
         ax.text(j + 0.5, -rows - 0.2, f"{j}", ha="center", va="top", fontsize=8.5,
                 color=COLORS.muted if j < stop else COLORS.mask)  # fmt: skip
-    for j in range(start, end + 1, block_n):
+    for j in range(start, edge + 1, block_n):
         ax.plot([j, j], [-rows - 0.05, 0.25], color=COLORS.ink, lw=1.4)
     spans = (
-        (start, whole_end, "main loop, no masks", COLORS.k),
-        (whole_end, end, "masked", COLORS.ink),
+        (start, end, "main loop, no masks", COLORS.k),
+        (end, edge, "masked", COLORS.ink),
     )
     for left, right, text, color in spans:
         if right > left:

@@ -1,0 +1,37 @@
+"""One launch of one kernel, as a value: what is measured, compiled and launched is the same thing.
+
+A module that has a kernel describes its launch once, in a function that returns a `KernelCall`.
+The public op launches it; `kernels.compile_report` builds the same call from tensors on the "meta"
+device, which have shapes and no memory, and compiles it for GPUs that are not there.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class KernelCall:
+    """A kernel, its grid and every argument.
+
+    kernel: a `@triton.jit` function. grid: programs along each axis. args: name → value for every
+    parameter, in the order of the parameters: tensors, numbers, None, NamedTuples of these, and
+    the constexprs as plain values. num_warps, num_stages: as Triton means them.
+    """
+
+    kernel: Any
+    grid: tuple[int, ...]
+    args: Mapping[str, Any]
+    num_warps: int = 4
+    num_stages: int = 3
+
+    def launch(self) -> None:
+        """Start the kernel; does not wait for it."""
+        # By position: Triton binds keywords more slowly, and a decode step is a few microseconds.
+        # enable_fp_fusion: a · b + c rounded once; Triton 3.9 warns unless it is told to.
+        self.kernel[self.grid](
+            *self.args.values(),
+            num_warps=self.num_warps,
+            num_stages=self.num_stages,
+            enable_fp_fusion=True,
+        )

@@ -1,0 +1,186 @@
+"""The model behind `kernels.explain`: from counts of programs, bytes and operations to a time.
+
+    time      = stage 1 + launches + merge
+    stage 1   = max(bytes / (bandwidth · reachable), operations / peak) / occupancy  (+ again)
+
+What is assumed stands at the head of `kernels.explain`.
+"""
+
+import math
+from dataclasses import dataclass
+
+from kernels.devices import REACHABLE, Device
+from kernels.heuristics import PROGRAMS_PER_SM, wave_efficiency, waves
+
+__all__ = ["REACHABLE", "Explanation", "occupancy"]
+
+
+def occupancy(programs: int, sms: int, slots: int, readers: int = 1) -> float:
+    """Return which share of its speed a GPU can use, over all waves of programs: from 0 to 1.
+
+    An SM draws at most its share, so a wave takes as long as its fullest SM. readers: programs that
+    read the same bytes, side by side, each at its own pace: of the memory's speed they use what one
+    of them would.
+
+    >>> occupancy(1, sms=4, slots=8), occupancy(4, sms=4, slots=8), occupancy(9, sms=4, slots=8)
+    (0.25, 1.0, 0.75)
+    >>> occupancy(5, sms=4, slots=8)
+    0.625
+
+    Nine programs: eight run at full speed, the ninth alone on one of four SMs takes as long as
+    four would. 9 / (8 + 4). Five: one SM has two of them, and takes as long as if all had two.
+    5 / 8. Nothing to do counts as 1.
+    """
+    full, rest = divmod(programs, slots)
+    last = sms * max(-(-rest // sms), readers) if rest else 0
+    places = full * max(slots, sms * readers) + last
+    return programs / places if programs else 1.0
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a decode call does, and how long that should take by the model; prints as a block.
+
+    device, call: where, and the shapes in words. splits: how often the keys are cut; split_keys:
+    keys of a split (of all but the last); block_n: keys a block. programs: of stage 1; busy: those
+    that have keys; m_tiles: tiles of query rows, which read the same keys. kv_bytes: K and V;
+    partial_bytes: the partial results, written and read again; other_bytes: q, o, lse and the
+    block table. operations: of stage 1, padded rows included; peak_tflops: how many of them the
+    device can do, 10¹² a second. programs_per_sm: how many an SM holds at once;
+    two is what the choice of splits takes for granted, and `dataclasses.replace` asks "what if".
+
+    Raises ValueError where programs_per_sm is below 1.
+    """
+
+    device: Device
+    call: str
+    splits: int
+    split_keys: int
+    block_n: int
+    programs: int
+    busy: int
+    m_tiles: int
+    kv_bytes: int
+    partial_bytes: int
+    other_bytes: int
+    operations: int
+    peak_tflops: float
+    programs_per_sm: int = PROGRAMS_PER_SM
+
+    def __post_init__(self) -> None:
+        if self.programs_per_sm < 1:
+            raise ValueError(f"programs_per_sm must be at least 1; got {self.programs_per_sm}")
+
+    @property
+    def slots(self) -> int:
+        """Programs that run at once."""
+        return self.programs_per_sm * self.device.sms
+
+    @property
+    def waves(self) -> float:
+        """How many times the busy programs fill the slots."""
+        return waves(self.busy, self.slots)
+
+    @property
+    def efficiency(self) -> float:
+        """Share of slots that are busy, over all waves, 0 to 1; what the split rule looks at."""
+        return wave_efficiency(self.busy, self.slots)
+
+    @property
+    def launches(self) -> int:
+        """Kernels: stage 1, and the merge where there is more than one split."""
+        return 1 if self.splits == 1 else 2
+
+    @property
+    def memory_us(self) -> float:
+        """What stage 1 reads and writes, at the bandwidth that can be reached, µs."""
+        return (self.kv_bytes + self.partial_bytes + self.other_bytes) / self._bytes_per_us
+
+    @property
+    def arithmetic_us(self) -> float:
+        """The operations of stage 1 at their peak, µs, while memory is read."""
+        return self.operations / (self.peak_tflops * 1e6)
+
+    @property
+    def idle_us(self) -> float:
+        """What stage 1 takes longer because SMs have nothing to do, µs."""
+        return max(self.memory_us, self.arithmetic_us) * (1 / self._occupancy() - 1)
+
+    @property
+    def again_us(self) -> float:
+        """What stage 1 takes longer because every tile reads K and V again, if from L2, µs."""
+        needed = max(self.memory_us, self.arithmetic_us) + self.idle_us
+        return max(0.0, self.memory_us / self._occupancy(self.m_tiles) - needed)
+
+    @property
+    def launch_us(self) -> float:
+        """All launches, µs."""
+        return self.launches * self.device.launch_us
+
+    @property
+    def stage_1_us(self) -> float:
+        """From the first program's start to the last one's end, µs."""
+        return max(self.memory_us, self.arithmetic_us) + self.idle_us + self.again_us
+
+    @property
+    def merge_us(self) -> float:
+        """Reading the partial results, µs."""
+        return self.partial_bytes / self._bytes_per_us
+
+    @property
+    def time_us(self) -> float:
+        """The predicted time, µs."""
+        return self.stage_1_us + self.launch_us + self.merge_us
+
+    @property
+    def bound(self) -> str:
+        """The largest part of the time: memory bandwidth, too few programs, launches, arithmetic.
+
+        Returns "memory bandwidth", "too few programs", "launch overhead" or "arithmetic".
+        """
+        by_memory = self.memory_us >= self.arithmetic_us
+        parts = {
+            "memory bandwidth": self.merge_us
+            + self.again_us
+            + (self.memory_us if by_memory else 0.0),
+            "arithmetic": 0.0 if by_memory else self.arithmetic_us,
+            "too few programs": self.idle_us,
+            "launch overhead": self.launch_us,
+        }
+        return max(parts, key=lambda part: parts[part])
+
+    def _occupancy(self, readers: int = 1) -> float:
+        return occupancy(self.busy, self.device.sms, self.slots, readers)
+
+    @property
+    def _bytes_per_us(self) -> float:
+        return self.device.bandwidth * self.device.reachable * 1e3
+
+    def __str__(self) -> str:
+        """A block of aligned lines; the last one says what it is worth."""
+        by_memory = self.memory_us >= self.arithmetic_us
+        stage_1 = f"{self.memory_us:,.1f} memory" if by_memory else None
+        stage_1 = stage_1 or f"{self.arithmetic_us:,.1f} arithmetic"
+        merged, keyless = self.splits > 1, self.programs - self.busy
+        cut = f"{self.splits}" + (f" of {self.split_keys:,} keys" if merged else "")
+        busy = f"{math.floor(100 * self.efficiency + 0.5)} % busy"
+        lines = {
+            "splits": f"{cut}, in blocks of {self.block_n}",
+            "programs": f"{self.programs:,} on {self.slots:,} slots"
+            + (f", {keyless:,} without a key" if keyless else ""),
+            "waves": f"{self.waves:.2f}, {busy}",
+            "bytes": f"{_size(self.kv_bytes)} of K and V"
+            + (f", {_size(self.partial_bytes)} of partial results twice" if merged else ""),
+            "time": f"{self.time_us:,.1f} µs = {stage_1} + {self.idle_us:,.1f} idle + "
+            + (f"{self.again_us:,.1f} again + " if self.m_tiles > 1 else "")
+            + f"{self.launch_us:,.1f} launch + {self.merge_us:,.1f} merge",
+            "bound by": self.bound,
+        }
+        head = f"{self.device.name}: {self.call}"
+        body = [f"  {name:<10}{text}" for name, text in lines.items()]
+        return "\n".join([head, *body, "  a model from datasheet figures, not a measurement"])
+
+
+def _size(count: int) -> str:
+    """Bytes in words: kB or MB, powers of ten."""
+    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:,.1f} kB"

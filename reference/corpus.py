@@ -1,0 +1,67 @@
+"""The text that the small model learns: this course's own.
+
+The prose of the lessons and the docstrings of `reference` and `kernels`, collected from the
+checkout at hand in a fixed order, and cut in pieces; every 25th piece is held out.
+"""
+
+import ast
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PIECE = 1500
+"""Bytes of a piece, at least: a few paragraphs that belong together."""
+HOLD_OUT = 25
+
+
+def lesson_prose(notebook: Path) -> str:
+    """The markdown cells of a notebook, one after the other."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    sources = ("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    return "\n\n".join(source.strip() for source in sources)
+
+
+def docstrings(module: Path) -> str:
+    """The docstrings of a module, its classes and functions, in the order of the file."""
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    nodes = [
+        node
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8")))
+        if isinstance(node, kinds)
+    ]
+    nodes.sort(key=lambda node: getattr(node, "lineno", 0))
+    return "\n\n".join(text for node in nodes if (text := ast.get_docstring(node)))
+
+
+def documents(root: Path = ROOT) -> Iterator[str]:
+    """Every lesson, then every module of `reference` and `kernels`, sorted by name.
+
+    Raises FileNotFoundError where there are no lessons: an installed package has none.
+    """
+    lessons = sorted((root / "notebooks").glob("*.ipynb"))
+    if not lessons:
+        raise FileNotFoundError(f"no notebooks in {root}: train from a checkout of the course")
+    yield from map(lesson_prose, lessons)
+    for package in ("reference", "kernels"):
+        yield from filter(None, map(docstrings, sorted((root / package).glob("*.py"))))
+
+
+def pieces(document: str, size: int = PIECE) -> Iterator[str]:
+    """Cut a document between paragraphs into pieces of at least `size` bytes (but the last)."""
+    piece = ""
+    for paragraph in document.split("\n\n"):
+        piece += paragraph.strip("\n") + "\n\n"
+        if len(piece.encode()) >= size:
+            yield piece
+            piece = ""
+    if piece:
+        yield piece
+
+
+def collect(root: Path = ROOT) -> tuple[bytes, bytes]:
+    """The text to train on and the text held out, UTF-8; every HOLD_OUT-th piece is the latter."""
+    parts = [piece for document in documents(root) for piece in pieces(document)]
+    held_out = parts[HOLD_OUT // 2 :: HOLD_OUT]
+    training = [part for i, part in enumerate(parts) if i % HOLD_OUT != HOLD_OUT // 2]
+    return "".join(training).encode(), "".join(held_out).encode()

@@ -1,0 +1,160 @@
+"""A balanced plan for a ragged batch: lay the rows end to end, cut the line in equal chunks.
+
+A fixed number of splits cuts a row of 100,000 keys and a row of 1,000 keys in as many pieces, so
+that one piece is a hundred times the other, and the batch waits for the longest. A plan fixes the
+*size* of a chunk instead: the work of the whole batch, divided by the workers there are.
+
+    9, 2, 2 and 1 blocks    0 0 0 0 0 0 0 0 0 1 1 2 2 3      14 blocks, 4 workers
+    chunks of ⌈14 / 4⌉      0 0 0 0│0 0 0 0│0 1 1 2│2 3      a chunk also ends where a row ends
+
+    items, as they start    0000 0000 │ 11 │ 0 2 2 3         full chunks, then the longest pieces
+
+    worker 0   0 0 0 0
+    worker 1   0 0 0 0                  All are done after 4 blocks. The ideal is 14 / 4 = 3.5;
+    worker 2   1 1 2                    uncut, row 0 alone takes 9.
+    worker 3   0 2 3
+
+Whoever is free takes the next item of the list. That nobody needs to work longer than a chunk is
+known from how the line was cut; long items first is the simple rule that comes close to it. A
+worker is late by one item at most, and by the end of the list the items are short.
+
+Source: Graham 1969, "Bounds on multiprocessing timing anomalies": m workers with any list take at
+most 2 - 1/m times as long as with the best, and 4/3 - 1/(3m) with a list that is sorted.
+"""
+
+import heapq
+from collections.abc import Sequence
+from typing import NamedTuple
+
+CLASSES = 8
+"""Items are sorted by length to an eighth of a chunk, or of the longest row if that is shorter."""
+
+
+class Item(NamedTuple):
+    """One piece of work: keys start … stop - 1 of a row; its result is partial number `slot`."""
+
+    row: int
+    start: int
+    stop: int
+    slot: int
+
+
+def keys_to_visit(
+    length: int, *, block_n: int = 1, Lq: int = 1, leftpad: int = 0, window: int | None = None
+) -> tuple[int, int]:
+    """Return the range (first, stop) of one row's keys that any of its Lq queries can see.
+
+    The first query stands at place length - Lq and sees `window` keys before itself (None: all).
+    first is rounded down to a whole block of block_n keys, so that blocks stay aligned. A row
+    without keys gives an empty range.
+
+    >>> keys_to_visit(1000, block_n=64, window=100)
+    (896, 1000)
+
+    The query at 999 sees keys from 899 on; that key lies in the block which begins at 896.
+    """
+    if leftpad >= length:
+        return 0, 0
+    first = max(leftpad, 0 if window is None else length - Lq - window)
+    return first // block_n * block_n, length
+
+
+def decode_plan(
+    lengths: Sequence[int],
+    *,
+    programs: int,
+    block_n: int = 1,
+    Lq: int = 1,
+    cache_leftpad: Sequence[int] | None = None,
+    window: int | None = None,
+) -> tuple[list[Item], list[int]]:
+    """Cut the keys of a ragged batch in chunks of the same size.
+
+    Args:
+        lengths: B numbers of valid keys; 0 is allowed.
+        programs: in how many chunks to cut the whole batch, at least 1. Where a row ends a chunk
+            is cut once more, so there are at most programs + B items.
+        block_n: keys a block; a chunk is made of whole blocks.
+        Lq: queries a row. cache_leftpad: B numbers of keys to leave out at the left.
+        window: keys before a query that it sees, or None for all of them.
+
+    Returns:
+        (items, first). items stand in the order in which they should start. The partial results
+        of row b lie in slots first[b] … first[b + 1] - 1, in the order of their keys.
+
+    Raises:
+        ValueError: programs, block_n or Lq below 1, a negative number, or a leftpad for each row
+            that there is not.
+
+    >>> items, first = decode_plan([9, 2, 2, 1], programs=4)
+    >>> [(item.row, item.start, item.stop) for item in items]
+    [(0, 0, 4), (0, 4, 8), (1, 0, 2), (0, 8, 9), (2, 0, 1), (2, 1, 2), (3, 0, 1)]
+    >>> first
+    [0, 3, 4, 6, 7]
+
+    The picture at the head of this module. Row 0 has three partial results, row 2 has two.
+    """
+    pads = [0] * len(lengths) if cache_leftpad is None else list(cache_leftpad)
+    _check(lengths, pads, programs=programs, block_n=block_n, Lq=Lq, window=window)
+    ranges = [
+        keys_to_visit(length, block_n=block_n, Lq=Lq, leftpad=pad, window=window)
+        for length, pad in zip(lengths, pads, strict=True)
+    ]
+    blocks = [-(-(stop - start) // block_n) for start, stop in ranges]
+    chunk = max(1, -(-sum(blocks) // programs))  # in blocks
+
+    items, first, line = [], [0], 0  # line: blocks of all rows so far
+    for row, (start, stop) in enumerate(ranges):
+        while start < stop:
+            room = chunk - line % chunk  # up to the next cut
+            end = min(start + room * block_n, stop)
+            items.append(Item(row, start, end, slot=len(items)))
+            line += -(-(end - start) // block_n)
+            start = end
+        first.append(len(items))
+
+    sizes = [-(-(item.stop - item.start) // block_n) for item in items]
+    longest = min(chunk, max(blocks, default=0))
+
+    def rank(item: Item) -> tuple[bool, int]:
+        """Full chunks, then eighth by eighth; sort is stable: of one rank, the rows in order."""
+        size = sizes[item.slot]
+        return size < chunk, -CLASSES * size // longest  # minus: -(8 size / longest), rounded up
+
+    return sorted(items, key=rank), first
+
+
+def makespan(work: Sequence[float], workers: int) -> float:
+    """Return when the last of `workers` is done, if each that is free takes the next item.
+
+    work: how long each item takes, in the order of the list. The unit is that of `work`.
+
+    >>> makespan([4, 4, 2, 2, 1, 1], workers=4)
+    4
+    >>> makespan([1, 1, 2, 2, 4, 4], workers=4)
+    5
+
+    The same work; but long items that start last are waited for.
+    """
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1; got {workers}")
+    free_at = [0] * workers
+    for duration in work:
+        heapq.heapreplace(free_at, free_at[0] + duration)
+    return max(free_at)
+
+
+def _check(lengths: Sequence[int], pads: Sequence[int], **numbers: int | None) -> None:
+    """Raise ValueError for what no plan can be made of."""
+    for name in ("programs", "block_n", "Lq"):
+        if numbers[name] < 1:
+            raise ValueError(f"{name} must be at least 1; got {numbers[name]}")
+    if len(pads) != len(lengths):
+        raise ValueError(
+            f"cache_leftpad must have a number a row; got {len(pads)} for {len(lengths)} rows"
+        )
+    if min([*lengths, *pads, numbers["window"] or 0], default=0) < 0:
+        raise ValueError(
+            "lengths, cache_leftpad and window must not be negative; got "
+            f"{list(lengths)}, {list(pads)} and {numbers['window']}"
+        )

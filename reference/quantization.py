@@ -1,0 +1,89 @@
+"""Caches in eight bits: store `x / scale` rounded to int8 or fp8, and multiply back when reading.
+
+    per      scale's shape for x (B, Lk, Hkv, D)    one scale for
+    tensor   ()                                     everything
+    head     (Hkv,)                                 one KV head, of all rows and tokens
+    token    (B, Lk, Hkv)                           one token of one head: D numbers
+
+A scale is the largest magnitude it serves, divided by the largest number the dtype holds: 127,
+448 or 57344. int8 rounds to a fixed grid, off by at most scale / 2; the fp8 dtypes round
+relative to the number: 3 bits after the leading one (e4m3), or 2 (e5m2).
+
+Source: Micikevicius et al. 2022, "FP8 formats for deep learning", table 1 (the dtypes).
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+LARGEST = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0, torch.float8_e5m2: 57344.0}
+
+
+def quantize(x: Tensor, dtype: torch.dtype, per: str = "tensor") -> tuple[Tensor, Tensor]:
+    """Return `(stored, scale)` with stored · scale ≈ x.
+
+    x: (..., H, D), floating point, finite; dtype: int8, float8_e4m3fn or float8_e5m2;
+    per: "tensor" → scale (), "head" → (H,), "token" → (..., H). stored has the shape of x;
+    scale is fp32, and 1 where x is all zeros. Rounds to nearest, ties to even.
+    Raises ValueError for another `per`, a shape without (H, D) or numbers that are not finite,
+    TypeError for dtypes.
+
+    >>> stored, scale = quantize(torch.tensor([[1.0, -0.5, 0.25]]), torch.int8)
+    >>> stored.tolist(), scale
+    ([[127, -64, 32]], tensor(0.0079))
+
+    The largest becomes 127; 0.5 falls between 63 and 64 and goes to the even one.
+    """
+    if dtype not in LARGEST:
+        raise TypeError(f"dtype should be one of {[*map(str, LARGEST)]}; got {dtype}")
+    if not x.is_floating_point():
+        raise TypeError(f"x should be floating point; got {x.dtype}")
+    if x.ndim < 2:
+        raise ValueError(f"x should be (..., H, D); got {tuple(x.shape)}")
+    if not x.isfinite().all():
+        raise ValueError("x should be finite: one inf or nan would set the scale of all the rest")
+    wide = x.double() if x.dtype == torch.float64 else x.float()
+    amax = _largest_magnitude(wide, per)
+    smallest = torch.finfo(torch.float32).tiny  # a scale may not underflow to 0
+    scale = torch.where(amax == 0, 1.0, (amax / LARGEST[dtype]).clamp_min(smallest)).float()
+    scaled = wide / _spread(scale, x.shape)
+    scaled = scaled.clamp(-LARGEST[dtype], LARGEST[dtype])  # scale was rounded: 127.00001
+    return (scaled.round() if dtype == torch.int8 else scaled).to(dtype), scale
+
+
+def dequantize(stored: Tensor, scale: Tensor | None, dtype: torch.dtype = torch.float32) -> Tensor:
+    """`stored · scale`, multiplied in fp32 (fp64 for dtype = fp64) and rounded once to `dtype`.
+
+    stored: (..., H, D); scale: () or (1,), (H,) or (..., H), as `quantize` returns it; None is 1.
+    Raises ValueError for another shape.
+    """
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    x = stored.to(wide)
+    return (x if scale is None else x * _spread(scale.to(wide), stored.shape)).to(dtype)
+
+
+def _largest_magnitude(x: Tensor, per: str) -> Tensor:
+    """The largest |x| of each group: () per tensor, (H,) per head, (..., H) per token."""
+    if per not in ("tensor", "head", "token"):
+        raise ValueError(f'per should be "tensor", "head" or "token"; got {per!r}')
+    if x.numel() == 0:
+        shape = {"tensor": (), "head": x.shape[-2:-1], "token": x.shape[:-1]}[per]
+        return x.new_zeros(shape)
+    if per == "tensor":
+        return x.abs().amax()
+    if per == "head":
+        return x.abs().movedim(-2, 0).flatten(1).amax(1)
+    return x.abs().amax(-1)
+
+
+def _spread(scale: Tensor, shape: torch.Size) -> Tensor:
+    """View `scale` so that it broadcasts over `shape (..., H, D)`."""
+    if math.prod(scale.shape) == 1 and scale.ndim <= 1:
+        return scale.reshape(())
+    if scale.shape == shape[-2:-1] or scale.shape == shape[:-1]:
+        return scale[..., None]
+    raise ValueError(
+        f"scale should be (), (H,) = {tuple(shape[-2:-1])} or (..., H) = {tuple(shape[:-1])} "
+        f"for {tuple(shape)}; got {tuple(scale.shape)}"
+    )

@@ -1,0 +1,134 @@
+"""kernels.merge: any number of attentions over disjoint keys make one, however they are grouped."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from shapes import DTYPES, poisoned_memory
+
+from kernels.merge import merge_states
+from kernels.runtime import device
+from reference.attention import attention, oracle
+from reference.closeness import assert_close_to_oracle
+from reference.online_softmax import merge_states as reference_merge
+
+DEVICE = device()
+few = settings(max_examples=15, deadline=None)
+seeds = st.integers(0, 2**31 - 1)
+
+
+def partial_results(seed, cuts, D, dtype, spread=1.0):
+    """q, k, v of 40 keys, and attention over each piece between two cuts, in `dtype`."""
+    rng = torch.Generator().manual_seed(seed)
+    q = spread * torch.randn(1, 4, 4, D, generator=rng)
+    k, v = torch.randn(2, 1, 40, 1, D, generator=rng)
+    q, k, v = (x.to(DEVICE, dtype) for x in (q, k, v))
+    edges = [0, *sorted(cuts), 40]
+    pieces = [attention(q, k[:, a:b], v[:, a:b], return_lse=True) for a, b in pairwise(edges)]
+    return (q, k, v), [list(x) for x in zip(*pieces, strict=True)]
+
+
+@few
+@given(seed=seeds, cuts=st.lists(st.integers(0, 40), max_size=20), D=st.sampled_from([1, 16, 40]))
+def test_any_partition_is_the_whole(seed, cuts, D):
+    """Pieces without keys and pieces of one key among them; the scores are up to ±200."""
+    (q, k, v), (o, lse) = partial_results(seed, cuts, D, torch.float32, spread=20.0)
+    with poisoned_memory():
+        got = merge_states(o, lse)
+    truth = oracle(q, k, v)
+    baseline = attention(q, k, v, return_lse=True)
+    own = reference_merge(o, lse)  # the pieces are rounded already: no merge can undo that
+    for name, x, base, mine, true in zip(("o", "lse"), got, baseline, own, truth, strict=True):
+        worse = base if (base - true).abs().max() > (mine - true).abs().max() else mine
+        assert_close_to_oracle(x, worse, true, name=name)
+
+
+@few
+@given(seed=seeds, data=st.data())
+def test_any_tree_gives_the_same(seed, data):
+    """Merge neighbours or strangers, two or five at a time: fp32 roundings are all that differs."""
+    _, (o, lse) = partial_results(seed, [3, 3, 10, 17, 18, 30, 40], 16, torch.float32)
+    flat = merge_states(o, lse)
+    while len(o) > 1:
+        some = data.draw(st.permutations(range(len(o))))[: data.draw(st.integers(2, len(o)))]
+        merged = merge_states([o[i] for i in some], [lse[i] for i in some])
+        o = [x for i, x in enumerate(o) if i not in some] + [merged[0]]
+        lse = [x for i, x in enumerate(lse) if i not in some] + [merged[1]]
+    # at most 7 merges, each with an exp, a product, a sum and a division
+    rounding = {"rtol": 7 * 4 * 2**-23, "atol": 7 * 4 * 2**-23 * 4}  # numbers below 4
+    torch.testing.assert_close((o[0], lse[0]), flat, **rounding)
+
+
+@pytest.mark.parametrize("into", [*DTYPES, None], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_dtypes(dtype, into):
+    """Judged as a merge of these partials: what rounding them cost before is not its doing."""
+    _, (o, lse) = partial_results(1, [1, 20, 20, 33], 40, dtype)
+    got = merge_states(o, lse, dtype=into)
+    assert got[0].dtype == (into or dtype) and got[1].dtype == torch.float32
+    truth = reference_merge([x.double() for x in o], [x.double() for x in lse])
+    baseline = reference_merge(o, lse, dtype=into)
+    for name, *three in zip(("o", "lse"), got, baseline, truth, strict=True):
+        assert_close_to_oracle(*three, name=name)
+
+
+@pytest.mark.parametrize("N", [1, 2, 16, 17, 33])
+def test_a_stack_and_a_sequence_are_the_same(N):
+    rng = torch.Generator().manual_seed(N)
+    o = torch.randn(N, 3, 5, generator=rng).to(DEVICE)
+    lse = (80 * torch.randn(N, 3, generator=rng)).to(DEVICE)
+    o[0, 0], lse[0, 0] = 0.0, -math.inf
+    wanted = merge_states(o, lse)
+    views = o.transpose(0, 1).contiguous().transpose(0, 1)  # laid out row by row
+    for stack in (tuple(o), list(o), views):
+        got = merge_states(stack, lse if stack is views else tuple(lse))
+        assert all(torch.equal(x, y) for x, y in zip(got, wanted, strict=True))
+    truth = reference_merge(o.double(), lse.double())
+    for name, *three in zip(("o", "lse"), wanted, reference_merge(o, lse), truth, strict=True):
+        assert_close_to_oracle(*three, name=name)
+
+
+def test_nothing_merged_with_nothing():
+    """(0, -inf) is what a piece without keys has, and what any number of them has."""
+    o, lse = torch.zeros(3, 2, 4, device=DEVICE), torch.full((3, 2), -math.inf, device=DEVICE)
+    with poisoned_memory():
+        got = merge_states(o, lse)
+        one = merge_states(torch.ones(1, 4, device=DEVICE), torch.ones(1, device=DEVICE))
+        none = merge_states(torch.ones(2, 0, 4, device=DEVICE), torch.ones(2, 0, device=DEVICE))
+    assert (got[0] == 0).all() and (got[1] == -math.inf).all()
+    assert torch.equal(one[0].cpu(), torch.ones(4)) and one[1] == 1.0
+    assert none[0].shape == (0, 4) and none[1].shape == (0,)
+
+
+ONES = torch.ones(2, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("o", "lse", "dtype", "error", "says"),
+    [
+        (3, ONES[..., 0], None, TypeError, "o must be a tensor or a sequence of tensors; got 3"),
+        ([1, 2], ONES[..., 0], None, TypeError, "o must be a tensor or a sequence"),
+        (ONES, None, None, TypeError, "lse must be a tensor or a sequence"),
+        (ONES, "lse", None, TypeError, "lse must be a tensor or a sequence"),
+        ([], [], None, ValueError, "o must hold at least one partial result"),
+        (ONES[:0], ONES[:0, :, 0], None, ValueError, "S ≥ 1"),
+        (ONES, ONES, None, ValueError, r"got \(2, 3, 4\) and \(2, 3, 4\)"),
+        (ONES[..., :0], ONES[..., 0], None, ValueError, "D ≥ 1"),
+        (ONES[0, 0, 0], ONES[0, 0, 0], None, ValueError, "S ≥ 1"),
+        ([ONES, ONES.half()], [ONES, ONES], None, ValueError, "o: all must have one shape, dtype"),
+        ([ONES, ONES[0]], [ONES, ONES], None, ValueError, "o: all must have one shape"),
+        (ONES.double(), ONES[..., 0], None, ValueError, "o_partial must be contiguous float32 or"),
+        (ONES, ONES[..., 0].half(), None, ValueError, "lse_partial must be contiguous float32"),
+        (ONES, ONES[..., 0].to("meta"), None, ValueError, "o and lse must be on one device"),
+        (ONES.to_sparse(), ONES[..., 0], None, ValueError, "o and lse must be dense"),
+        (ONES, ONES[..., 0], torch.int32, TypeError, "dtype must be float32, float16 or"),
+        (ONES, ONES[..., 0], "float32", TypeError, "dtype must be float32, float16 or"),
+        (ONES.clone().requires_grad_(), ONES[..., 0], None, ValueError, "requires grad"),
+    ],
+)
+def test_misuse_is_told(o, lse, dtype, error, says):
+    with pytest.raises(error, match=says):
+        merge_states(o, lse, dtype=dtype)
