@@ -30,7 +30,7 @@ from kernels.call import KernelCall
 from kernels.heuristics import Launch, choose_prefill_launch
 from kernels.packed import Packing, check_sequences, extent, sequence
 from kernels.primitives import LOG2_E, dot, finalize, online_softmax_step, round_to
-from kernels.runtime import INTERPRETED, has_tensor_cores
+from kernels.runtime import INTERPRETED, has_small_shared_memory, has_tensor_cores
 
 # isort: split
 import triton
@@ -207,6 +207,7 @@ def forward(
         num_queries=Lq,
         head_dim=q.shape[3],
         tensor_cores=q.dtype != torch.float32 and has_tensor_cores(q.device),
+        small=has_small_shared_memory(q.device),
         interpreted=INTERPRETED,
     )
     if lse.numel() and sequences and Lq:

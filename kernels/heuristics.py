@@ -206,11 +206,16 @@ _PREFILL = {  # head dim up to → block_m, block_n, num_warps, num_stages
     128: (128, 64, 8, 3),
     256: (64, 32, 8, 2),
 }
-_PREFILL_NO_TENSOR_CORES = {64: (64, 32, 8, 2), 128: (32, 16, 8, 2), 256: (32, 16, 8, 2)}
+_PREFILL_NO_TENSOR_CORES = {64: (64, 32, 8, 2), 128: (32, 16, 8, 2), 256: (16, 16, 8, 2)}
 
 
 def choose_prefill_launch(
-    *, num_queries: int, head_dim: int, tensor_cores: bool, interpreted: bool = False
+    *,
+    num_queries: int,
+    head_dim: int,
+    tensor_cores: bool,
+    small: bool = False,
+    interpreted: bool = False,
 ) -> Launch:
     """Return tile sizes and launch parameters of the FlashAttention-2 kernel.
 
@@ -220,6 +225,7 @@ def choose_prefill_launch(
         tensor_cores: False for fp32 (which is not cut to TF32) and for GPUs older than sm_80, whose
             tensor cores Triton does not use: every thread then holds operands in registers, and
             the tiles are smaller.
+        small: as in `choose_decode_launch`.
         interpreted: take tiles of 64 x 64, as in `choose_decode_launch`.
 
     With tensor cores a program stays below the 99 KiB of shared memory that consumer GPUs (sm_86,
@@ -232,6 +238,8 @@ def choose_prefill_launch(
     table = _PREFILL if tensor_cores else _PREFILL_NO_TENSOR_CORES
     row = next(row for largest, row in table.items() if head_dim <= largest)
     block_m, block_n, num_warps, num_stages = (64, 64, 4, 3) if interpreted else row
+    if small and tensor_cores and head_dim > 64:
+        num_stages = 1  # no second tile of K and V beside the one at work
     if num_queries <= 16:
         block_m, num_warps = 16, 4 if tensor_cores else num_warps
     return Launch(block_m, block_n, max(16, next_power_of_2(head_dim)), num_warps, num_stages)

@@ -75,7 +75,10 @@ def _forward(dtype: str, D: int, Lq: int, packed: bool, target: Target) -> Kerne
     """One causal launch, with strides as those of a contiguous tensor are."""
     q, k, v, packing = _tensors(dtype, D, Lq, packed)
     tensor_cores = dtype != "fp32" and target.tensor_cores
-    launch = choose_prefill_launch(num_queries=Lq, head_dim=D, tensor_cores=tensor_cores)
+    small = target.shared_per_block <= 65536
+    launch = choose_prefill_launch(
+        num_queries=Lq, head_dim=D, tensor_cores=tensor_cores, small=small
+    )
     o, lse = torch.empty_like(q), _meta(*q.shape[:3])
     return forward_call(q, k, v, o, lse, packing, True, D**-0.5, launch)
 

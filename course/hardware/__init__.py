@@ -1,0 +1,89 @@
+"""GPUs (and this CPU) in numbers, and what follows from them: plain functions, no figures.
+
+    devices      `kernels.devices`, the one table; `limits` of an SM; `table()`, which prints it
+    this_cpu     this machine's processor, measured: bandwidth, arithmetic, cores
+    roofline     time from bytes and operations; intensity of prefill and decode; ridge point
+    launch       programs, waves and predicted µs of Flash-Decoding and of FlashAttention-2
+    timeline     which program runs where and when
+    kv_memory    bytes of KV cache per token and user, users that fit
+    published    figures of others beside the model
+    fitted       the model's assumptions, fitted on a recorded GPU run
+
+Predictions are those of `kernels.explain`: there is one model. Units are in the names: `_us` is
+microseconds, `_gb` 10⁹ bytes, `_tflops` 10¹² operations a second; bandwidth is in GB/s.
+"""
+
+from course.hardware.fitted import Fit, fit, status
+from course.hardware.kv_memory import (
+    MODELS,
+    Model,
+    bytes_per_token,
+    bytes_per_user,
+    model_named,
+    users_that_fit,
+)
+from course.hardware.launch import (
+    Waves,
+    flash_attention_2,
+    flash_decoding,
+    resident_programs,
+    waves,
+)
+from course.hardware.machine import this_cpu
+from course.hardware.published import ARTICLE, POST, compare_article, compare_post
+from course.hardware.roofline import (
+    Work,
+    attainable_tflops,
+    decode_intensity,
+    decode_work,
+    linear_work,
+    peak_tflops,
+    prefill_intensity,
+    prefill_work,
+    ridge_point,
+    roofline_us,
+)
+from course.hardware.specifications import limits, table
+from course.hardware.timeline import Run, makespan, schedule, timeline_of, utilisation
+from kernels.devices import DEVICES, Device
+
+__all__ = [
+    "ARTICLE",
+    "DEVICES",
+    "MODELS",
+    "POST",
+    "Device",
+    "Fit",
+    "Model",
+    "Run",
+    "Waves",
+    "Work",
+    "attainable_tflops",
+    "bytes_per_token",
+    "bytes_per_user",
+    "compare_article",
+    "compare_post",
+    "decode_intensity",
+    "decode_work",
+    "fit",
+    "flash_attention_2",
+    "flash_decoding",
+    "limits",
+    "linear_work",
+    "makespan",
+    "model_named",
+    "peak_tflops",
+    "prefill_intensity",
+    "prefill_work",
+    "resident_programs",
+    "ridge_point",
+    "roofline_us",
+    "schedule",
+    "status",
+    "table",
+    "this_cpu",
+    "timeline_of",
+    "users_that_fit",
+    "utilisation",
+    "waves",
+]

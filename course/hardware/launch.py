@@ -1,0 +1,147 @@
+"""Programs, waves and predicted time of one decode step's attention: FA-2 and Flash-Decoding.
+
+Both are questions to `kernels.explain`, whose head says what the model assumes. In short:
+
+    time      = stage 1 + launches + merge
+    stage 1   = max(bytes / reachable bandwidth, operations / peak) / occupancy
+"""
+
+import math
+from dataclasses import dataclass
+
+from course.hardware.specifications import limits, resolve
+from kernels.devices import Device
+from kernels.explain import explain
+from kernels.explanation import Explanation
+
+
+def flash_decoding(
+    *,
+    batch: int,
+    heads: tuple[int, int],
+    head_dim: int,
+    length: int,
+    dtype: str = "bf16",
+    num_splits: int | None = None,
+    split_keys: int | None = None,
+    device: Device | str,
+) -> Explanation:
+    """Predict Flash-Decoding with one query: a program a (row, KV head, split), and a merge.
+
+    num_splits: how many; None: as `kernels.heuristics` chooses. split_keys: how many keys a split
+    has instead, whatever the length. The rest as in `kernels.explain.explain`.
+
+    >>> said = flash_decoding(
+    ...     batch=1, heads=(64, 8), head_dim=128, length=65536, device="A100 80GB SXM")
+    >>> said.splits, said.programs, round(said.time_us)
+    (23, 184, 193)
+
+    Raises ValueError where both are given, or split_keys is below 1; else as `explain` does.
+    """
+    if split_keys is not None:
+        if num_splits is not None or split_keys < 1:
+            got = f"num_splits={num_splits}, split_keys={split_keys}"
+            raise ValueError(f"give num_splits or split_keys, at least 1; got {got}")
+        num_splits = max(1, math.ceil(length / split_keys))
+    return explain(
+        batch=batch,
+        heads=heads,
+        head_dim=head_dim,
+        length=length,
+        dtype=dtype,
+        num_splits=num_splits,
+        device=resolve(device),
+    )
+
+
+def flash_attention_2(
+    *,
+    batch: int,
+    heads: tuple[int, int],
+    head_dim: int,
+    length: int,
+    dtype: str = "bf16",
+    packed: bool = False,
+    device: Device | str,
+) -> Explanation:
+    """Predict FlashAttention-2 with one query: a program a (row, query head), no splits.
+
+    Each program walks through the keys of its head alone. The G programs that share a KV head draw
+    the same bytes, whether from memory or from the L2 cache, at the pace of their SM: so each of
+    them is counted, and `kv_bytes` is what programs draw, G times what lies in memory. packed: the
+    G query rows of a KV head share a program, as flash-attn does it where a row has one query.
+
+    >>> call = {"batch": 1, "heads": (64, 8), "head_dim": 128, "length": 65536}
+    >>> each, packed = (
+    ...     flash_attention_2(**call, packed=p, device="A100 80GB SXM") for p in (False, True))
+    >>> each.programs, packed.programs, round(each.time_us), round(packed.time_us)
+    (64, 8, 1985, 1985)
+
+    64 programs or 8 on 108 SMs: each walks through 65,536 keys, and takes as long as one would.
+    Flash-Decoding needs 193 µs in the same model.
+    """
+    share = not packed and heads[0] % heads[1] == 0  # where it is not a multiple, `explain` says so
+    return explain(
+        batch=batch,
+        heads=(heads[0], heads[0]) if share else heads,
+        head_dim=head_dim,
+        length=length,
+        dtype=dtype,
+        num_splits=1,
+        device=resolve(device),
+    )
+
+
+@dataclass(frozen=True)
+class Waves:
+    """How programs fill a GPU.
+
+    programs: those with keys. slots: that run at once. full: waves in which every slot is taken;
+    tail: programs of the last one, if that is not full. busy_sms: SMs that have a program in the
+    last wave. efficiency: share of slots taken, over all waves, 0 to 1.
+    """
+
+    programs: int
+    slots: int
+    full: int
+    tail: int
+    busy_sms: int
+    efficiency: float
+
+
+def waves(explanation: Explanation) -> Waves:
+    """Count the waves of a launch.
+
+    >>> starved = explain(
+    ...     batch=1, heads=(32, 32), head_dim=128, length=4096, num_splits=1, device="A100 40GB")
+    >>> waves(starved)
+    Waves(programs=32, slots=216, full=0, tail=32, busy_sms=32, efficiency=0.14814814814814814)
+
+    32 heads on 108 SMs: 76 SMs have nothing to do.
+    """
+    full, tail = divmod(explanation.busy, explanation.slots)
+    last = tail or (explanation.slots if full else 0)
+    return Waves(
+        programs=explanation.busy,
+        slots=explanation.slots,
+        full=full,
+        tail=tail,
+        busy_sms=min(last, explanation.device.sms),
+        efficiency=explanation.efficiency,
+    )
+
+
+def resident_programs(
+    device: Device | str, *, registers: int, shared_bytes: int, num_warps: int = 4
+) -> int:
+    """Return how many programs of a kernel an SM holds at once: 0 if not even one fits.
+
+    registers: of a thread. shared_bytes: of a program. `kernels.compile_report` measures both.
+    `dataclasses.replace(explanation, programs_per_sm=…)` predicts with the result.
+
+    >>> [resident_programs(d, registers=128, shared_bytes=64 * 1024) for d in ("A100 40GB", "A10")]
+    [2, 1]
+    """
+    return limits(device).resident_blocks(
+        registers=registers, shared_bytes=shared_bytes, num_warps=num_warps
+    )

@@ -1,0 +1,186 @@
+"""The roofline: a kernel needs at least bytes / bandwidth and at least operations / peak.
+
+Which of the two is longer depends on its **intensity**, operations a byte, and on the device's
+**ridge point**, the intensity at which both take equally long:
+
+    attainable      peak ┤            ┌──────────    intensity above the ridge: arithmetic
+    operations           │          ╱
+    a second             │        ╱  bandwidth · intensity    below it: memory
+                         └───────┴──────────────
+                                 ridge = peak / bandwidth
+
+Nothing here knows of programs or launches (`course.hardware.launch` does): these are bounds.
+
+Source: Williams, Waterman & Patterson 2009, "Roofline: an insightful visual performance model".
+"""
+
+from dataclasses import dataclass
+
+from course.hardware.sizes import check_counts, check_shape, element_bytes, positive
+from course.hardware.specifications import resolve
+from kernels.devices import Device
+
+NO_BF16 = ("sm_70", "sm_75")  # their tensor cores multiply fp16 alone
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a kernel has to do: operations, and bytes that it moves to and from memory."""
+
+    operations: float
+    bytes: float
+
+    @property
+    def intensity(self) -> float:
+        """Operations a byte."""
+        return self.operations / self.bytes
+
+    def __add__(self, other: "Work") -> "Work":
+        """One after the other, counted as one."""
+        return Work(self.operations + other.operations, self.bytes + other.bytes)
+
+
+def peak_tflops(device: Device | str, dtype: str = "bf16") -> float:
+    """Return the peak of matrix products of a dtype with fp32 sums, dense, 10¹² operations/s.
+
+    >>> peak_tflops("H100 SXM"), peak_tflops("H100 SXM", "fp32"), peak_tflops("T4", "fp16")
+    (989.4, 67.0, 65.0)
+
+    Tensor cores of a V100 or a T4 do not know bf16, so that there it is done in fp32. TF32 is not
+    counted: this course's fp32 is fp32. Raises ValueError for dtypes other than these three.
+    """
+    device = resolve(device)
+    if dtype not in ("fp32", "bf16", "fp16"):
+        raise ValueError(f"dtype must be fp32, bf16 or fp16; got {dtype!r}")
+    plain = dtype == "fp32" or (dtype == "bf16" and device.arch in NO_BF16)
+    return device.fp32_tflops if plain else device.tensor_tflops
+
+
+def ridge_point(device: Device | str, dtype: str = "bf16") -> float:
+    """Return the intensity, operations a byte, from which on a device's arithmetic is the limit.
+
+    >>> round(ridge_point("A100 80GB SXM")), round(ridge_point("H100 SXM"))
+    (153, 295)
+    """
+    device = resolve(device)
+    return peak_tflops(device, dtype) * 1e3 / device.bandwidth
+
+
+def attainable_tflops(intensity: float, device: Device | str, dtype: str = "bf16") -> float:
+    """Return the roof above an intensity (operations a byte), 10¹² operations a second.
+
+    >>> attainable_tflops(1.0, "H100 SXM"), attainable_tflops(1000.0, "H100 SXM")
+    (3.35, 989.4)
+
+    One operation a byte: of 989 TFLOP/s a H100 can use 3.35, one for each byte it reads.
+    """
+    positive("intensity", intensity)
+    device = resolve(device)
+    return min(peak_tflops(device, dtype), device.bandwidth * intensity / 1e3)
+
+
+def roofline_us(work: Work, device: Device | str, dtype: str = "bf16") -> float:
+    """Return the least time for some work, µs: the longer one of memory's and arithmetic's.
+
+    >>> roofline_us(Work(operations=1e12, bytes=1e6), "A100 80GB SXM") > 3205
+    True
+    """
+    device = resolve(device)
+    memory_us = work.bytes / (device.bandwidth * 1e3)
+    return max(memory_us, work.operations / (peak_tflops(device, dtype) * 1e6))
+
+
+def decode_work(
+    *,
+    batch: int,
+    heads: tuple[int, int],
+    head_dim: int,
+    length: int,
+    queries: int = 1,
+    dtype: str = "bf16",
+    kv_dtype: str | None = None,
+) -> Work:
+    """Count decode attention of one layer: each of B·Lq·Hq query rows with all `length` keys.
+
+    Operations: QKᵀ and PV, a multiplication and an addition each: 4·B·Lq·Hq·Lk·D. Bytes: K and V
+    once for all G query heads that share them (2·B·Lk·Hkv·D elements of kv_dtype), q and o once.
+    """
+    check_shape(batch=batch, heads=heads, head_dim=head_dim, length=length, queries=queries)
+    B, (Hq, Hkv), D = batch, heads, head_dim
+    size, kv_size = element_bytes(dtype), element_bytes(kv_dtype or dtype)
+    kv = 2 * B * length * Hkv * D * kv_size
+    return Work(4.0 * B * queries * Hq * length * D, float(kv + 2 * B * queries * Hq * D * size))
+
+
+def decode_intensity(group: int, queries: int = 1, kv_dtype: str = "bf16") -> float:
+    """Return what the intensity of decode attention tends to in a long context: 2·G·Lq / bytes.
+
+    group: G = Hq / Hkv. queries: Lq. A key element is multiplied for each of G·Lq query rows, a
+    value element likewise: two operations a row, for `kv_dtype`'s bytes an element.
+
+    >>> decode_intensity(1), decode_intensity(8), decode_intensity(8, queries=4)
+    (1.0, 8.0, 32.0)
+    >>> decode_intensity(8, kv_dtype="fp8")
+    16.0
+
+    Neither the batch nor the length is in it: more users bring their own keys with them.
+    """
+    check_counts(group=group, queries=queries)
+    return 2 * group * queries / element_bytes(kv_dtype)
+
+
+def prefill_work(
+    *,
+    batch: int,
+    heads: tuple[int, int],
+    head_dim: int,
+    length: int,
+    causal: bool = True,
+    fused: bool = True,
+    dtype: str = "bf16",
+) -> Work:
+    """Count attention of a whole prompt in one layer.
+
+    Operations: 4·B·Hq·D for every pair of a query and a key that it sees. Bytes: q, k, v and o
+    once; not fused, scores and probabilities (B·Hq·N² each) are written and read again as well.
+    What is read again by FlashAttention's query tiles is taken to come from the L2 cache.
+    """
+    check_shape(batch=batch, heads=heads, head_dim=head_dim, length=length)
+    B, (Hq, Hkv), N, D = batch, heads, length, head_dim
+    pairs = N * (N + 1) / 2 if causal else N * N
+    elements = B * N * D * (2 * Hq + 2 * Hkv)
+    elements += 0 if fused else 4 * B * Hq * N * N
+    return Work(4.0 * B * Hq * D * pairs, float(elements * element_bytes(dtype)))
+
+
+def prefill_intensity(
+    length: int, group: int = 1, *, causal: bool = True, dtype: str = "bf16"
+) -> float:
+    """Return the intensity of FlashAttention over a whole prompt: G·(N + 1) / ((G + 1)·bytes).
+
+    Twice that without a mask (and with N for N + 1). It grows with the prompt: every key that is
+    read is multiplied with all queries behind it.
+
+    >>> prefill_intensity(8191, group=8) > 12 * ridge_point("H100 SXM")
+    True
+
+    A prompt of 8k tokens is far to the right of an H100's ridge; its decode, at 8, far to the left.
+    """
+    check_counts(length=length, group=group)
+    heads = (group, 1)
+    return prefill_work(
+        batch=1, heads=heads, head_dim=1, length=length, causal=causal, dtype=dtype
+    ).intensity
+
+
+def linear_work(tokens: int, inputs: int, outputs: int, dtype: str = "bf16") -> Work:
+    """Count a linear layer: tokens (rows) times a weight matrix (inputs, outputs).
+
+    >>> round(linear_work(1, 4096, 4096).intensity), round(linear_work(128, 4096, 4096).intensity)
+    (1, 120)
+
+    Here a batch helps: its rows share the weights, as they never share keys.
+    """
+    check_counts(tokens=tokens, inputs=inputs, outputs=outputs)
+    elements = inputs * outputs + tokens * (inputs + outputs)
+    return Work(2.0 * tokens * inputs * outputs, float(elements * element_bytes(dtype)))
