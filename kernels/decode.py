@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kernels.arguments import resolve_scale
 from kernels.combine import combine_call
-from kernels.decode_arguments import check_decode, check_workspace
+from kernels.decode_arguments import check_decode, check_grid, check_workspace
 from kernels.decode_values import check_plan_fits
 from kernels.features import Features
 from kernels.heuristics import Launch, choose_decode_launch, choose_num_splits
@@ -81,24 +81,21 @@ def plan_launch(
         element_size=k_cache.element_size(),
         tensor_cores=q.dtype != torch.float32 and has_tensor_cores(q.device),
         small=has_small_shared_memory(q.device),
+        paged=features.block_table is not None,
         interpreted=INTERPRETED,
         max_len=0 if splits.split_size else capacity,  # a fixed size fits the smaller block, too
     )
-    padded = features.cache_leftpad is not None
     m_tiles = max(1, -(-rows // launch.block_m))
-    if Hkv * m_tiles > 65535:
-        raise ValueError(
-            f"q has too many rows for one launch: Hkv · ⌈G·Lq / {launch.block_m}⌉ must be at most "
-            f"65535; got q {tuple(q.shape)} and Hkv = {Hkv}"
-        )
-    call = {"B": B, "Lq": Lq, "max_len": capacity, "left": features.sides[0], "padded": padded}
+    check_grid(q, Hkv * m_tiles, launch.block_m)
+    call = {"B": B, "Lq": Lq, "max_len": capacity, "left": features.sides[0]}
+    call["padded"] = features.cache_leftpad is not None
     splits.check(block_n=launch.block_n, **call)
     if splits.plan is not None:
         return launch, len(splits.plan.items), None
     if splits.split_size is not None:
         parts = max(1, -(-capacity // splits.split_size))
         return launch, parts, splits.split_size // launch.block_n
-    if splits.num_splits is not None:  # more splits than blocks would be empty ones
+    if splits.num_splits is not None:  # more splits than blocks would be empty
         return launch, min(splits.num_splits, max(1, -(-capacity // launch.block_n))), None
     parts = choose_num_splits(
         batch=B,

@@ -231,3 +231,12 @@ def check_workspace(x: Tensor, numbers: int, device: torch.device) -> None:
             f"workspace must hold {numbers} fp32 numbers for the partial results; got {x.numel()}: "
             "`workspace_bytes` says how much a call needs"
         )
+
+
+def check_grid(q: Tensor, programs: int, block_m: int) -> None:
+    """Check that tiles of block_m query rows fit in one axis of a launch."""
+    if programs > 65535:
+        raise ValueError(
+            f"q has too many rows for one launch: Hkv · ⌈G·Lq / {block_m}⌉ must be at most 65535; "
+            f"got {programs} for q {tuple(q.shape)}"
+        )

@@ -106,14 +106,12 @@ def _split(shape: Shape, wishes: dict[str, object], target: Target) -> KernelCal
     if shape.page is not None:
         rows = (B * LK // shape.page, shape.page)
         indices["block_table"] = meta(B, LK // shape.page, dtype=torch.int32)
-    if "cache_leftpad" in wishes:
-        wishes = wishes | {"cache_leftpad": meta(B, dtype=torch.int32)}
-    wishes = {
-        name: meta(*((*rows, Hkv) if wish == ("token",) else wish))
-        if isinstance(wish, tuple)
-        else wish
-        for name, wish in wishes.items()
-    }
+    wishes = dict(wishes)
+    if wishes.pop("cache_leftpad", None):
+        indices["cache_leftpad"] = meta(B, dtype=torch.int32)
+    shapes = {name: wish for name, wish in wishes.items() if isinstance(wish, tuple)}
+    token = (*rows, Hkv)
+    wishes |= {name: meta(*(token if s == ("token",) else s)) for name, s in shapes.items()}
     launch = choose_decode_launch(
         rows=shape.G * shape.Lq,
         head_dim=shape.D,
@@ -121,6 +119,7 @@ def _split(shape: Shape, wishes: dict[str, object], target: Target) -> KernelCal
         element_size=kv.itemsize,
         tensor_cores=dtype != torch.float32 and target.tensor_cores,
         small=target.shared_per_block <= 65536,
+        paged=shape.page is not None,
     )
     q = meta(B, shape.Lq, shape.G * Hkv, shape.D, dtype=dtype)
     k, v = (meta(*rows, Hkv, d, dtype=kv) for d in (shape.D, Dv))

@@ -10,9 +10,9 @@ More splits make more programs, which fill the waves better, but each split adds
 to write, read and merge. The rule: don't split where the programs fill 80 % of the slots by
 themselves; else take the *fewest* splits whose efficiency is at least 85 % of the best to be had.
 
-Source: the split heuristic of FlashAttention-2 (Dao, `num_splits_heuristic` in flash-attention's
-`csrc/flash_attn/flash_api.cpp`), which also counts two slots an SM. Its known weakness is here
-too: it sees the capacity of the cache, not the lengths in it, which only the device knows.
+Source: FlashAttention-2 (Dao, `num_splits_heuristic` in `csrc/flash_attn/flash_api.cpp`), which
+also counts two slots an SM. Its known weakness is here too: it sees the capacity of the cache, not
+the lengths in it, which only the device knows.
 
 **Tile sizes.** A table, not a search: compiled for sm_80 and sm_90, every row of it keeps its
 state in registers (no spills). It has not been tuned on a GPU.
@@ -85,8 +85,8 @@ def choose_num_splits(
     ...     batch=1, kv_heads=8, m_tiles=1, max_len=65536, block_n=64, num_sms=132)
     28
 
-    Unsplit, 8 programs would leave 256 of 264 slots idle. 28 splits keep 85 % of them busy; 32, the
-    best that can be had, would keep 97 % busy, and 85 % is near enough to that.
+    Unsplit, 8 programs leave 256 of 264 slots idle; 28 splits keep 85 % of them busy, 32 (the best
+    that can be had) 97 %.
     """
     least = {"kv_heads": kv_heads, "m_tiles": m_tiles, "block_n": block_n, "num_sms": num_sms}
     least |= {"max_splits": max_splits, "programs_per_sm": programs_per_sm}
@@ -132,15 +132,11 @@ class Launch:
     block_rest: int | None = None
 
     def constexprs(self) -> dict[str, int | None]:
-        """Return what a decode kernel is compiled for, by the names of its parameters."""
-        return {
-            "BLOCK_M": self.block_m,
-            "BLOCK_N": self.block_n,
-            "BLOCK_D": self.block_d,
-            "BLOCK_REST": self.block_rest,
-            "BLOCK_DV": self.block_dv or self.block_d,
-            "NUM_STAGES": self.num_stages,
-        }
+        """Return the parameters that a decode kernel is compiled for, in their order."""
+        names = ("block_m", "block_n", "block_d", "block_rest")
+        blocks = {name.upper(): getattr(self, name) for name in names}
+        blocks["BLOCK_DV"] = self.block_dv or self.block_d
+        return blocks | {"NUM_STAGES": self.num_stages}
 
 
 @lru_cache
@@ -152,6 +148,7 @@ def choose_decode_launch(
     tensor_cores: bool,
     value_dim: int | None = None,
     small: bool = False,
+    paged: bool = False,
     interpreted: bool = False,
     max_len: int = 0,
 ) -> Launch:
@@ -166,6 +163,7 @@ def choose_decode_launch(
         tensor_cores: as in `choose_prefill_launch`.
         value_dim: Dv, up to 512; that of the keys if None.
         small: a program has 64 KiB of shared memory and not more (AMD, sm_75).
+        paged: a page is looked up before its keys are read.
         interpreted: take tiles of 64 keys, whatever the dtype, and of 1,024 where max_len, the keys
             that a row can have, is above 8,192: there are no registers to run out of, and a tile
             costs the interpreter about the same at any size.
@@ -198,6 +196,8 @@ def choose_decode_launch(
     else:
         warps, stages = 8 if large else 4, 2 if large or small else 3
     stages += element_size == 1 and stages > 1  # half the bytes a block: one block more on its way
+    if paged and block_m > 1 and not small:  # Triton gives the look-up half of the stages
+        stages = 2 * stages - 1
     return Launch(block_m, block_n, num_warps=warps, num_stages=stages, **blocks)
 
 

@@ -80,6 +80,7 @@ def split_kernel(
     CAUSAL: tl.constexpr,
     SPLIT_BLOCKS: tl.constexpr,
     PAGE: tl.constexpr,
+    ONCE: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -132,9 +133,9 @@ def split_kernel(
     state = (m_log2, tl.zeros_like(m_log2), tl.zeros((BLOCK_M, BLOCK_DV), tl.float32))
     MASKED: tl.constexpr = 1 if rules.left is None and rows.leftpad_ptr is None else 2
     if MASKED == 2:  # before them, those that a window or padding cuts
-        state = attend(state, task, start, begin, D, DV, BLOCK_N, PAGE, 2, True, MASKED)
-    state = attend(state, task, begin, end, D, DV, BLOCK_N, PAGE, NUM_STAGES, True, 0)
-    m_log2, l, acc = attend(state, task, end, stop, D, DV, BLOCK_N, PAGE, 2, True, MASKED)
+        state = attend(state, task, start, begin, D, DV, BLOCK_N, PAGE, 2, ONCE, MASKED)
+    state = attend(state, task, begin, end, D, DV, BLOCK_N, PAGE, NUM_STAGES, ONCE, 0)
+    m_log2, l, acc = attend(state, task, end, stop, D, DV, BLOCK_N, PAGE, 2, ONCE, MASKED)
 
     # 5. A normalised partial and its lse; a split that saw no key writes (0, -inf).
     o, lse = finalize(m_log2, l, scaled(acc, head_scales.of_v, kv_head))
@@ -186,6 +187,7 @@ def split_call(
         "CAUSAL": causal and Lq > 1,  # a single query is the newest: it sees every key
         "SPLIT_BLOCKS": split_blocks,
         "PAGE": None if features.block_table is None else k_cache.shape[1],
+        "ONCE": programs == Hkv,  # else other tiles of query rows read the same keys
         **launch.constexprs(),
     }
     grid = (num_splits, programs, B) if items is None else (len(items), programs, 1)

@@ -130,8 +130,12 @@ def test_it_stops_in_time(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "collect", lambda: (TEXT * 2, TEXT[:200]))
     options = parser().parse_args(["--out", str(tmp_path), "--minutes", "0"])
     assert options.steps > 1
-    module.run(options)
+    files = []
+    for _ in range(2):
+        module.run(options)
+        files.append(load(tmp_path).state_dict())
     assert metadata(tmp_path)["steps"] == f"1 of {options.steps}"
+    assert all(torch.equal(w, files[1][name]) for name, w in files[0].items())  # seeded
 
 
 def test_the_weights_of_the_course_are_not_overwritten_unasked():

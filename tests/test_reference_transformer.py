@@ -1,0 +1,183 @@
+"""reference.transformer: a cache changes the work and not the logits, whatever attends."""
+
+import doctest
+
+import pytest
+import torch
+from shapes import poisoned_memory
+from small_models import TINY, small_model, some_tokens
+
+from reference import transformer as module
+from reference.attention import attention, attention_with_cache
+from reference.closeness import assert_close_to_oracle
+from reference.flash_attention import flash_attention
+from reference.flash_decoding import flash_decode
+from reference.flash_decoding_cpu import flash_decode_threads
+from reference.kv_cache import append_kv
+from reference.transformer import Config, KVCache, RMSNorm, Transformer, over_prefix
+
+CHUNKINGS = [(33,), (1,) * 33, (32, 1), (1, 32), (7, 1, 1, 20, 4)]
+
+
+def read_in_chunks(model, tokens, chunks, attend=attention_with_cache, **cache):
+    kept = KVCache(
+        model.config, len(tokens), tokens.shape[1], dtype=model.norm.weight.dtype, **cache
+    )
+    logits = [model(part, kept, attend) for part in tokens.split(chunks, dim=1)]
+    assert kept.lengths.tolist() == [tokens.shape[1]] * len(tokens) and kept.room == 0
+    return torch.cat(logits, dim=1)
+
+
+@pytest.mark.parametrize("chunks", CHUNKINGS, ids=str)
+def test_logits_with_and_without_cache_are_equal(chunks):
+    """fp64, but for the angles, which are the same on both ways: only the order of sums differs."""
+    model, tokens = small_model(), some_tokens(2, 33)
+    with poisoned_memory():
+        got = read_in_chunks(model, tokens, chunks)
+    wanted = model(tokens)
+    assert wanted.std() > 0.5  # the logits say something
+    assert (got - wanted).abs().max() < 1e-12 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_cache_costs_no_precision(dtype):
+    rounded, tokens = small_model(dtype=dtype), some_tokens(2, 33)
+    truth = small_model()
+    truth.load_state_dict(rounded.state_dict())
+    with poisoned_memory():
+        got = read_in_chunks(rounded, tokens, (30, 1, 1, 1))
+    assert got.dtype == dtype
+    assert_close_to_oracle(got, rounded(tokens), truth(tokens), name="logits")
+
+
+@pytest.mark.parametrize(
+    "attend",
+    [flash_decode, flash_decode_threads, over_prefix(flash_attention), over_prefix(attention)],
+    ids=["flash_decode", "threads", "flash_attention", "attention"],
+)
+def test_any_attention_drives_it(attend):
+    model, tokens = small_model(dtype=torch.float32), some_tokens(2, 33)
+    naive, truth = model(tokens), small_model()(tokens)
+    with poisoned_memory():
+        got = read_in_chunks(model, tokens, (30, 1, 1, 1), attend)
+    assert_close_to_oracle(got, naive, truth, name="logits")
+    assert_close_to_oracle(model(tokens, attend=attend), naive, truth, name="logits")
+
+
+def test_rows_of_unequal_length_decode_together():
+    model, tokens, lengths = small_model(), some_tokens(3, 12), (11, 1, 6)
+    cache = KVCache(TINY, 3, 12, dtype=torch.float64)
+    cache.k.fill_(torch.nan), cache.v.fill_(torch.nan)
+    wanted = []
+    for b, length in enumerate(lengths):
+        row = KVCache(TINY, 1, 12, dtype=torch.float64)
+        model(tokens[b : b + 1, :length], row)
+        cache.k[:, b, :length], cache.v[:, b, :length] = row.k[:, 0, :length], row.v[:, 0, :length]
+        cache.lengths[b] = length
+        wanted.append(model(tokens[b : b + 1, : length + 1])[:, -1:])
+    new = torch.stack([tokens[b, length : length + 1] for b, length in enumerate(lengths)])
+    got = model(new, cache, flash_decode)
+    assert (got - torch.cat(wanted)).abs().max() < 1e-12 * got.abs().max()
+    assert cache.lengths.tolist() == [12, 2, 7] and cache.room == 0
+    with pytest.raises(ValueError, match=r"equally long; got lengths \[2, 2, 2, 3\]"):
+        x = torch.zeros(4, 1, 2, 4)
+        over_prefix(attention)(x, x, x, torch.tensor([2, 2, 2, 3]), causal=True)
+
+
+def test_the_past_does_not_see_the_future():
+    model, tokens = small_model(), some_tokens(1, 20)
+    before = model(tokens)
+    tokens[0, 12] = (tokens[0, 12] + 1) % 256
+    after = model(tokens)
+    assert torch.equal(before[:, :12], after[:, :12])
+    assert (before[:, 12:] != after[:, 12:]).any(-1).all()
+
+
+def test_the_order_of_the_past_matters():
+    """Attention alone would not notice: it is a sum. Rotary embedding makes it notice."""
+    model, tokens = small_model(), some_tokens(1, 20)
+    swapped = tokens[:, [1, 0, *range(2, 20)]]
+    assert (model(tokens)[0, -1] - model(swapped)[0, -1]).abs().max() > 1e-3
+
+
+def test_an_error_leaves_the_cache_as_it_was():
+    model, tokens = small_model(), some_tokens(1, 9)
+    cache = KVCache(TINY, 1, 9, dtype=torch.float64)
+    model(tokens[:, :5], cache)
+
+    def broken(*_, **__):
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        model(tokens[:, 6:7], cache, broken)
+    assert cache.lengths.tolist() == [5]
+    got = model(tokens[:, 5:], cache)
+    assert (got - model(tokens)[:, 5:]).abs().max() < 1e-12 * got.abs().max()
+
+
+def test_the_cache_is_written_by_the_function_it_is_given():
+    calls = []
+
+    def noting(*args, **kwargs):
+        calls.append(args[4].tolist())
+        return append_kv(*args, **kwargs)
+
+    read_in_chunks(small_model(), some_tokens(1, 6), (4, 2), append=noting)
+    assert calls == [[0], [0], [4], [4]]  # two layers, two passes
+
+
+def test_norm_and_sizes():
+    x = torch.tensor([[3.0, 4.0]])
+    assert torch.allclose(RMSNorm(2)(x), x / (12.5 + 1e-5) ** 0.5, rtol=1e-6)
+    x = x.double() / 3
+    wanted = x / (12.5 / 9 + 1e-5) ** 0.5
+    assert torch.allclose(RMSNorm(2).double()(x), wanted, rtol=1e-15, atol=0)  # not through fp32
+    model = Transformer()
+    assert sum(w.numel() for w in model.parameters()) == 738_432
+    cache = KVCache(model.config, capacity=10)
+    stored = cache.k.numel() + cache.v.numel()
+    assert model.config.kv_bytes_per_token() * 10 == 4 * stored
+    assert model.config.kv_bytes_per_token(2) * 10 == 2 * stored
+
+
+def test_angles_are_not_rounded_with_the_weights():
+    model = Transformer().half()
+    assert model.angles[0].dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"Hq": 6, "Hkv": 4}, "multiple of Hkv; got 6 and 4"),
+        ({"D": 5}, "D should be even"),
+        ({"layers": 0}, "layers should be ≥ 1; got 0"),
+    ],
+)
+def test_sizes_that_do_not_fit(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        Config(**sizes)
+
+
+def test_misuse():
+    model, cache = small_model(), KVCache(TINY, 1, 4, dtype=torch.float64)
+    with pytest.raises(TypeError, match=r"int64; got torch\.int32"):
+        model(some_tokens(1, 3).int())
+    with pytest.raises(ValueError, match=r"\(B, L\) with L ≥ 1; got \(1, 0\)"):
+        model(some_tokens(1, 0))
+    with pytest.raises(ValueError, match=r"got \(3,\)"):
+        model(some_tokens(1, 3)[0])
+    with pytest.raises(ValueError, match="40 places; got 41 tokens"):
+        model(some_tokens(1, 41))
+    with pytest.raises(ValueError, match="holds 1 rows; got tokens of 2"):
+        model(some_tokens(2, 3), cache)
+    model(some_tokens(1, 3), cache)
+    with pytest.raises(ValueError, match="room for 1 more tokens; got 2"):
+        model(some_tokens(1, 2), cache)
+    assert cache.lengths.tolist() == [3]
+    for B, capacity in ((0, 4), (1, 0), (1, 41)):
+        with pytest.raises(ValueError, match="capacity 1…40"):
+            KVCache(TINY, B, capacity)
+
+
+def test_examples():
+    assert doctest.testmod(module).failed == 0
