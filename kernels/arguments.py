@@ -49,56 +49,6 @@ def check_qkv(q: Tensor, k: Tensor, v: Tensor) -> None:
     check_device(q.device)
 
 
-def check_lengths(cache_seqlens: Tensor | None, k_cache: Tensor) -> None:
-    """Check the number of valid keys of each row of a cache (B, Lk, Hkv, D).
-
-    Args:
-        cache_seqlens: (B,), int32 or int64, on the device of k_cache, each from 0 to Lk; or None.
-        k_cache: (B, Lk, Hkv, D).
-
-    Raises:
-        TypeError: not an int32 or int64 tensor.
-        ValueError: wrong shape or device; a length outside 0…Lk. The values themselves are looked
-            at only on the CPU and in interpreted mode. On a GPU that would stop the host, so there
-            a kernel clamps them to 0…Lk instead, and never reads outside the cache.
-    """
-    if cache_seqlens is None:
-        return
-    if not isinstance(cache_seqlens, Tensor):
-        raise TypeError(
-            f"cache_seqlens must be a tensor or None; got {type(cache_seqlens).__name__}"
-        )
-    if cache_seqlens.dtype not in (torch.int32, torch.int64):
-        raise TypeError(f"cache_seqlens must be int32 or int64; got {cache_seqlens.dtype}")
-    B, Lk = k_cache.shape[:2]
-    if cache_seqlens.shape != (B,):
-        raise ValueError(
-            f"cache_seqlens must be (B,) = ({B},), a length a row; got {_shape(cache_seqlens)}"
-        )
-    if cache_seqlens.device != k_cache.device:
-        raise ValueError(
-            f"cache_seqlens must be on the device of the cache, {k_cache.device}; got "
-            f"{cache_seqlens.device}"
-        )
-    if (INTERPRETED or cache_seqlens.device.type == "cpu") and B > 0:
-        low, high = cache_seqlens.min().item(), cache_seqlens.max().item()
-        if low < 0 or high > Lk:
-            raise ValueError(
-                f"cache_seqlens must be from 0 to {Lk}, the cache's length "
-                f"(k_cache {_shape(k_cache)}); got lengths from {low} to {high}"
-            )
-
-
-def check_num_splits(num_splits: int | None) -> None:
-    """Raise TypeError unless num_splits is None or an int, ValueError if it is below 1."""
-    if num_splits is None:
-        return
-    if isinstance(num_splits, bool) or not isinstance(num_splits, int):
-        raise TypeError(f"num_splits must be an int or None; got {num_splits!r}")
-    if num_splits < 1:
-        raise ValueError(f"num_splits must be at least 1; got {num_splits}")
-
-
 def resolve_scale(scale: float | None, head_dim: int) -> float:
     """Return `scale`, or 1/√D where it is None.
 

@@ -110,8 +110,8 @@ def online_softmax_step(
     ruler_log2 = tl.where(m_new_log2 == float("-inf"), 0.0, m_new_log2)
     alpha = tl.exp2(m_log2 - ruler_log2)  # old ruler → new ruler; 0 if nothing was seen before
     distance_log2 = scores_log2 - ruler_log2[:, None]
-    if lost is not None:
-        distance_log2 += lost
+    if lost is not None:  # of a score beyond 2^31 it passes 128, and 2^lost is no number any more
+        distance_log2 += tl.minimum(tl.maximum(lost, -64.0), 64.0)
     p = tl.exp2(distance_log2)
     return m_new_log2, l * alpha + tl.sum(p, 1), acc * alpha[:, None], p
 

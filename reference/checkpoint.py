@@ -70,7 +70,10 @@ def load(
 
 
 def held_out(folder: Path = WEIGHTS) -> bytes:
-    """The text that the model in this folder was not trained on."""
+    """The text that the model in this folder was not trained on.
+
+    The course's text has grown since: what `collect()` holds out today, an older model may know.
+    """
     return (folder / HELD_OUT).read_bytes()
 
 

@@ -142,3 +142,9 @@ def test_a_tree_of_guesses():
         places = [*range(66), *keys]
         alone = flash_decode(q[:, queries], k[:, places], v[:, places], num_splits=1)
         torch.testing.assert_close(o[:, queries], alone, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e5, 2.0**31, 2.0**60])
+def test_scores_too_large_for_their_digits(scale):
+    """fp32 knows scores of 1e10 to the thousand: the largest wins, and nothing overflows."""
+    judge(plain_call((130, 3), scale=scale), num_splits=2)

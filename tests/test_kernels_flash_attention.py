@@ -238,7 +238,8 @@ def test_the_launch_table_covers_every_head_dim(head_dim, tensor_cores):
         sizes = {"num_queries": num_queries, "head_dim": head_dim, "tensor_cores": tensor_cores}
         launch = choose_prefill_launch(**sizes, interpreted=interpreted)
         assert head_dim <= launch.block_d < max(17, 2 * head_dim)
-        assert (launch.block_m == 16) == (num_queries == 1)
+        no_room = head_dim > 128 and not (tensor_cores or interpreted)  # larger tiles spill
+        assert (launch.block_m == 16) == (num_queries == 1 or no_room)
         assert min(launch.block_m, launch.block_n) >= 16  # the least that tl.dot takes
         for number in (launch.block_m, launch.block_n, launch.block_d, launch.num_warps):
             assert number & (number - 1) == 0
