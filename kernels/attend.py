@@ -177,6 +177,11 @@ def multiply(q, k) -> tl.tensor:
 @triton.jit
 def weigh(p, v, dtype: tl.constexpr, acc) -> tl.tensor:
     """Return acc + p v (BLOCK_M, BLOCK_DV); p is rounded to the dtype of the queries."""
+    if v.dtype != dtype and p.shape[0] > 1:
+        # Widened in halves and put together again. Triton would else copy V to shared memory in the
+        # layout of the dot, 64 bits at a time; so it loads 128, and turns V in registers.
+        even, odd = tl.split(tl.reshape(v, (v.shape[0], v.shape[1] // 2, 2)))
+        v = tl.reshape(tl.join(widen(even, dtype), widen(odd, dtype)), v.shape)
     v = widen(v, dtype)
     if p.shape[0] == 1:
         acc += tl.sum(tl.trans(p) * to_fp32(v), 0)[None, :]

@@ -92,9 +92,7 @@ def _case(
     title = f"split {kind} D={shape.D} G={shape.G} Lq={shape.Lq} {name}".strip()
     make: Callable[[Target], KernelCall] = partial(_split, shape, features)
     dots = shape.dtype != "fp32" and shape.G * shape.Lq > 1
-    # Triton copies V to shared memory as the dot will read it, 8 numbers at a time: 64 bits where a
-    # number has 8. The keys, which the dot reads along D, have no such limit.
-    streams = ("k",) if shape.latent or (shape.kv and dots) else ("k", "v")
+    streams = ("k",) if shape.latent else ("k", "v")
     return LaunchCase(title, make, streams=streams, dots=dots, unsupported=unsupported or {})
 
 
