@@ -52,9 +52,8 @@ def test_the_promises_are_worth_something(reports):
         if row.failure or not row.name.startswith(("flash_attention", "split")):
             continue
         several_rows = "fp32" not in row.name and "G=1 Lq=1" not in row.name
-        # MLA has one cache for both; for a quantised V see kernels.decode_cases.
-        k_alone = "MLA" in row.name or "int8" in row.name
-        assert set(row.stream_bits) == ({"k"} if k_alone else {"k", "v"}), row.name
+        streams = {"k"} if "MLA" in row.name else {"k", "v"}  # MLA has one cache for both
+        assert set(row.stream_bits) == streams, row.name
         assert (row.tensor_core > 0) == several_rows, row.name
         assert row.async_copies > 0 or not several_rows, row.name
 
