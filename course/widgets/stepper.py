@@ -1,13 +1,7 @@
-"""Things to play with in a lesson: a slider in front of figures that the lesson also has in print.
-
-A widget needs a running kernel. Beside each one the lesson shows a static figure of the same
-numbers, for those who read it on the web.
-"""
+"""A slider and a play button through the states of the online softmax, key by key."""
 
 from __future__ import annotations
 
-import base64
-import html
 import math
 from collections.abc import Sequence
 
@@ -15,6 +9,7 @@ import ipywidgets
 from torch import Tensor
 
 from course.figures.online_softmax import state_step
+from course.widgets.explorer import View, page
 
 
 def step_sentence(scores: Tensor, states: Sequence, t: int) -> str:
@@ -49,10 +44,7 @@ def step_sentence(scores: Tensor, states: Sequence, t: int) -> str:
 
 def step_page(scores: Tensor, values: Tensor, states: Sequence, t: int) -> str:
     """The HTML of step t: its figure (`course.figures.state_step`) and its sentence."""
-    png = base64.b64encode(state_step(scores, values, states, t)._repr_png_()).decode()
-    sentence = html.escape(step_sentence(scores, states, t))
-    image = f'<img src="data:image/png;base64,{png}" alt="{sentence}" style="max-width: 100%">'
-    return f"{image}<p>{sentence}</p>"
+    return page(View(state_step(scores, values, states, t), step_sentence(scores, states, t)))
 
 
 def stepper(scores: Tensor, values: Tensor, states: Sequence) -> ipywidgets.VBox:
@@ -70,10 +62,10 @@ def stepper(scores: Tensor, values: Tensor, states: Sequence) -> ipywidgets.VBox
     slider = ipywidgets.IntSlider(value=0, min=0, max=last, description="keys seen")
     play = ipywidgets.Play(value=0, min=0, max=last, interval=1500)
     ipywidgets.jslink((play, "value"), (slider, "value"))
-    page = ipywidgets.HTML(step_page(scores, values, states, 0))
+    shown = ipywidgets.HTML(step_page(scores, values, states, 0))
 
     def show(change: dict) -> None:
-        page.value = step_page(scores, values, states, change["new"])
+        shown.value = step_page(scores, values, states, change["new"])
 
     slider.observe(show, names="value")
-    return ipywidgets.VBox([ipywidgets.HBox([play, slider]), page])
+    return ipywidgets.VBox([ipywidgets.HBox([play, slider]), shown])
