@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 
-RESULTS = Path(__file__).parent / "results"
+from course import recorded
+from course.recorded import RESULTS
 
 
 def interleave(
@@ -93,5 +94,4 @@ def save(path: Path, protocol: str, rows: list[dict], **more: object) -> Path:
 
 def load(name: str) -> dict | None:
     """The recorded run `results/NAME.json`, or None if nobody has recorded one yet."""
-    path = RESULTS / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    return recorded.load(name, RESULTS)

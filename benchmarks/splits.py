@@ -17,6 +17,7 @@ from benchmarks.machine import free_bytes
 from benchmarks.record import Record
 from benchmarks.session import Cell, Session
 from benchmarks.timing import cold_bytes, number_of_sets
+from course.hardware.split_curves import interpolate
 from kernels.decode import plan_launch
 from kernels.features import Features
 from kernels.flash_decoding import flash_decode
@@ -81,13 +82,9 @@ def regret(row: dict) -> float | None:
     0.25
     """
     points = list(zip(row.get("num_splits", ()), row.get("ms", ()), strict=True))
-    below = [p for p in points if p[0] <= row["chosen"]]
-    above = [p for p in points if p[0] >= row["chosen"]]
-    if not below or not above:
+    if not points or not points[0][0] <= row["chosen"] <= points[-1][0]:
         return None
-    (s0, t0), (s1, t1) = below[-1], above[0]
-    at = t0 if s0 == s1 else t0 + (t1 - t0) * (row["chosen"] - s0) / (s1 - s0)
-    return at / min(row["ms"]) - 1
+    return interpolate(points, row["chosen"]) / min(row["ms"]) - 1
 
 
 def table(rows: Sequence[dict]) -> str:

@@ -97,6 +97,7 @@ def plan_launch(
         return launch, parts, splits.split_size // launch.block_n
     if splits.num_splits is not None:  # more splits than blocks would be empty
         return launch, min(splits.num_splits, max(1, -(-capacity // launch.block_n))), None
+    columns = D if _shares_memory(k_cache, v_cache, launch) else D + v_cache.shape[3]
     parts = choose_num_splits(
         batch=B,
         kv_heads=Hkv,
@@ -104,6 +105,8 @@ def plan_launch(
         max_len=features.span(k_cache, Lq),
         block_n=launch.block_n,
         num_sms=splits.num_sms or sms_of(q.device),
+        token_bytes=columns * k_cache.element_size(),
+        partial_bytes=4 * min(rows, launch.block_m) * (v_cache.shape[3] + 1),
     )
     return launch, parts, None
 
@@ -125,7 +128,7 @@ def _partials(
 def _shares_memory(k_cache: Tensor, v_cache: Tensor, launch: Launch) -> bool:
     """Say whether the values are the first columns of the keys, block for block (MLA)."""
     return (
-        v_cache.data_ptr() == k_cache.data_ptr()
+        v_cache.data_ptr() == k_cache.data_ptr() != 0
         and v_cache.stride() == k_cache.stride()
         and launch.block_dv == launch.block_d
         and k_cache.numel() > 0

@@ -32,6 +32,10 @@ class Device:
     eager mode; a CUDA graph needs less, say `dataclasses.replace(device, launch_us=2.0)`.
     reachable: the share of `bandwidth` that a good kernel reaches, an assumption too. memory_gb:
     GB (10⁹ bytes). arch: as `kernels.targets` has it. source: documents.
+
+    Three more assumptions, to ask "what if" with: fill_us: µs from a wave's start to its first
+    keys. alone: the share of its pace that an SM reaches with one program, where it has room for
+    two. pace: how many times its equal share of the bandwidth an SM draws while others rest.
     """
 
     name: str
@@ -46,16 +50,23 @@ class Device:
     memory_gb: float | None = None
     arch: str | None = None
     source: str = ""
+    fill_us: float = 0.0
+    alone: float = 1.0
+    pace: float = 1.0
 
     def __post_init__(self) -> None:
         for field in ("sms", "bandwidth", "tensor_tflops", "fp32_tflops"):
             if not getattr(self, field) > 0:
                 raise ValueError(f"{field} must be above 0; got {getattr(self, field)}")
-        if not (self.l2_mb >= 0 and self.launch_us >= 0):
-            got = f"{self.l2_mb} and {self.launch_us}"
-            raise ValueError(f"l2_mb and launch_us must not be negative; got {got}")
-        if not 0 < self.reachable <= 1:
-            raise ValueError(f"reachable must be above 0 and at most 1; got {self.reachable}")
+        for field in ("l2_mb", "launch_us", "fill_us"):
+            if not getattr(self, field) >= 0:
+                raise ValueError(f"{field} must not be negative; got {getattr(self, field)}")
+        for field in ("reachable", "alone"):
+            if not 0 < getattr(self, field) <= 1:
+                got = getattr(self, field)
+                raise ValueError(f"{field} must be above 0 and at most 1; got {got}")
+        if not self.pace >= 1:
+            raise ValueError(f"pace must be at least 1; got {self.pace}")
         if self.memory_gb is not None and not self.memory_gb > 0:
             raise ValueError(f"memory_gb must be above 0; got {self.memory_gb}")
 

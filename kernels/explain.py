@@ -2,11 +2,11 @@
 
     >>> print(explain(batch=1, heads=(32, 8), head_dim=128, length=65536, device="H100 SXM"))
     H100 SXM: batch 1, heads 32/8, D 128, 65,536 keys, bf16
-      splits    28 of 2,368 keys, in blocks of 64
-      programs  224 on 264 slots
-      waves     0.85, 85 % busy
-      bytes     268.4 MB of K and V, 462.3 kB of partial results twice
-      time      125.3 µs = 89.2 memory + 15.9 idle + 20.0 launch + 0.2 merge
+      splits    32 of 2,048 keys, in blocks of 64
+      programs  256 on 264 slots
+      waves     0.97, 97 % busy
+      bytes     268.4 MB of K and V, 528.4 kB of partial results twice
+      time      112.2 µs = 89.2 memory + 2.8 idle + 20.0 launch + 0.2 merge
       bound by  memory bandwidth
       a model from datasheet figures, not a measurement
 
@@ -21,30 +21,33 @@ and all that it assumes:
    written once.
 2. A good kernel reaches `device.reachable` of a datasheet's bandwidth, 90 %, and all of its peak,
    counted for the rows of a tile with their padding; a single row does not use tensor cores.
-3. Programs that have keys share the work equally, and a wave of them starts when the one before
-   is done. They are dealt out to SMs in turn, and an SM draws no more than its share of bandwidth
-   and arithmetic, so that a wave takes as long as its fullest SM: fewer programs than SMs as long
-   as one on each, one more than SMs as long as two on each. occupancy is the share that is not
-   lost so. Tiles of query rows (there are several from 65 rows a KV head on) read the same K and V
-   at the same time, which helps none of them: more than two of them are slower.
+3. A wave of programs starts when the one before is done, and every split is as long as the
+   longest, which has whole blocks of keys. Programs are dealt out to SMs in turn, and an SM draws
+   no more than its share of bandwidth and arithmetic, so that a wave takes as long as its fullest
+   SM: fewer programs than SMs as long as one on each, one more than SMs as long as two on each.
+   occupancy is the share that is not lost so. Tiles of query rows (there are several from 65 rows a
+   KV head on) read the same K and V at the same time, which helps none of them: more than two of
+   them are slower.
 4. A launch takes `device.launch_us` by itself; the merge of splits is a second one, and reads the
    partial results at the bandwidth of 2.
 
-Left out: the latency of the first loads, short splits that never fill their pipeline, clocks, and
-rows of different length (`kernels.plan`). So it is too fast where splits are short.
+Left out: clocks, rows of different length (`kernels.plan`), and, unless a `Device` says otherwise,
+the latency of the first loads (`fill_us`): so it is too fast where splits are short.
 
 Beside figures that others measured on an A100, taken to be the 80 GB one, in µs (fp16, heads 16/2,
-D 128, batch × keys):
+D 128, batch × keys; splits by FlashAttention-2's rule, as the code of that time had it):
 
                    Flash-Decoding                         FlashAttention-2: a program a query head
                    1 × 65,536   1 × 131,072   8 × 8,192   1 × 65,536   1 × 131,072   8 × 8,192
     published            64.4         106.6        56.4        2,300         4,592         530
-    this model           62.9         104.9        62.1        1,985         3,960         504
+    this model           63.3         105.8        63.4        1,985         3,960         504
 
 Sources: the figures are those of Dao, Haziza, Massa & Sizov 2023, "Flash-Decoding for long-context
 inference"; Williams, Waterman & Patterson 2009, "Roofline" (the maximum of two times); waves and
 split rule: `kernels.heuristics`.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -52,7 +55,8 @@ from torch import Tensor
 from kernels.devices import Device
 from kernels.explain_arguments import check_counts, check_dtypes, check_keys
 from kernels.explanation import Explanation
-from kernels.heuristics import Launch, choose_decode_launch, choose_num_splits
+from kernels.heuristics import Launch, choose_decode_launch, choose_num_splits, split_shape
+from kernels.split_rules import SplitShape
 
 DTYPES = {
     "fp32": torch.float32,
@@ -112,13 +116,15 @@ def explain(
     device = Device.named(device) if isinstance(device, str) else device or Device.here()
     sight = capacity if window is None else min(capacity, window + queries)
     fast = dtype != "fp32" and device.tensor_cores
-    chosen = _choose(counts, heads, kv_dtype, fast, sight, device, num_splits)
-    keys, rows = min(length, sight), batch * queries * heads[0]
     columns = head_dim if latent else head_dim + value_dim
+    *chosen, shape = _choose(counts, heads, kv_dtype, fast, sight, columns, device, num_splits)
+    keys, rows = min(length, sight), batch * queries * heads[0]
     pages = 0 if page_size is None else batch * -(-keys // page_size)
     return Explanation(
         device=device,
         call=_in_words(counts, heads, length, window, dtype, kv_dtype),
+        keys=keys,
+        shape=shape,
         kv_bytes=batch * keys * heads[1] * columns * DTYPES[kv_dtype].itemsize,
         other_bytes=rows * ((head_dim + value_dim) * DTYPES[dtype].itemsize + 4) + 4 * pages,
         **_cut(chosen, keys, rows, batch * heads[1], head_dim, value_dim),
@@ -173,9 +179,10 @@ def _choose(
     kv_dtype: str,
     tensor_cores: bool,
     sight: int,
+    columns: int,
     device: Device,
     num_splits: int | None,
-) -> tuple[Launch, int, int]:
+) -> tuple[Launch, int, int, SplitShape]:
     """Ask `kernels.heuristics` as `flash_decode` does: for tile sizes, tiles and splits."""
     rows = counts["queries"] * heads[0] // heads[1]
     launch = choose_decode_launch(
@@ -186,19 +193,21 @@ def _choose(
         tensor_cores=tensor_cores,
     )
     m_tiles = -(-rows // launch.block_m)
-    splits = num_splits or choose_num_splits(
-        batch=counts["batch"],
-        kv_heads=heads[1],
-        m_tiles=m_tiles,
-        max_len=sight,
-        block_n=launch.block_n,
-        num_sms=device.sms,
-    )
-    return launch, m_tiles, splits
+    asked = {
+        "batch": counts["batch"],
+        "kv_heads": heads[1],
+        "m_tiles": m_tiles,
+        "max_len": sight,
+        "block_n": launch.block_n,
+        "num_sms": device.sms,
+        "token_bytes": columns * DTYPES[kv_dtype].itemsize,
+        "partial_bytes": 4 * min(rows, launch.block_m) * (counts["value_dim"] + 1),
+    }
+    return launch, m_tiles, num_splits or choose_num_splits(**asked), split_shape(**asked)
 
 
 def _cut(
-    chosen: tuple[Launch, int, int], keys: int, rows: int, readers: int, D: int, Dv: int
+    chosen: Sequence[Launch | int], keys: int, rows: int, readers: int, D: int, Dv: int
 ) -> dict[str, int]:
     """Count splits, programs, and what grows with them; readers: B·Hkv, rows: B·Lq·Hq."""
     launch, m_tiles, splits = chosen

@@ -10,29 +10,34 @@ import math
 from dataclasses import dataclass
 
 from kernels.devices import REACHABLE, Device
-from kernels.heuristics import PROGRAMS_PER_SM, wave_efficiency, waves
+from kernels.split_rules import PROGRAMS_PER_SM, SplitShape, wave_efficiency, waves
 
 __all__ = ["REACHABLE", "Explanation", "occupancy"]
 
 
-def occupancy(programs: int, sms: int, slots: int, readers: int = 1) -> float:
+def occupancy(programs: int, sms: int, slots: int, readers: int = 1, alone: float = 1.0) -> float:
     """Return which share of its speed a GPU can use, over all waves of programs: from 0 to 1.
 
     An SM draws at most its share, so a wave takes as long as its fullest SM. readers: programs that
     read the same bytes, side by side, each at its own pace: of the memory's speed they use what one
-    of them would.
+    of them would. alone: the share of its pace that an SM reaches with one program where it has
+    room for more; with all of them it reaches all.
 
     >>> occupancy(1, sms=4, slots=8), occupancy(4, sms=4, slots=8), occupancy(9, sms=4, slots=8)
     (0.25, 1.0, 0.75)
-    >>> occupancy(5, sms=4, slots=8)
-    0.625
+    >>> occupancy(5, sms=4, slots=8), occupancy(4, sms=4, slots=8, alone=0.8)
+    (0.625, 0.8)
 
     Nine programs: eight run at full speed, the ninth alone on one of four SMs takes as long as
     four would. 9 / (8 + 4). Five: one SM has two of them, and takes as long as if all had two.
     5 / 8. Nothing to do counts as 1.
     """
     full, rest = divmod(programs, slots)
-    last = sms * max(-(-rest // sms), readers) if rest else 0
+    last = 0.0
+    if rest:
+        together, room = -(-rest // sms), slots // sms
+        pace = alone + (1 - alone) * (together - 1) / (room - 1) if room > 1 else 1.0
+        last = sms * max(together / pace, readers)
     places = full * max(slots, sms * readers) + last
     return programs / places if programs else 1.0
 
@@ -41,19 +46,22 @@ def occupancy(programs: int, sms: int, slots: int, readers: int = 1) -> float:
 class Explanation:
     """What a decode call does, and how long that should take by the model; prints as a block.
 
-    device, call: where, and the shapes in words. splits: how often the keys are cut; split_keys:
-    keys of a split (of all but the last); block_n: keys a block. programs: of stage 1; busy: those
-    that have keys; m_tiles: tiles of query rows, which read the same keys. kv_bytes: K and V;
-    partial_bytes: the partial results, written and read again; other_bytes: q, o, lse and the
-    block table. operations: of stage 1, padded rows included; peak_tflops: how many of them the
-    device can do, 10¹² a second. programs_per_sm: how many an SM holds at once;
-    two is what the choice of splits takes for granted, and `dataclasses.replace` asks "what if".
+    device, call: where, and the shapes in words. shape: what a split rule sees. keys: of a row.
+    splits: how often they are cut; split_keys: keys of a split (of all but the last); block_n: keys
+    a block. programs: of stage 1; busy: those that have keys; m_tiles: tiles of query rows, which
+    read the same keys. kv_bytes: K and V; partial_bytes: the partial results, written and read
+    again; other_bytes: q, o, lse and the block table. operations: of stage 1, padded rows included;
+    peak_tflops: how many of them the device can do, 10¹² a second. programs_per_sm: how many an SM
+    holds at once; two is what the choice of splits takes for granted, and `dataclasses.replace`
+    asks "what if".
 
     Raises ValueError where programs_per_sm is below 1.
     """
 
     device: Device
     call: str
+    shape: SplitShape
+    keys: int
     splits: int
     split_keys: int
     block_n: int
@@ -102,15 +110,21 @@ class Explanation:
         return self.operations / (self.peak_tflops * 1e6)
 
     @property
+    def uneven(self) -> float:
+        """Keys of the longest split over those of the mean one, at least 1; the last is shorter."""
+        mean = self.keys * self.programs / self.splits / self.busy if self.busy else 0
+        return max(1.0, self.split_keys / mean) if mean else 1.0
+
+    @property
     def idle_us(self) -> float:
-        """What stage 1 takes longer because SMs have nothing to do, µs."""
-        return max(self.memory_us, self.arithmetic_us) * (1 / self._occupancy() - 1)
+        """What stage 1 takes longer because SMs have nothing to do or wait for first keys, µs."""
+        filled = self.device.fill_us * math.ceil(self.waves)
+        return self._starved_us() - max(self.memory_us, self.arithmetic_us) + filled
 
     @property
     def again_us(self) -> float:
         """What stage 1 takes longer because every tile reads K and V again, if from L2, µs."""
-        needed = max(self.memory_us, self.arithmetic_us) + self.idle_us
-        return max(0.0, self.memory_us / self._occupancy(self.m_tiles) - needed)
+        return self._starved_us(self.m_tiles) - self._starved_us()
 
     @property
     def launch_us(self) -> float:
@@ -149,8 +163,20 @@ class Explanation:
         }
         return max(parts, key=lambda part: parts[part])
 
-    def _occupancy(self, readers: int = 1) -> float:
-        return occupancy(self.busy, self.device.sms, self.slots, readers)
+    def _starved_us(self, readers: int = 1) -> float:
+        """Return how long stage 1 takes, µs, if all programs start at once and wait for nothing.
+
+        At least as long as the whole GPU needs, and as its fullest SM needs: of memory's speed an
+        SM may draw more than its share (`Device.pace`), of arithmetic it has no more.
+        """
+        sms, slots, alone = self.device.sms, self.slots, self.device.alone
+        fullest = self.uneven / occupancy(self.busy, sms, slots, alone=alone)
+        tiles = self.uneven / occupancy(self.busy, sms, slots, readers, alone)
+        return max(
+            self.memory_us,
+            self.arithmetic_us * fullest,
+            self.memory_us * tiles / self.device.pace,
+        )
 
     @property
     def _bytes_per_us(self) -> float:

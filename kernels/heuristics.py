@@ -1,18 +1,7 @@
 """How many splits, and which tile sizes: plain Python on plain numbers, no GPU and no triton.
 
-**Number of splits.** A GPU runs as many programs at once as it has slots; what does not fit waits
-for the next *wave*. The last wave is rarely full, and an unfilled slot is bandwidth not used:
-
-    slots = 4, programs = 5    wave 1  ■ ■ ■ ■     waves = 5/4, run as 2
-                               wave 2  ■ · · ·     efficiency = (5/4) / 2 = 0.625
-
-More splits make more programs, which fill the waves better, but each split adds a partial result
-to write, read and merge. The rule: don't split where the programs fill 80 % of the slots by
-themselves; else take the *fewest* splits whose efficiency is at least 85 % of the best to be had.
-
-Source: FlashAttention-2 (Dao, `num_splits_heuristic` in `csrc/flash_attn/flash_api.cpp`), which
-also counts two slots an SM. Its known weakness is here too: it sees the capacity of the cache, not
-the lengths in it, which only the device knows.
+**Number of splits.** The one that costs least by the model of `kernels.split_rules`, which has the
+lower regret, over what is assumed of GPUs, than the rules of FlashAttention-2 and 3 beside it.
 
 **Tile sizes.** A table, not a search: compiled for sm_80 and sm_90, every row of it keeps its
 state in registers (no spills). It has not been tuned on a GPU.
@@ -22,33 +11,10 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
+from kernels.split_rules import MAX_SPLITS, SplitShape, cost_model
+
 STAND_IN_SMS = 16
 """Number of SMs assumed where there is no GPU: enough for an interpreted call to be split."""
-
-MAX_SPLITS = 128
-PROGRAMS_PER_SM = 2
-GOOD_ENOUGH = 0.85
-FULL_ENOUGH = 0.8
-
-
-def waves(programs: int, slots: int) -> float:
-    """Return how many times all slots are filled; 1.25 means one full wave and a quarter.
-
-    >>> waves(5, 4)
-    1.25
-    """
-    return programs / slots
-
-
-def wave_efficiency(programs: int, slots: int) -> float:
-    """Return the share of slots that are busy, averaged over all waves: from 0 to 1.
-
-    >>> wave_efficiency(5, 4)
-    0.625
-
-    Five programs on four slots take two waves, eight places, of which five are used.
-    """
-    return waves(programs, slots) / math.ceil(waves(programs, slots)) if programs else 0.0
 
 
 @lru_cache  # a model asks the same question at every layer and step, and a step is microseconds
@@ -61,9 +27,10 @@ def choose_num_splits(
     block_n: int,
     num_sms: int,
     max_splits: int = MAX_SPLITS,
-    programs_per_sm: int = PROGRAMS_PER_SM,
+    token_bytes: int = SplitShape.token_bytes,
+    partial_bytes: int = SplitShape.partial_bytes,
 ) -> int:
-    """Return the number of splits that fills a GPU with the least extra work.
+    """Return the number of splits that costs least, by `kernels.split_rules.cost_model`.
 
     Args:
         batch, kv_heads, m_tiles: one split launches their product of programs.
@@ -71,7 +38,9 @@ def choose_num_splits(
         block_n: keys a block; a split is made of whole blocks, so more splits than blocks is
             never chosen.
         num_sms: streaming multiprocessors of the GPU.
-        max_splits: upper bound. programs_per_sm: programs that an SM holds at once.
+        max_splits: upper bound.
+        token_bytes: K and V of a token of one KV head, bytes. partial_bytes: what a program of one
+            split writes: o and lse of its query rows, fp32.
 
     Returns:
         From 1 to min(max_splits, blocks).
@@ -79,38 +48,39 @@ def choose_num_splits(
     Raises:
         ValueError: a number below 1 (max_len and batch may be 0).
 
-    Source: FlashAttention-2's `num_splits_heuristic`, see the head of this module.
-
     >>> choose_num_splits(
     ...     batch=1, kv_heads=8, m_tiles=1, max_len=65536, block_n=64, num_sms=132)
-    28
+    32
 
-    Unsplit, 8 programs leave 256 of 264 slots idle; 28 splits keep 85 % of them busy, 32 (the best
-    that can be had) 97 %.
+    Unsplit, 8 programs leave 124 of 132 SMs idle; with 32 splits, 256 programs, 97 % of the slots
+    are busy.
     """
-    least = {"kv_heads": kv_heads, "m_tiles": m_tiles, "block_n": block_n, "num_sms": num_sms}
-    least |= {"max_splits": max_splits, "programs_per_sm": programs_per_sm}
-    for name, number in least.items():
+    shape = split_shape(
+        batch=batch,
+        kv_heads=kv_heads,
+        m_tiles=m_tiles,
+        max_len=max_len,
+        block_n=block_n,
+        num_sms=num_sms,
+        max_splits=max_splits,
+        token_bytes=token_bytes,
+        partial_bytes=partial_bytes,
+    )
+    return cost_model(shape)
+
+
+def split_shape(
+    *, batch: int, kv_heads: int, m_tiles: int, max_len: int, block_n: int, **rest: int
+) -> SplitShape:
+    """Return what a split rule sees of a call; arguments and errors as of `choose_num_splits`."""
+    for name, number in {"kv_heads": kv_heads, "m_tiles": m_tiles, "block_n": block_n}.items():
         if number < 1:
             raise ValueError(f"{name} must be at least 1; got {number}")
     if max_len < 0 or batch < 0:
         raise ValueError(f"max_len and batch must not be negative; got {max_len} and {batch}")
-
-    slots = num_sms * programs_per_sm
-    programs = batch * kv_heads * m_tiles
-    if programs >= FULL_ENOUGH * slots:  # full enough: splitting would only add a merge
-        return 1
     blocks = math.ceil(max_len / block_n)
-    useful = [s for s in range(1, min(max_splits, slots, blocks) + 1) if _all_busy(blocks, s)]
-    efficiency = {s: wave_efficiency(programs * s, slots) for s in useful}
-    best = max(efficiency.values(), default=0.0)
-    return next((s for s in useful if efficiency[s] >= GOOD_ENOUGH * best), 1)
-
-
-def _all_busy(blocks: int, splits: int) -> bool:
-    """Say whether every split gets a block, if each takes ⌈blocks / splits⌉ of them."""
-    chunk = math.ceil(blocks / splits)
-    return math.ceil(blocks / chunk) == splits
+    programs = batch * kv_heads * m_tiles
+    return SplitShape(programs, blocks, m_tiles=m_tiles, block_n=block_n, **rest)
 
 
 @dataclass(frozen=True)

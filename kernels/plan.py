@@ -43,9 +43,9 @@ from kernels.arguments import check_device
 from kernels.call import KernelCall
 from kernels.compile_case import LaunchCase
 from kernels.decode_arguments import check_index
-from kernels.heuristics import PROGRAMS_PER_SM
 from kernels.plan_kernel import plan_call
 from kernels.runtime import num_sms as sms_of
+from kernels.split_rules import PROGRAMS_PER_SM
 
 Window = int | tuple[int | None, int | None] | None
 

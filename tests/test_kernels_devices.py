@@ -134,9 +134,13 @@ def test_misuse_is_told():
         Device.named("abacus")
     with pytest.raises(ValueError, match="bandwidth must be above 0; got 0"):
         dataclasses.replace(DEVICES[0], bandwidth=0)
-    with pytest.raises(ValueError, match=r"must not be negative; got 6\.0 and -1"):
-        dataclasses.replace(DEVICES[0], launch_us=-1)
-    with pytest.raises(ValueError, match=r"reachable must be above 0 and at most 1; got 1\.1"):
-        dataclasses.replace(DEVICES[0], reachable=1.1)
+    for field in ("l2_mb", "launch_us", "fill_us"):
+        with pytest.raises(ValueError, match=f"{field} must not be negative; got -1"):
+            dataclasses.replace(DEVICES[0], **{field: -1})
+    for field in ("reachable", "alone"):
+        with pytest.raises(ValueError, match=rf"{field} must be above 0 and at most 1; got 1\.1"):
+            dataclasses.replace(DEVICES[0], **{field: 1.1})
+    with pytest.raises(ValueError, match=r"pace must be at least 1; got 0\.5"):
+        dataclasses.replace(DEVICES[0], pace=0.5)
     with pytest.raises(ValueError, match="memory_gb must be above 0; got 0"):
         dataclasses.replace(DEVICES[0], memory_gb=0)

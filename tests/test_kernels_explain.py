@@ -15,6 +15,7 @@ from kernels.explain import explain, explain_call
 from kernels.explanation import REACHABLE, occupancy
 from kernels.features import Features
 from kernels.runtime import INTERPRETED
+from kernels.split_rules import flash_attention_2
 from kernels.splits import Splits
 
 H100 = Device.named("H100 SXM")
@@ -131,9 +132,9 @@ def test_a_faster_device_takes_less_time():
 def test_room_in_the_cache_costs_splits_without_keys():
     """The weakness of a rule that sees the capacity: the programs of a short row are idle."""
     said = say(length=512, capacity=65536)
-    assert said.splits == say().splits == 28
-    assert (said.programs, said.busy) == (28 * 8, 8 * 8)  # 8 blocks of 64 keys, 8 KV heads
-    assert "160 without a key" in str(said)
+    assert said.splits == say().splits == 32
+    assert (said.programs, said.busy) == (32 * 8, 8 * 8)  # 8 blocks of 64 keys, 8 KV heads
+    assert "192 without a key" in str(said)
     assert say(length=0, capacity=65536).busy == 0
 
 
@@ -161,16 +162,11 @@ def test_occupancy_by_hand():
 )
 def test_near_published_figures(batch, heads, length, published_us):
     """The Flash-Decoding post's, on an A100, fp16, D = 128; 56 … 4,592 µs: within 15 %."""
-    splits = 1 if heads == (16, 16) else None
-    said = explain(
-        batch=batch,
-        heads=heads,
-        head_dim=128,
-        length=length,
-        dtype="fp16",
-        num_splits=splits,
-        device="A100 80GB SXM",
-    )
+    call = {"batch": batch, "heads": heads, "head_dim": 128, "length": length, "dtype": "fp16"}
+    said = explain(**call, num_splits=1, device="A100 80GB SXM")
+    if heads != (16, 16):  # as its code chose them
+        splits = flash_attention_2(said.shape)
+        said = explain(**call, num_splits=splits, device="A100 80GB SXM")
     assert abs(said.time_us / published_us - 1) <= 0.15
 
 

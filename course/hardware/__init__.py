@@ -8,6 +8,8 @@
     kv_memory    bytes of KV cache per token and user, users that fit
     published    figures of others beside the model
     fitted       the model's assumptions, fitted on a recorded GPU run
+    split_curves time against the number of splits
+    regret       split rules scored against the best of all numbers of splits
 
 Predictions are those of `kernels.explain`: there is one model. Units are in the names: `_us` is
 microseconds, `_gb` 10⁹ bytes, `_tflops` 10¹² operations a second; bandwidth is in GB/s.

@@ -95,9 +95,8 @@ def utilisation(runs: Sequence[Run], sms: int) -> float:
     positive("sms", sms)
     total = makespan(runs)
     busy = 0.0
-    for sm in {run.sm for run in runs}:
-        until = 0.0  # runs of an SM may overlap: count the time in which there is any
-        for run in sorted((r for r in runs if r.sm == sm), key=lambda r: r.start):
-            busy += max(0.0, run.stop - max(run.start, until))
-            until = max(until, run.stop)
+    until: dict[int, float] = {}  # runs of an SM may overlap: count the time in which there is any
+    for run in sorted(runs, key=lambda run: run.start):
+        busy += max(0.0, run.stop - max(run.start, until.get(run.sm, 0.0)))
+        until[run.sm] = max(run.stop, until.get(run.sm, 0.0))
     return busy / (total * sms) if total else 0.0
