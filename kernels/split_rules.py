@@ -53,10 +53,10 @@ class SplitShape:
     max_splits: int = MAX_SPLITS
 
     def __post_init__(self) -> None:
-        for name in ("num_sms", "m_tiles", "token_bytes", "block_n", "partial_bytes", "max_splits"):
+        for name in ("num_sms", "m_tiles", "block_n", "max_splits"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
-        for name in ("programs", "blocks"):
+        for name in ("programs", "blocks", "token_bytes", "partial_bytes"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
 

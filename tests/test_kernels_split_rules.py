@@ -149,13 +149,13 @@ def test_fixed_rules():
             make(0)
 
 
-@pytest.mark.parametrize("name", ["num_sms", "m_tiles", "token_bytes", "block_n"])
+@pytest.mark.parametrize("name", ["num_sms", "m_tiles", "block_n", "max_splits"])
 def test_nothing_below_one(name):
     with pytest.raises(ValueError, match=f"{name} must be at least 1; got 0"):
         with_(**{name: 0})
 
 
-@pytest.mark.parametrize("name", ["programs", "blocks"])
+@pytest.mark.parametrize("name", ["programs", "blocks", "token_bytes", "partial_bytes"])
 def test_nothing_negative(name):
     with pytest.raises(ValueError, match=f"{name} must not be negative; got -1"):
         with_(**{name: -1})
