@@ -8,11 +8,9 @@ import torch
 from torch import Tensor
 
 from kernels.append_kernel import Tokens
+from kernels.arguments import DTYPES
+from kernels.cache_arguments import QUANTISED, check_pages, check_rows, check_scale
 from kernels.runtime import INTERPRETED
-
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-EIGHT_BITS = (torch.int8, torch.float8_e4m3fn, torch.float8_e5m2)
-INDICES = (torch.int32, torch.int64)
 
 
 def check_tokens(x: Tokens, rotate_at: str) -> None:
@@ -28,7 +26,7 @@ def check_tokens(x: Tokens, rotate_at: str) -> None:
     )
     _check_dtypes(x)
     for name in ("cache_seqlens", "cache_batch_idx"):
-        _check_index(name, getattr(x, name), (B,))
+        check_rows(name, getattr(x, name), B)
     _check_cache(x)
     Hq = 0 if x.q is None else x.q.shape[2]
     if max(B, Hq + Hkv) > 65535:
@@ -38,8 +36,8 @@ def check_tokens(x: Tokens, rotate_at: str) -> None:
     if x.q is not None:
         _check_equal("q", x.q, (B, *x.q.shape[1:3], D), "(B, Lq, Hq, D), with B and D of k")
     _check_rotary(x, rotate_at)
-    _check_scale("k_scale", x.k_scale, x.k_cache)
-    _check_scale("v_scale", x.v_scale, x.v_cache)
+    check_scale("k_scale", x.k_scale, x.k_cache)
+    check_scale("v_scale", x.v_scale, x.v_cache)
     if _per_token(x.k_scale) != _per_token(x.v_scale):
         raise ValueError(
             "k_scale and v_scale must both hold a scale per token, or neither; got "
@@ -118,23 +116,11 @@ def _check_dtypes(x: Tokens) -> None:
         )
     if x.q is not None and x.q.dtype != x.k.dtype:
         raise TypeError(f"q must have the dtype of k, {x.k.dtype}; got {x.q.dtype}")
-    if x.k_cache.dtype != x.v_cache.dtype or x.k_cache.dtype not in (x.k.dtype, *EIGHT_BITS):
+    if x.k_cache.dtype != x.v_cache.dtype or x.k_cache.dtype not in (x.k.dtype, *QUANTISED):
         raise TypeError(
             f"k_cache and v_cache must both be {x.k.dtype}, as k, or one of eight bits; got "
             f"{x.k_cache.dtype}, {x.v_cache.dtype}"
         )
-
-
-def _check_index(name: str, x: Tensor | None, shape: tuple[int, ...]) -> None:
-    if x is None:
-        return
-    _check_tensor(name, x)
-    if x.dtype not in INDICES:
-        raise TypeError(f"{name} must be int32 or int64; got {x.dtype}")
-    if x.shape != shape:
-        raise ValueError(f"{name} must be {shape}; got {_shape(x)}")
-    if x.ndim and x.stride(-1) != 1 and x.shape[-1] > 1:
-        raise ValueError(f"{name} must be contiguous; got strides {x.stride()}")
 
 
 def _check_cache(x: Tokens) -> None:
@@ -147,15 +133,7 @@ def _check_cache(x: Tokens) -> None:
                 f"given; got {_shape(x.k_cache)}"
             )
         return
-    if x.cache_batch_idx is not None:
-        raise ValueError("cache_batch_idx and block_table exclude each other; got both")
-    _check_tensor("block_table", x.block_table)
-    if x.block_table.ndim != 2:
-        raise ValueError(f"block_table must be (B, max_pages); got {_shape(x.block_table)}")
-    _check_index("block_table", x.block_table, (B, x.block_table.shape[1]))
-    page = x.k_cache.shape[1]
-    if page < 1 or page & (page - 1):
-        raise ValueError(f"the page size must be a power of two; got k_cache {_shape(x.k_cache)}")
+    check_pages(x.block_table, B, x.k_cache, x.cache_batch_idx)
 
 
 def _check_rotary(x: Tokens, rotate_at: str) -> None:
@@ -176,23 +154,6 @@ def _check_rotary(x: Tokens, rotate_at: str) -> None:
         )
     if cos.shape[1] > 1 and (cos.stride(1) != 1 or sin.stride(1) != 1):
         raise ValueError("rotary_cos and rotary_sin must be contiguous in their last dimension")
-
-
-def _check_scale(name: str, scale: Tensor | None, cache: Tensor) -> None:
-    if scale is None:
-        if cache.dtype == torch.int8:
-            raise ValueError(f"an int8 cache needs {name}; got None")
-        return
-    _check_tensor(name, scale)
-    if cache.dtype not in EIGHT_BITS:
-        raise ValueError(f"{name} is for a cache of eight bits; this one is {cache.dtype}")
-    if scale.dtype != torch.float32:
-        raise TypeError(f"{name} must be float32; got {scale.dtype}")
-    if scale.shape not in ((), (1,), cache.shape[2:3], cache.shape[:3]):
-        raise ValueError(
-            f"{name} must be (), (1,), (Hkv,) = {tuple(cache.shape[2:3])} or one for each token "
-            f"and head, {tuple(cache.shape[:3])}; got {_shape(scale)}"
-        )
 
 
 def _check_range(name: str, values: Tensor, limit: int, what: str) -> None:

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from kernels.arguments import DTYPES, MAX_HEAD_DIM, check_device
+from kernels.cache_arguments import QUANTISED, check_pages, check_rows, check_scale, kind
 from kernels.decode_values import check_pages_exist
 from kernels.features import Features
 from kernels.runtime import INTERPRETED
 
-QUANTISED = (torch.int8, torch.float8_e4m3fn, torch.float8_e5m2)
-INDICES = (torch.int32, torch.int64)
 MAX_KEYS = 2**30  # of a row: a place, a window and a block still add up in 32 bits
 SOFTCAPS = (1e-30, 1e30)  # fp32 holds s / c and c · log2(e)
 MAX_LATENT = (576, 512)  # D and Dv of MLA: one head whose values are a part of its keys
@@ -54,7 +53,7 @@ def check_shapes(q: Tensor, k_cache: Tensor, v_cache: Tensor, x: Features) -> No
     _check_dtypes(q, k_cache, v_cache, x)
     B, Lq, Hq, _ = q.shape
     if x.block_table is not None:
-        _check_pages(B, k_cache, x)
+        check_pages(x.block_table, B, k_cache, x.cache_batch_idx)
     if x.capacity(k_cache) >= MAX_KEYS:
         raise ValueError(
             f"a row of the cache must have room for less than 2^30 keys; got k_cache "
@@ -116,53 +115,22 @@ def _check_dtypes(q: Tensor, k: Tensor, v: Tensor, x: Features) -> None:
     if q.dtype not in DTYPES:
         raise TypeError(f"q must be float32, float16 or bfloat16; got {q.dtype}")
     dtypes = f"q {q.dtype}, k_cache {k.dtype}, v_cache {v.dtype}"
-    given = [name for name in ("k_scale", "v_scale") if getattr(x, name) is not None]
     if k.dtype != v.dtype or k.dtype not in (q.dtype, *QUANTISED):
         raise TypeError(
             "k_cache and v_cache must have the dtype of q, or both int8, float8_e4m3fn or "
             f"float8_e5m2; got {dtypes}"
         )
-    if k.dtype not in QUANTISED and given:
-        raise ValueError(f"{' and '.join(given)}: only a cache in int8 or fp8 has scales; {dtypes}")
-    if k.dtype == torch.int8 and len(given) < 2:
-        raise ValueError(f"an int8 cache needs k_scale and v_scale; got {given or 'neither'}")
-    for name in given:
-        shapes = ((), (1,), (k.shape[2],), tuple(k.shape[:3]))
-        _check_float(name, getattr(x, name), shapes, (torch.float32,))
-
-
-def _check_pages(B: int, k_cache: Tensor, x: Features) -> None:
-    size, table = k_cache.shape[1], x.block_table
-    if x.cache_batch_idx is not None:
-        raise ValueError("block_table and cache_batch_idx both say where a row lies: give one")
-    if not isinstance(table, Tensor) or table.dtype not in INDICES:
-        raise TypeError(f"block_table must be an int32 or int64 tensor; got {_kind(table)}")
-    if size < 1 or size & (size - 1):
-        raise ValueError(
-            "with block_table, k_cache must be (pages, size, Hkv, D), the size of a page a power "
-            f"of two; got {tuple(k_cache.shape)}"
-        )
-    if table.ndim != 2 or len(table) != B or (table.stride(1) != 1 and table.shape[1] > 1):
-        raise ValueError(
-            f"block_table must be (B, max_pages) = ({B}, …), contiguous in its last dimension; "
-            f"got {tuple(table.shape)} with strides {table.stride()}"
-        )
+    for name in ("k_scale", "v_scale"):
+        check_scale(name, getattr(x, name), k)
 
 
 def check_index(name: str, x: Tensor | None, B: int, device: torch.device, most: int) -> None:
     """Check one integer a row, from 0 to most: TypeError or ValueError; None passes."""
+    check_rows(name, x, B)
     if x is None:
         return
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name} must be a tensor or None; got {type(x).__name__}")
-    if x.dtype not in INDICES:
-        raise TypeError(f"{name} must be int32 or int64; got {x.dtype}")
-    if x.shape != (B,):
-        raise ValueError(f"{name} must be (B,) = ({B},), one a row; got {tuple(x.shape)}")
     if x.device != device:
         raise ValueError(f"{name} must be on the device of the cache, {device}; got {x.device}")
-    if x.stride(0) != 1 and B > 1:
-        raise ValueError(f"{name} must be contiguous; got strides {x.stride()}")
     if (INTERPRETED or device.type == "cpu") and device.type != "meta" and B > 0:
         low, high = x.min().item(), x.max().item()
         if low < 0 or high > most:
@@ -203,22 +171,17 @@ def _check_float(
         return
     if not isinstance(x, Tensor) or x.dtype not in dtypes:
         wanted = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
-        raise TypeError(f"{name} must be a tensor, {wanted}; got {_kind(x)}")
+        raise TypeError(f"{name} must be a tensor, {wanted}; got {kind(x)}")
     if tuple(x.shape) not in shapes:
         raise ValueError(f"{name} must be {' or '.join(map(str, shapes))}; got {tuple(x.shape)}")
-    if x.ndim and x.shape[-1] > 1 and x.stride(-1) != 1 and name != "k_scale" and name != "v_scale":
+    if x.ndim and x.shape[-1] > 1 and x.stride(-1) != 1:
         raise ValueError(f"{name} must be contiguous in its last dimension; got {x.stride()}")
-
-
-def _kind(x: object) -> object:
-    """What a wrong argument is: a tensor's dtype, else its type."""
-    return x.dtype if isinstance(x, Tensor) else type(x).__name__
 
 
 def check_workspace(x: Tensor, numbers: int, device: torch.device) -> None:
     """Check that the caller's scratch memory is fp32, contiguous, on the device, large enough."""
     if not isinstance(x, Tensor) or x.dtype != torch.float32 or x.layout != torch.strided:
-        raise TypeError(f"workspace must be a float32 tensor; got {_kind(x)}")
+        raise TypeError(f"workspace must be a float32 tensor; got {kind(x)}")
     if x.ndim != 1 or not x.is_contiguous() or x.device != device:
         raise ValueError(
             f"workspace must be one contiguous row of numbers on {device}; got {tuple(x.shape)} on "
