@@ -7,10 +7,14 @@ function takes plain numbers or tensors and returns a `Figure` in the course's s
 
 # ruff: noqa: F403
 from course.figures.attention import *
+from course.figures.benchmark import *
+from course.figures.decode_phase import *
 from course.figures.flash_attention import *
 from course.figures.flash_attention_triton import *
 from course.figures.flash_decoding import *
 from course.figures.flash_decoding_triton import *
+from course.figures.num_splits import *
 from course.figures.online_softmax import *
 from course.figures.start_here import *
 from course.figures.triton_primer import *
+from course.figures.why_decode_starves import *

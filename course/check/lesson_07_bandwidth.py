@@ -1,0 +1,180 @@
+"""Exercise 7.3: the bandwidth that a decode step reached, from its shapes and its time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Generator
+
+from course.check.draw import integer
+from course.check.spec import Exercise, Mistake, Property, Seen
+
+NAMES = ("GB/s", "share")
+Reached = tuple[float, float]
+
+
+def of_tensors(
+    B: int, Hq: int, Hkv: int, Lk: int, D: int, bytes_each: int, us: float, peak: float
+) -> Reached:
+    """Another right answer: ask tensors that own no memory how large K and V would be."""
+    dtype = {1: torch.int8, 2: torch.float16, 4: torch.float32}[bytes_each]
+    k, v = (torch.empty(B, Lk, Hkv, D, dtype=dtype, device="meta") for _ in "kv")
+    rate = (k.nbytes + v.nbytes) / (us * 1e-6)
+    return rate / 1e9, rate / (peak * 1e9)
+
+
+def _seen(answer: Callable, *call: float) -> Seen:
+    # some ten roundings of fp32 (6e-8 each), should anybody compute in it
+    return Seen.of(answer, call, wanted=of_tensors(*call), names=NAMES, atol=0.0, rtol=1e-6)
+
+
+def _by_hand(answer: Callable, rng: Generator) -> list[Seen]:
+    return [
+        _seen(answer, 1, 2, 1, 1000, 50, 2, 2.0, 400.0),
+        _seen(answer, 1, 16, 2, 65536, 128, 2, 64.4, 2039.0),
+    ]
+
+
+def _ungrouped(answer: Callable, rng: Generator) -> Seen:
+    heads = integer(rng, 2, 16)
+    return _seen(answer, 1, heads, heads, integer(rng, 999, 9999), 64, 2, 50.5, 900.0)
+
+
+def _grouped(answer: Callable, rng: Generator) -> Seen:
+    Hkv, G = integer(rng, 2, 8), integer(rng, 2, 8)
+    return _seen(answer, 1, G * Hkv, Hkv, integer(rng, 999, 9999), 128, 2, 20.0, 3350.0)
+
+
+def _batch(answer: Callable, rng: Generator) -> Seen:
+    return _seen(answer, integer(rng, 2, 64), 32, 8, 4096, 128, 2, 200.0, 4800.0)
+
+
+def _dtypes(answer: Callable, rng: Generator) -> list[Seen]:
+    Lk = integer(rng, 999, 9999)
+    return [_seen(answer, 1, 32, 8, Lk, 128, each, 30.0, 2039.0) for each in (1, 4)]
+
+
+def _times(answer: Callable, rng: Generator) -> list[Seen]:
+    us = [integer(rng, 2, 9) + 0.25, 1000.0 * integer(rng, 5, 50)]
+    return [_seen(answer, 1, 32, 8, 8192, 128, 2, t, 2039.0) for t in us]
+
+
+def _short(answer: Callable, rng: Generator) -> Seen:
+    return _seen(answer, 1, 64, 8, integer(rng, 1, 8), 128, 2, 12.0, 2039.0)
+
+
+def reached(
+    B: int,
+    Hq: int,
+    Hkv: int,
+    Lk: int,
+    D: int,
+    bytes_each: int,
+    us: float,
+    peak: float,
+    wrong: str = "",
+) -> Reached:
+    """The bandwidth and its share of the peak, with at most one catalogued fault in it."""
+    heads = Hq if wrong == "by query heads" else Hkv
+    heads = Hq // Hkv if wrong == "group size" else heads
+    rows = 1 if wrong == "no batch" else B
+    tensors = 1 if wrong == "K alone" else 2
+    size = {"two bytes": 2, "numbers": 1, "bits": 8 * bytes_each}.get(wrong, bytes_each)
+    moved = float(tensors * rows * heads * Lk * D * size)
+    if wrong == "q and o, too":
+        moved += 2 * B * Hq * D * bytes_each
+    giga = 2**30 if wrong == "GiB" else 1e9
+    second = {"ms": 1e-3, "seconds": 1.0}.get(wrong, 1e-6)
+    rate = moved / (us * second) / giga
+    share = {"per cent": 100 * rate / peak, "upside down": peak / rate}.get(wrong, rate / peak)
+    return rate, min(1.0, share) if wrong == "capped" else share
+
+
+def _fault(name: str) -> Callable:
+    def wrong_bandwidth(B, Hq, Hkv, Lk, D, bytes_each, us, peak):
+        return reached(B, Hq, Hkv, Lk, D, bytes_each, us, peak, wrong=name)
+
+    return wrong_bandwidth
+
+
+TOLD = (
+    (
+        "by query heads",
+        "K and V are counted once for every **query** head. Heads of a group share a KV head, and "
+        "its keys need to be read once: counting them G times makes a slow kernel look good.",
+    ),
+    (
+        "group size",
+        "You count Hq / Hkv heads: that is the size of a group. There are Hkv KV heads.",
+    ),
+    (
+        "K alone",
+        "Half of the bytes are missing: keys **and** values are read.",
+    ),
+    (
+        "q and o, too",
+        "q and o are counted as well. Here only K and V count: the rate says how fast the "
+        "cache was read.",
+    ),
+    (
+        "no batch",
+        "B does not appear: every user has a cache of their own.",
+    ),
+    (
+        "two bytes",
+        "Every number is taken to have 2 bytes. It has `bytes_each`.",
+    ),
+    (
+        "numbers",
+        "You count numbers, not bytes: each has `bytes_each`.",
+    ),
+    (
+        "bits",
+        "You count bits: a byte has 8 of them, and GB/s are bytes.",
+    ),
+    (
+        "GiB",
+        "Nearly: a GB is 10⁹ bytes here, as in data sheets, and not 2³⁰.",
+    ),
+    (
+        "ms",
+        "The time is taken for milliseconds. It is in microseconds, 10⁻⁶ of a second.",
+    ),
+    (
+        "seconds",
+        "The time is taken for seconds. It is in microseconds, 10⁻⁶ of a second.",
+    ),
+    (
+        "per cent",
+        "The share is in per cent. Asked is a share: 1 is all of the peak.",
+    ),
+    (
+        "upside down",
+        "The share is upside down: it is the rate divided by the peak.",
+    ),
+    (
+        "capped",
+        "The share is held at 1. If it comes out above, say so: then the bytes or the time are "
+        "wrong, or a cache delivered them, and one wants to know.",
+    ),
+)
+
+BANDWIDTH = Exercise(
+    id="7.3",
+    name="bandwidth",
+    title="How much of the memory was used?",
+    section="8 · The same on your own cores",
+    solution_name="achieved_bandwidth",
+    properties=(
+        Property("by hand", "the two examples of the table", _by_hand),
+        Property("ungrouped", "a KV head for each query head", _ungrouped),
+        Property("grouped", "G > 1: each KV head once", _grouped),
+        Property("batch", "several users", _batch),
+        Property("bytes each", "1 and 4 bytes a number", _dtypes),
+        Property("times", "a few µs (above the peak, too), and many", _times),
+        Property("short", "hardly any keys: only K and V count", _short),
+    ),
+    mistakes=tuple(Mistake(name, says, _fault(name)) for name, says in TOLD),
+    alternative=of_tensors,
+)

@@ -1,0 +1,234 @@
+"""Exercise 7.1: how many programs a decode step has, and how they fill the SMs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from torch import Generator
+
+from course.check.draw import integer
+from course.check.spec import Exercise, Mistake, Property, Seen
+from course.hardware import schedule, utilisation
+
+NAMES = ("programs", "waves", "tail", "utilisation")
+Load = tuple[int, int, int, float]
+
+
+def dealt_out(B: int, Hq: int, Hkv: int, sms: int, packed: bool) -> Load:
+    """Another right answer: deal the programs out, and look who is where."""
+    programs = B * (Hkv if packed else Hq)
+    runs = schedule([1.0] * programs, sms=sms)
+    waves = len({run.start for run in runs})
+    last = sum(run.start == waves - 1 for run in runs)
+    return programs, waves, last if last < sms else 0, utilisation(runs, sms)
+
+
+def _seen(answer: Callable, B: int, Hq: int, Hkv: int, sms: int, packed: bool) -> Seen:
+    wanted = dealt_out(B, Hq, Hkv, sms, packed)
+    # a share is at most 1; a few roundings of fp32 (6e-8 each), should it be computed so
+    return Seen.of(answer, (B, Hq, Hkv, sms, packed), wanted=wanted, names=NAMES, atol=1e-6, rtol=0)
+
+
+def _by_hand(answer: Callable, rng: Generator) -> list[Seen]:
+    cases = ((1, 10, 10, 4), (1, 32, 32, 108), (2, 2, 2, 4))
+    return [_seen(answer, *case, False) for case in cases]
+
+
+def _few(answer: Callable, rng: Generator) -> Seen:
+    heads = integer(rng, 2, 32)
+    return _seen(answer, 1, heads, heads, integer(rng, 80, 150), False)
+
+
+def _grouped(answer: Callable, rng: Generator) -> list[Seen]:
+    Hkv, G, sms = integer(rng, 5, 9), integer(rng, 2, 8), integer(rng, 10, 40)
+    return [_seen(answer, 1, G * Hkv, Hkv, sms, packed) for packed in (False, True)]
+
+
+def _batch(answer: Callable, rng: Generator) -> Seen:
+    return _seen(answer, integer(rng, 3, 9), 8, 8, integer(rng, 5, 17), False)
+
+
+def _many(answer: Callable, rng: Generator) -> Seen:
+    sms = integer(rng, 6, 20)
+    return _seen(answer, integer(rng, 2, 4), sms + integer(rng, 1, 5), 1, sms, False)
+
+
+def _exactly(answer: Callable, rng: Generator) -> Seen:
+    sms, waves = integer(rng, 4, 30), integer(rng, 1, 4)
+    return _seen(answer, waves, sms, sms, sms, False)
+
+
+def _one_more(answer: Callable, rng: Generator) -> Seen:
+    sms = integer(rng, 4, 30)
+    return _seen(answer, 1, sms + 1, 1, sms, False)
+
+
+def _types(answer: Callable, rng: Generator) -> Seen:
+    B, heads, sms = integer(rng, 1, 4), integer(rng, 3, 40), integer(rng, 4, 30)
+    load = answer(B, heads, heads, sms, False)
+    given = f"the types, for B = {B}, Hq = Hkv = {heads}, sms = {sms}"
+    if not isinstance(load, (tuple, list)):
+        return Seen(load, dealt_out(B, heads, heads, sms, False), given, names=NAMES)
+    return Seen([type(x).__name__ for x in load[:3]], ["int", "int", "int"], given)
+
+
+def load(
+    B: int, Hq: int, Hkv: int, sms: int, packed: bool, wrong: str = ""
+) -> tuple[int, float, int, float]:
+    """The load of the SMs, with at most one catalogued fault in it."""
+    heads = Hkv if packed else Hq
+    heads = {
+        "always query heads": Hq,
+        "always KV heads": Hkv,
+        "packed the other way": Hq if packed else Hkv,
+        "group size": Hq // Hkv if packed else Hq,
+    }.get(wrong, heads)
+    programs = heads if wrong == "no batch" else B * heads
+    waves = math.ceil(programs / sms)
+    waves = {
+        "rounded down": programs // sms,
+        "one too many": programs // sms + 1,
+        "not rounded": programs / sms,
+        "float waves": float(waves),
+    }.get(wrong, waves)
+    tail = programs % sms
+    if wrong == "idle, not tail":
+        tail = -programs % sms
+    if wrong == "full wave as tail" and tail == 0:
+        tail = sms
+    places = sms * max(waves, 1)
+    used = programs / places
+    if wrong == "more than all":
+        used = programs / sms
+    if wrong == "capped":
+        used = min(1.0, programs / sms)
+    if wrong == "last wave alone":
+        used = (programs % sms or sms) / sms
+    if wrong == "per cent":
+        used = 100 * used
+    if wrong == "idle share":
+        used = 1 - used
+    return programs, waves, tail, used
+
+
+def _fault(name: str) -> Callable:
+    def wrong_load(B, Hq, Hkv, sms, packed):
+        return load(B, Hq, Hkv, sms, packed, wrong=name)
+
+    return wrong_load
+
+
+HEADS = "2 · 32 heads on 108 SMs"
+TOLD = (
+    (
+        "always query heads",
+        "`packed` makes no difference in your answer. Packed, the query heads of a group share "
+        "one program, so there is one for each KV head.",
+        HEADS,
+    ),
+    (
+        "always KV heads",
+        "Programs are counted by KV heads even where nothing is packed. Then every query head "
+        "has a program of its own, whether it shares its keys or not.",
+        HEADS,
+    ),
+    (
+        "packed the other way",
+        "`packed` is taken the wrong way round: packed there are fewer programs, one a KV head.",
+        HEADS,
+    ),
+    (
+        "group size",
+        "Packed, you count Hq / Hkv programs. That is how many query heads lie **in** one "
+        "program; the number of programs is the number of groups.",
+        HEADS,
+    ),
+    (
+        "no batch",
+        "B does not appear: every user brings programs of their own.",
+        HEADS,
+    ),
+    (
+        "rounded down",
+        "The waves are rounded **down**. A wave that is not full takes its time all the same, "
+        "and with fewer programs than SMs there is one wave and not none.",
+        "",
+    ),
+    (
+        "one too many",
+        "One wave too many where the programs come out even: 8 programs on 4 SMs are 2 waves. "
+        "Dividing with // and adding 1 is not rounding up.",
+        "",
+    ),
+    (
+        "not rounded",
+        "The waves are not rounded up. There is no quarter of a wave: SMs that have no program "
+        "in it wait for those that have, and so the utilisation comes out as 1 (or above).",
+        "",
+    ),
+    (
+        "float waves",
+        "The numbers are right, but the waves are a float. A count is an int: `math.ceil` gives "
+        "one.",
+        "",
+    ),
+    (
+        "idle, not tail",
+        "Your tail is the number of SMs that are **idle** in the last wave. Asked is how many "
+        "programs run in it.",
+        "",
+    ),
+    (
+        "full wave as tail",
+        "Where the last wave is full there is no tail: then it is 0, and not all the SMs.",
+        "",
+    ),
+    (
+        "more than all",
+        "The utilisation is above 1 with several waves: programs / SMs lacks the number of "
+        "waves, since the SMs' time grows with every one.",
+        "",
+    ),
+    (
+        "capped",
+        "The utilisation is 1 as soon as there are more programs than SMs. But a tail leaves SMs "
+        "idle: divide by the places of **all** waves.",
+        "",
+    ),
+    (
+        "last wave alone",
+        "This is how full the **last** wave is. The utilisation is over all waves.",
+        "",
+    ),
+    (
+        "per cent",
+        "The utilisation is in per cent. Asked is a share, from 0 to 1.",
+        "",
+    ),
+    (
+        "idle share",
+        "This is the share of SM time that is **idle**. Utilisation is the other part.",
+        "",
+    ),
+)
+
+LOAD = Exercise(
+    id="7.1",
+    name="SM load",
+    title="Who has work?",
+    section="1 · Four SMs, a handful of programs",
+    solution_name="sm_load",
+    properties=(
+        Property("by hand", "10 programs on 4 SMs, 32 on 108, 4 on 4", _by_hand),
+        Property("few programs", "fewer than SMs", _few),
+        Property("grouped", "G > 1, packed and not", _grouped, see=HEADS),
+        Property("batch", "several users", _batch),
+        Property("many programs", "several waves and a tail", _many),
+        Property("no tail", "the programs fill every wave", _exactly),
+        Property("one too many", "one program more than SMs", _one_more),
+        Property("counts", "programs, waves and tail are ints", _types),
+    ),
+    mistakes=tuple(Mistake(name, says, _fault(name), see) for name, says, see in TOLD),
+    alternative=dealt_out,
+)
