@@ -63,7 +63,10 @@ class Outcome:
         margin = " " * len(first)
         if self.status is Status.NOT_VERIFIED:
             return [f"{first}not verified: {self.sentence}"]
-        if self.status is Status.PASS or not in_full:
+        if self.status is Status.PASS:
+            remarks = {x.remark: None for x in self.observations if isinstance(x, Seen)}
+            return [first + self.prop.about, *(margin + told for told in remarks if told)]
+        if not in_full:
             return [first + self.prop.about]
         given = _given(self.telling)
         body = _hanging("with ", given) if given else []

@@ -46,6 +46,7 @@ class Seen:
         fields are taken by themselves.
     guards: guarded buffers that the call was given; they must be intact afterwards.
     any_dtype: don't insist on `wanted`'s dtype.
+    remark: what to tell below the property if it holds, such as a score.
     """
 
     got: Any
@@ -56,6 +57,7 @@ class Seen:
     names: tuple[str, ...] = ()
     guards: tuple[Guarded, ...] = ()
     any_dtype: bool = False
+    remark: str = ""
 
     @classmethod
     def of(
@@ -70,7 +72,7 @@ class Seen:
     ) -> Seen:
         """Call `answer(*args, **kwargs)`; describe the inputs by themselves if `given` is None.
 
-        options: the other fields of `Seen` (atol, rtol, names, guards, any_dtype).
+        options: the other fields of `Seen` (atol, rtol, names, guards, any_dtype, remark).
         """
         kwargs = kwargs or {}
         if given is None:

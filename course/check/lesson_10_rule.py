@@ -1,0 +1,250 @@
+"""Exercise 10.2: a rule for the number of splits, scored by its regret, and how such rules fail."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+
+from torch import Generator
+
+from course.check.draw import integer
+from course.check.spec import Exercise, Mistake, Property, Seen
+from course.check.wording import number
+from course.hardware.regret import RULES, Score, score
+from course.hardware.split_curves import Curve, modelled, recorded
+from course.recorded import load
+from kernels.split_rules import SplitShape, flash_attention_2
+
+SECTION = "6 · Regret: what a choice loses"
+GPUS = ("A10", "A100 80GB SXM", "H100 SXM")
+BESIDE = ("FlashAttention-2", "FlashAttention-3", "cost model")
+MEDIAN_ROOM, NINETIETH_ROOM = 0.02, 0.05  # above FlashAttention-2's, in shares of the least time
+Rule = Callable[[SplitShape], int]
+
+
+@lru_cache(maxsize=1)
+def scored_curves() -> tuple[Curve, ...]:
+    """Return the curves of the recorded run, or the model's where there is none."""
+    found = recorded(load("splits"))
+    return tuple(found or [curve for name in GPUS for curve in modelled(name)])
+
+
+@lru_cache(maxsize=1)
+def scores_beside() -> dict[str, Score]:
+    """Return the scores of the rules that stand beside the learner's."""
+    return {name: score(name, RULES[name], scored_curves()) for name in BESIDE}
+
+
+def _ask(answer: Rule, programs: int, blocks: int, num_sms: int) -> int:
+    shape = SplitShape(programs=programs, blocks=blocks, num_sms=num_sms)
+    try:
+        return answer(shape)
+    except Exception as error:
+        error.add_note(_words(shape))
+        raise
+
+
+def _words(shape: SplitShape) -> str:
+    return f"programs = {shape.programs}, blocks = {shape.blocks}, num_sms = {shape.num_sms}"
+
+
+def _told(splits: object) -> str:
+    return f"S = {number(splits)}" if isinstance(splits, (int, float)) else f"S = {splits!r}"
+
+
+def _seen(answer: Rule, holds: Callable[[int], bool], wanted: str, *call: int) -> Seen:
+    """Ask for one shape; what is wanted is said in words, since there is no one right number."""
+    S = _ask(answer, *call)
+    whole = not isinstance(S, bool) and isinstance(S, int)
+    return Seen(wanted if whole and holds(S) else _told(S), wanted, _words(SplitShape(*call)))
+
+
+def _bounds(answer: Rule, rng: Generator) -> list[Seen]:
+    programs = [1, integer(rng, 2, 40), integer(rng, 150, 900)]
+    seen = []
+    for many, num_sms in zip(programs, (108, 132, 72), strict=True):
+        for blocks in (1, integer(rng, 2, 6), integer(rng, 300, 2000)):
+            wanted = f"a whole number from 1 to {blocks}"
+            seen.append(
+                _seen(answer, lambda S, b=blocks: 1 <= S <= b, wanted, many, blocks, num_sms)
+            )
+    return seen
+
+
+def _no_keys(answer: Rule, rng: Generator) -> Seen:
+    return _seen(answer, lambda S: S == 1, "S = 1: nothing to cut", integer(rng, 1, 300), 0, 132)
+
+
+def _starved(answer: Rule, rng: Generator) -> list[Seen]:
+    """A quarter of the SMs have work or fewer, and there are keys enough for all."""
+    seen = []
+    for num_sms in (72, 108, 132):
+        programs = integer(rng, 1, num_sms // 4)
+        wanted = "programs on at least a third of the SMs"
+        call = (programs, integer(rng, 256, 2048), num_sms)
+        seen.append(_seen(answer, lambda S, p=programs, n=num_sms: 3 * p * S >= n, wanted, *call))
+    return seen
+
+
+def _full(answer: Rule, rng: Generator) -> list[Seen]:
+    """Every slot is taken, in every wave: a split could only add to the work."""
+    return [
+        _seen(
+            answer,
+            lambda S: S == 1,
+            "S = 1: all SMs have as much to do",
+            2 * num_sms * integer(rng, 1, 4),
+            integer(rng, 64, 1024),
+            num_sms,
+        )
+        for num_sms in (72, 108, 132)
+    ]
+
+
+def _clamped(answer: Rule, curves: tuple[Curve, ...]) -> Rule:
+    """Pull a choice back to what was tried; out of bounds is another property's matter."""
+    tried = {curve.shape: (curve.times_us[0][0], curve.times_us[-1][0]) for curve in curves}
+
+    def rule(shape: SplitShape) -> int:
+        least, most = tried[shape]
+        return max(least, min(int(answer(shape)), most))
+
+    return rule
+
+
+def _regret(answer: Rule, figure: str, word: str, room: float) -> Seen:
+    curves, beside = scored_curves(), scores_beside()
+    mine = getattr(score("", _clamped(answer, curves), curves), figure)
+    most = getattr(beside["FlashAttention-2"], figure) + room
+    wanted = f"{word} of at most {100 * most:.1f} %"
+    others = ", ".join(f"{name} {100 * getattr(x, figure):.1f} %" for name, x in beside.items())
+    sources = " and ".join(sorted({curve.source for curve in curves}))
+    return Seen(
+        wanted if mine <= most else f"{word} of {100 * mine:.1f} %",
+        wanted,
+        f"{len(curves)} curves: {sources.replace(' and a model of', ',')}",
+        remark=f"yours {100 * mine:.1f} %; {others}",
+    )
+
+
+def _median(answer: Rule, rng: Generator) -> Seen:
+    return _regret(answer, "median", "a median", MEDIAN_ROOM)
+
+
+def _ninetieth(answer: Rule, rng: Generator) -> Seen:
+    return _regret(answer, "ninetieth", "a 90th percentile", NINETIETH_ROOM)
+
+
+def _worst(answer: Rule, rng: Generator) -> Seen:
+    return _regret(answer, "worst", "a worst case", 1.0)
+
+
+def _one_a_sm(shape: SplitShape) -> int:
+    return max(1, min(shape.blocks, shape.num_sms // shape.programs))
+
+
+def _ceil_one(shape: SplitShape) -> int:
+    return max(1, min(shape.blocks, math.ceil(shape.num_sms / shape.programs)))
+
+
+def _ceil_two(shape: SplitShape) -> int:
+    return max(1, min(shape.blocks, math.ceil(2 * shape.num_sms / shape.programs)))
+
+
+RULE = Exercise(
+    id="10.2",
+    name="split rule",
+    title="Your own rule",
+    section=SECTION,
+    solution_name="my_rule",
+    properties=(
+        Property("in bounds", "a whole number, from 1 to the blocks there are", _bounds),
+        Property("no keys", "a cache without a key", _no_keys),
+        Property("starved", "a quarter of the SMs have work: it splits", _starved),
+        Property("full", "all SMs have as much to do: it does not", _full),
+        Property("median regret", "at most FlashAttention-2's + 2 %", _median),
+        Property("90th percentile", "at most FlashAttention-2's + 5 %", _ninetieth),
+        Property("worst regret", "at most FlashAttention-2's + 100 %", _worst),
+    ),
+    mistakes=(
+        Mistake(
+            "always one",
+            "This rule **never splits**. With one user the GPU starves, and the more so the longer "
+            "the context.",
+            lambda shape: 1,
+            see="1 · The U by hand",
+        ),
+        Mistake(
+            "always 128",
+            "This rule takes **128 splits whatever is asked**, for a context of one block as for a "
+            "batch that fills the GPU by itself.",
+            lambda shape: 128,
+            see="1 · The U by hand",
+        ),
+        Mistake(
+            "as many as SMs",
+            "This is the **number of SMs**. But each of the `programs` is cut in S, so that "
+            "programs · S of them run: with 8 KV heads eight times as many as there are SMs.",
+            lambda shape: shape.num_sms,
+            see="3 · FlashAttention-2's rule",
+        ),
+        Mistake(
+            "ignores blocks",
+            "The SMs get a program each, but nobody asked whether there are **keys enough**: "
+            "no more splits than blocks.",
+            lambda shape: max(1, shape.num_sms // shape.programs),
+            see="3 · FlashAttention-2's rule",
+        ),
+        Mistake(
+            "rounded down to 0",
+            "SMs over programs, rounded down, is **0 where there are more programs than SMs** (or "
+            "no blocks). There is always one split.",
+            lambda shape: min(shape.blocks, shape.num_sms // shape.programs),
+            see="3 · FlashAttention-2's rule",
+        ),
+        Mistake(
+            "not a whole number",
+            "The result is **not a whole number**. Splits are counted: round, and mind in which "
+            "direction.",
+            lambda shape: max(1.0, min(float(shape.blocks), shape.num_sms / shape.programs)),
+            see="3 · FlashAttention-2's rule",
+        ),
+        Mistake(
+            "rounded up, one a SM",
+            "SMs over programs, **rounded up**: where it does not come out even, a few SMs get a "
+            "second program, and all wait for these. One split fewer would take half the time.",
+            _ceil_one,
+            see="2 · The U of a real GPU",
+        ),
+        Mistake(
+            "rounded up, two a SM",
+            "Slots (two an SM) over programs, **rounded up**: where it does not come out even, a "
+            "few programs are left for a wave of their own.",
+            _ceil_two,
+            see="2 · The U of a real GPU",
+        ),
+        Mistake(
+            "a split a block",
+            "Every **block is a split of its own**: a partial result for 64 keys, also where the "
+            "GPU was full before.",
+            lambda shape: max(1, shape.blocks),
+            see="1 · The U by hand",
+        ),
+        Mistake(
+            "upside down",
+            "Programs over SMs: that is **upside down**. It splits where there are programs "
+            "enough, and does not where they are few.",
+            lambda shape: max(1, min(shape.blocks, shape.programs // shape.num_sms)),
+            see="3 · FlashAttention-2's rule",
+        ),
+        Mistake(
+            "always splits",
+            "This rule **splits at least in two**, though the GPU may be full without, or there "
+            "may be only one block.",
+            lambda shape: max(2, _one_a_sm(shape)),
+            see="3 · FlashAttention-2's rule",
+        ),
+    ),
+    alternative=flash_attention_2,
+)

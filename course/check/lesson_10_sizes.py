@@ -1,0 +1,215 @@
+"""Exercise 10.3: splits of a fixed size for a ragged batch, and the mistakes people make."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+from torch import Generator
+
+from course.check.draw import integer
+from course.check.spec import Exercise, Mistake, Property, Seen
+
+SECTION = "7 · A fixed number, or a fixed size"
+Bounds = list[list[tuple[int, int]]]
+
+
+def _cut(length: int, size: int, count: int) -> list[tuple[int, int]]:
+    """Return `count` splits of `size` keys, pulled back to the row's end."""
+    return [(min(s * size, length), min((s + 1) * size, length)) for s in range(count)]
+
+
+def truth(lengths: list[int], size: int) -> Bounds:
+    """Return a list a row, of as many splits as the longest row needs."""
+    count = max(1, math.ceil(max(lengths) / size))
+    return [_cut(length, size, count) for length in lengths]
+
+
+def ask(answer: Callable, lengths: list[int], size: int) -> Seen:
+    """Ask for one batch; tuples or lists, rows of either, are all right."""
+    given = f"lengths = {lengths}, size = {size}"
+    try:
+        got = answer(list(lengths), size)
+    except Exception as error:
+        error.add_note(given)
+        raise
+    return Seen(_plain(got), _plain(truth(lengths, size)), given)
+
+
+def _plain(bounds: object) -> object:
+    """Write rows as text, a row a part: what a learner sees is what is compared."""
+    try:
+        rows = [[(int(start), int(stop)) for start, stop in row] for row in bounds]
+    except (TypeError, ValueError):
+        return f"not a list of (start, stop) a row: {bounds!r}"[:80]
+    return tuple(", ".join(f"{start}–{stop}" for start, stop in row) for row in rows)
+
+
+def _by_hand(answer: Callable, rng: Generator) -> Seen:
+    return ask(answer, [5, 2, 0], 2)
+
+
+def _one_row(answer: Callable, rng: Generator) -> Seen:
+    return ask(answer, [integer(rng, 50, 200)], 32)
+
+
+def _whole_splits(answer: Callable, rng: Generator) -> Seen:
+    size = 16 * integer(rng, 1, 4)
+    return ask(answer, [size * integer(rng, 1, 2), size * 4, size * integer(rng, 1, 3)], size)
+
+
+def _ragged(answer: Callable, rng: Generator) -> Seen:
+    lengths = torch.randint(1, 400, (5,), generator=rng).tolist()
+    return ask(answer, [integer(rng, 1, 30), *lengths, 401], 64)
+
+
+def _no_keys(answer: Callable, rng: Generator) -> list[Seen]:
+    return [ask(answer, [0] * integer(rng, 1, 3), 8), ask(answer, [0, integer(rng, 9, 30)], 8)]
+
+
+def _company(answer: Callable, rng: Generator) -> Seen:
+    """What a row reads must not depend on the others: only empty splits may be added."""
+    length, other, size = integer(rng, 100, 300), integer(rng, 301, 900), 64
+    alone, beside = (answer(list(lengths), size)[0] for lengths in ([length], [length, other]))
+    keys = [_with_keys(row) for row in (beside, alone)]
+    return Seen(*keys, f"row 0 has {length} keys; beside it a row of {other}, and nobody")
+
+
+def _with_keys(row: object) -> str:
+    return ", ".join(f"{start}–{stop}" for start, stop in row if start < stop)
+
+
+def _torch_way(lengths: list[int], size: int) -> Bounds:
+    """Another right answer: all borders at once, clamped."""
+    longest = max(max(lengths), 1)
+    borders = torch.arange(0, longest + size, size)
+    ends = torch.tensor(lengths)[:, None].clamp_max(borders.expand(len(lengths), -1))
+    return [list(pairwise(row)) for row in ends.tolist()]
+
+
+def _equal_parts(lengths: list[int], size: int) -> Bounds:
+    count = max(1, math.ceil(max(lengths) / size))
+    return [_cut(length, math.ceil(length / count), count) for length in lengths]
+
+
+def _own_number(lengths: list[int], size: int) -> Bounds:
+    return [_cut(length, size, max(1, math.ceil(length / size))) for length in lengths]
+
+
+def _rounded_down(lengths: list[int], size: int) -> Bounds:
+    count = max(1, max(lengths) // size)
+    return [_cut(length, size, count) for length in lengths]
+
+
+def _one_too_many(lengths: list[int], size: int) -> Bounds:
+    count = max(lengths) // size + 1
+    return [_cut(length, size, count) for length in lengths]
+
+
+def _first_decides(lengths: list[int], size: int) -> Bounds:
+    count = max(1, math.ceil(lengths[0] / size))
+    return [_cut(length, size, count) for length in lengths]
+
+
+def _all_together(lengths: list[int], size: int) -> Bounds:
+    count = max(1, math.ceil(sum(lengths) / size))
+    return [_cut(length, size, count) for length in lengths]
+
+
+def _no_split(lengths: list[int], size: int) -> Bounds:
+    count = math.ceil(max(lengths) / size)
+    return [_cut(length, size, count) for length in lengths]
+
+
+def _start_stays(lengths: list[int], size: int) -> Bounds:
+    return [
+        [(s * size, stop) for s, (_, stop) in enumerate(row)]
+        for row in truth(lengths, size)
+    ]  # fmt: skip
+
+
+def _stop_stays(lengths: list[int], size: int) -> Bounds:
+    return [[(start, start + size) for start, _ in row] for row in truth(lengths, size)]
+
+
+def _empty_at_zero(lengths: list[int], size: int) -> Bounds:
+    return [[b if b[0] < b[1] else (0, 0) for b in row] for row in truth(lengths, size)]
+
+
+SIZES = Exercise(
+    id="10.3",
+    name="fixed size",
+    title="Splits of a fixed size",
+    section=SECTION,
+    solution_name="fixed_size_bounds",
+    properties=(
+        Property("by hand", "lengths 5, 2 and 0, splits of 2 keys", _by_hand),
+        Property("one row", "a batch of one", _one_row),
+        Property("whole splits", "lengths that are multiples of the size", _whole_splits),
+        Property("ragged", "a batch of many lengths", _ragged),
+        Property("no keys", "rows of length 0 have a split too", _no_keys),
+        Property("any company", "a row is cut as if it were alone", _company),
+    ),
+    mistakes=(
+        Mistake(
+            "equal parts",
+            "Each row is cut in **equal parts** of its own: the same number of splits, and not the "
+            "same size. Then a row's cuts move when a longer one joins the batch.",
+            _equal_parts,
+        ),
+        Mistake(
+            "own number",
+            "Each row has **its own number** of splits. One grid is launched for the whole batch: "
+            "rows that need fewer get empty splits.",
+            _own_number,
+        ),
+        Mistake(
+            "rounded down",
+            "The number of splits is rounded **down**: the keys behind the last whole split "
+            "belong to nobody.",
+            _rounded_down,
+        ),
+        Mistake(
+            "one too many",
+            "Where the longest row is a multiple of the size, there is **one split too many**, "
+            "empty in every row: rounding up is not rounding down and adding 1.",
+            _one_too_many,
+        ),
+        Mistake(
+            "first row decides",
+            "The **first row** decides how many splits there are. It should be the longest one.",
+            _first_decides,
+        ),
+        Mistake(
+            "all together",
+            "The number of splits comes from the **sum** of all lengths; most of them are empty in "
+            "every row. What counts is the longest row.",
+            _all_together,
+        ),
+        Mistake(
+            "no split at all",
+            "A batch in which **no row has a key** gets no split, so that nobody writes its "
+            "(0, −∞). There should be one.",
+            _no_split,
+        ),
+        Mistake(
+            "start not pulled back",
+            "start runs **past the end of the row**. An empty split is (length, length).",
+            _start_stays,
+        ),
+        Mistake(
+            "stop not pulled back",
+            "stop runs **past the end of the row**: behind `length` lies somebody else's rubbish.",
+            _stop_stays,
+        ),
+        Mistake(
+            "empty at zero",
+            "An empty split is **(length, length)**, not (0, 0): the ranges lie one behind the "
+            "other, up to the row's end.",
+            _empty_at_zero,
+        ),
+    ),
+    alternative=_torch_way,
+)
