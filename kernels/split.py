@@ -90,7 +90,10 @@ def split_kernel(
 ) -> None:
     """Attend with the query rows of one KV head to one split of one row of the cache."""
     m_tiles = tl.cdiv(Lq * G, BLOCK_M)
-    kv_head, m_tile = tl.program_id(1) // m_tiles, tl.program_id(1) % m_tiles
+    item, program = tl.program_id(0), tl.program_id(1)
+    if rows.items_ptr is not None:  # programs start in the order of items, all heads of one first
+        item, program = item // (Hq // G * m_tiles), item % (Hq // G * m_tiles)
+    kv_head, m_tile = program // m_tiles, program % m_tiles
 
     # 1. Which keys.
     if rows.items_ptr is None:
@@ -99,7 +102,7 @@ def split_kernel(
         length, first = row_range(rows, rules, b, Lq, Lk)
         start, stop = cut(first, length, SPLIT_BLOCKS, BLOCK_N)
     else:  # kernels.plan has cut the splits
-        item_ptr = rows.items_ptr + tl.program_id(0) * 4
+        item_ptr = rows.items_ptr + item * 4
         b, part = tl.load(item_ptr).to(tl.int64), tl.load(item_ptr + 3).to(tl.int64)
         if b < 0:  # more programs than items
             return
@@ -190,5 +193,7 @@ def split_call(
         "ONCE": programs == Hkv,  # else other tiles of query rows read the same keys
         **launch.constexprs(),
     }
-    grid = (num_splits, programs, B) if items is None else (len(items), programs, 1)
+    # A plan lists long pieces first. Were heads an axis of their own, behind that of items, the
+    # short pieces of one head would start before the long ones of the next.
+    grid = (num_splits, programs, B) if items is None else (len(items) * programs, 1, 1)
     return KernelCall(split_kernel, grid, args, launch.num_warps)

@@ -6,11 +6,15 @@ import pytest
 import torch
 from shapes import DecodeShape, decode_inputs, poisoned_memory
 
+from course.hardware import makespan, schedule
 from kernels import plan
+from kernels.features import Features
 from kernels.flash_decoding import flash_decode
+from kernels.heuristics import choose_decode_launch
 from kernels.plan import Plan, decode_plan
 from kernels.plan_kernel import plan_call
 from kernels.runtime import INTERPRETED, device
+from kernels.split import split_call
 from reference.attention import attention_with_cache, oracle_with_cache
 from reference.closeness import assert_close_to_oracle
 from reference.plan import decode_plan as reference_plan
@@ -198,3 +202,31 @@ def test_misuse_is_told(lengths, wrong, error, says):
 def test_lengths_out_of_range_are_told(wrong):
     with pytest.raises(ValueError, match=f"from 0 to 1000; got values from .*{wrong}"):
         decode_plan(seqlens([5 if wrong > 0 else wrong, max(5, wrong)]), **CALL)
+
+
+# ---- the order in which programs start -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [[65_536] + [2048] * 15, [65_536] + [1024] * 63, [131_072] * 4 + [4096] * 28, [16_384] * 16],
+    ids=["one among 15", "one among 63", "four among 28", "equal"],
+)
+def test_all_heads_of_long_pieces_start_before_any_short_piece(lengths):
+    """A GPU starts programs by their first axis, then by the second: dealt out so to 264 slots.
+
+    Eight heads are eight lists in one queue. Were each list started after the other, the first of
+    these batches would take 1.5 times the ideal.
+    """
+    heads, q = 8, torch.empty(len(lengths), 1, 32, 128, dtype=torch.bfloat16, device="meta")
+    cache = torch.empty(len(lengths), max(lengths), heads, 128, dtype=q.dtype, device="meta")
+    made, _ = reference_plan(lengths, programs=264 // heads, block_n=64)
+    items = torch.empty(len(made), 4, dtype=torch.int32, device="meta")
+    o = torch.empty(len(made), 1, 32, 128, device="meta")
+    launch = choose_decode_launch(rows=4, head_dim=128, element_size=2, tensor_cores=True)
+    call = split_call(q, cache, cache.clone(), Features(), o, o[..., 0], num_splits=len(made),
+                      causal=True, scale=1.0, launch=launch, items=items)  # fmt: skip
+    assert call.grid == (len(made) * heads, 1, 1)
+    started = [made[p // heads] for p in range(call.grid[0])]
+    blocks = [-(-(item.stop - item.start) // 64) for item in started]
+    assert makespan(schedule(blocks, sms=264)) <= 1.1 * sum(blocks) / 264
