@@ -11,6 +11,7 @@ import torch
 
 from course.check.compare import contrast
 from course.check.observe import Observation, Raised
+from course.check.slips import slip
 from course.check.spec import Exercise, Mistake, Property, Seen
 from course.check.wording import rows
 
@@ -118,7 +119,8 @@ def _wrap(text: str, width: int = WIDTH - 24) -> list[str]:
 class Report:
     """The verdict on an answer; `print(report)` shows it.
 
-    status: PASS, FAIL or NOT_VERIFIED. mistake: the catalogued one it was recognised as.
+    status: PASS, FAIL or NOT_VERIFIED. mistake: the catalogued one it was recognised as; slip: what
+    else could be said of it (`course.check.slips`).
     reason: why there are no outcomes (not written, not a function, a package is missing).
     """
 
@@ -129,6 +131,7 @@ class Report:
     reason: str = ""
     unwritten: bool = False
     mistake: Mistake | None = None
+    slip: str = ""
     section: str = ""
     lesson: str = ""
 
@@ -182,8 +185,12 @@ class Report:
         )
 
     def naming(self, mistake: Mistake | None) -> Report:
-        """Return the same report with the mistake that was recognised."""
-        return replace(self, mistake=mistake)
+        """Return the same report with the mistake that was recognised, or else a slip."""
+        if mistake:
+            return replace(self, mistake=mistake)
+        failing = [o for o in self.outcomes if o.status is Status.FAIL]
+        seen = [o.telling for o in failing if o.values and isinstance(o.telling, Seen)]
+        return replace(self, slip=slip(seen) if len(seen) == len(failing) else "")
 
     def __str__(self) -> str:
         lines = [self.headline]
@@ -205,8 +212,8 @@ class Report:
             return []
         # Stress (**so**) is for markdown, and this is plain text. Only here: elsewhere the
         # learner's own code is quoted, and there ** is a power.
-        says = self.mistake.says.replace("**", "") if self.mistake else ""
-        advice = _wrap(says, WIDTH - 2)
+        says = self.mistake.says if self.mistake else self.slip
+        advice = _wrap(says.replace("**", ""), WIDTH - 2)
         advice.append(f'See lesson {self.lesson}, section "{self._where_to_read()}".')
         return ["", *(f"  {line}" for line in advice)]
 
