@@ -28,14 +28,15 @@ def share(picture: np.ndarray, color: str) -> float:
     return float(np.isclose(picture, to_rgb(color), atol=1e-6).all(-1).mean())
 
 
-def test_dealt_out_draws_each_program_and_the_last_wave_in_another_colour():
-    cases = {f"{P}": schedule([10] * P, sms=4) for P in (2, 5, 10)}
+def test_dealt_out_draws_each_program_and_the_tail_in_another_colour():
+    cases = {f"{P}": schedule([10] * P, sms=4) for P in (2, 5, 8, 10)}
     axes = figures.dealt_out(cases, 4).axes
-    assert [texts(ax) for ax in axes] == [[f"{p}" for p in range(P)] for P in (2, 5, 10)]
-    assert [fills(ax).count(SPLITS[1]) for ax in axes] == [0, 1, 2]
+    assert [texts(ax) for ax in axes] == [[f"{p}" for p in range(P)] for P in (2, 5, 8, 10)]
+    assert [fills(ax).count(SPLITS[1]) for ax in axes] == [2, 1, 0, 2]
     assert [ax.get_xlabel() for ax in axes] == [
         "10 µs, 50 % of the SM time used",
         "20 µs, 62.5 % of the SM time used",
+        "20 µs, 100 % of the SM time used",
         "30 µs, 83.3 % of the SM time used",
     ]
 
@@ -58,6 +59,7 @@ def test_sm_timelines_colours_splits_and_leaves_blank_what_comes_after_the_end()
     assert third == pytest.approx([end * 32 / 108] * 3, rel=0.01)  # a column is 1 / 900
     assert share(picture, COLORS.card) == pytest.approx(1 - end, abs=0.002)
     assert axes[0].get_xlim() == axes[1].get_xlim()
+    assert [texts(ax) for ax in axes] == [["76 idle"], ["12 idle"]]
 
 
 def test_sm_timelines_shows_two_programs_of_an_sm_side_by_side_and_waves_apart():

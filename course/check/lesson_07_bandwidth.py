@@ -8,7 +8,7 @@ import torch
 from torch import Generator
 
 from course.check.draw import integer
-from course.check.spec import Exercise, Mistake, Property, Seen
+from course.check.spec import Exercise, Mistake, Property, Seen, describe_call
 
 NAMES = ("GB/s", "share")
 Reached = tuple[float, float]
@@ -26,7 +26,12 @@ def of_tensors(
 
 def _seen(answer: Callable, *call: float) -> Seen:
     # some ten roundings of fp32 (6e-8 each), should anybody compute in it
-    return Seen.of(answer, call, wanted=of_tensors(*call), names=NAMES, atol=0.0, rtol=1e-6)
+    try:
+        return Seen.of(answer, call, wanted=of_tensors(*call), names=NAMES, atol=0.0, rtol=1e-6)
+    except (AssertionError, ValueError) as error:  # whoever refuses does it in words of their own
+        refusal = ValueError("refused")
+        refusal.add_note(describe_call(answer, call, {}))
+        raise refusal from error
 
 
 def _by_hand(answer: Callable, rng: Generator) -> list[Seen]:
@@ -77,18 +82,21 @@ def reached(
 ) -> Reached:
     """The bandwidth and its share of the peak, with at most one catalogued fault in it."""
     heads = Hq if wrong == "by query heads" else Hkv
-    heads = Hq // Hkv if wrong == "group size" else heads
-    rows = 1 if wrong == "no batch" else B
     tensors = 1 if wrong == "K alone" else 2
-    size = {"two bytes": 2, "numbers": 1, "bits": 8 * bytes_each}.get(wrong, bytes_each)
-    moved = float(tensors * rows * heads * Lk * D * size)
-    if wrong == "q and o, too":
-        moved += 2 * B * Hq * D * bytes_each
+    moved = float(tensors * (1 if wrong == "no batch" else B) * heads * Lk * D * bytes_each)
     giga = 2**30 if wrong == "GiB" else 1e9
-    second = {"ms": 1e-3, "seconds": 1.0}.get(wrong, 1e-6)
-    rate = moved / (us * second) / giga
-    share = {"per cent": 100 * rate / peak, "upside down": peak / rate}.get(wrong, rate / peak)
-    return rate, min(1.0, share) if wrong == "capped" else share
+    rate = moved / (us * 1e-6) / giga
+    rate *= {"MB/s": 1e3, "bytes/s": 1e9}.get(wrong, 1.0)
+    if wrong == "both capped":
+        rate = min(rate, peak)
+    share = rate / peak
+    if wrong == "refused" and share > 1:
+        raise ValueError("faster than the peak")
+    if wrong == "share capped":
+        share = min(1.0, share)
+    if wrong == "per cent":
+        share *= 100
+    return (share, rate) if wrong == "swapped" else (rate, share)
 
 
 def _fault(name: str) -> Callable:
@@ -105,58 +113,48 @@ TOLD = (
         "its keys need to be read once: counting them G times makes a slow kernel look good.",
     ),
     (
-        "group size",
-        "You count Hq / Hkv heads: that is the size of a group. There are Hkv KV heads.",
-    ),
-    (
         "K alone",
         "Half of the bytes are missing: keys **and** values are read.",
-    ),
-    (
-        "q and o, too",
-        "q and o are counted as well. Here only K and V count: the rate says how fast the "
-        "cache was read.",
     ),
     (
         "no batch",
         "B does not appear: every user has a cache of their own.",
     ),
     (
-        "two bytes",
-        "Every number is taken to have 2 bytes. It has `bytes_each`.",
+        "MB/s",
+        "The rate is in MB/s, since bytes over µs are 10⁶ bytes a second. It is wanted in GB/s, "
+        "as `peak` is.",
     ),
     (
-        "numbers",
-        "You count numbers, not bytes: each has `bytes_each`.",
-    ),
-    (
-        "bits",
-        "You count bits: a byte has 8 of them, and GB/s are bytes.",
+        "bytes/s",
+        "The rate is in bytes a second. It is wanted in GB/s, as `peak` is.",
     ),
     (
         "GiB",
         "Nearly: a GB is 10⁹ bytes here, as in data sheets, and not 2³⁰.",
     ),
     (
-        "ms",
-        "The time is taken for milliseconds. It is in microseconds, 10⁻⁶ of a second.",
-    ),
-    (
-        "seconds",
-        "The time is taken for seconds. It is in microseconds, 10⁻⁶ of a second.",
+        "swapped",
+        "The two are swapped: the rate comes first, then the share.",
     ),
     (
         "per cent",
         "The share is in per cent. Asked is a share: 1 is all of the peak.",
     ),
     (
-        "upside down",
-        "The share is upside down: it is the rate divided by the peak.",
-    ),
-    (
-        "capped",
+        "share capped",
         "The share is held at 1. If it comes out above, say so: then the bytes or the time are "
         "wrong, or a cache delivered them, and one wants to know.",
+    ),
+    (
+        "both capped",
+        "The rate is held at `peak`, and so the share at 1. Return what comes out of the "
+        "division, also where it can't be true: it is the sign that a number given was wrong.",
+    ),
+    (
+        "refused",
+        "A rate above `peak` raises an error in your answer. It should be returned: what to make "
+        "of it is for the caller to say.",
     ),
 )
 
@@ -164,7 +162,7 @@ BANDWIDTH = Exercise(
     id="7.3",
     name="bandwidth",
     title="How much of the memory was used?",
-    section="8 · The same on your own cores",
+    section="3 · An idle SM is lost bandwidth",
     solution_name="achieved_bandwidth",
     properties=(
         Property("by hand", "the two examples of the table", _by_hand),

@@ -85,26 +85,19 @@ def step(
     wrong: str = "",
 ) -> float:
     """The predicted time, µs, with at most one catalogued fault in it."""
-    programs = Hq if wrong == "no batch" else B * Hq
-    tensors = 1 if wrong == "K alone" else 2
-    size = {"two bytes": 2, "numbers": 1}.get(wrong, bytes_each)
-    drawn = tensors * Lk * D * size
-    fullest = math.ceil(programs / sms)
+    programs = B * Hq
+    drawn = (1 if wrong == "K alone" else 2) * Lk * D * bytes_each
+    if wrong == "batch in the bytes":
+        drawn *= B
     fullest = {
-        "rounded down": programs // sms,
         "not rounded": programs / sms,
-        "even above one": max(1.0, programs / sms),
-        "one wave": 1,
-        "in a row": programs,
-    }.get(wrong, fullest)
-    share = bandwidth / sms
-    if wrong == "whole bandwidth":
-        share = bandwidth
-    if wrong == "shared by programs":
-        share = bandwidth / min(programs, sms)
-    scale = {"GiB": 1e6 / 2**30, "ms": 1e-6, "seconds": 1e-9}.get(wrong, 1e-3)
-    started = {"no launch": 0.0, "a launch a wave": fullest * launch_us}.get(wrong, launch_us)
-    return started + fullest * drawn / share * scale
+        "one too many": programs // sms + 1,
+    }.get(wrong, math.ceil(programs / sms))
+    sharers = {"whole bandwidth": 1, "shared by programs": programs}.get(wrong, sms)
+    share = bandwidth * (0.9 if wrong == "90 % again" else 1.0) / sharers  # GB/s
+    scale = {"nanoseconds": 1.0, "seconds and µs": 1e-9}.get(wrong, 1e-3)  # bytes / (GB/s): ns
+    us = launch_us + fullest * drawn / share * scale
+    return us * {"in ms": 1e-3, "in seconds": 1e-6}.get(wrong, 1.0)
 
 
 def _fault(name: str) -> Callable:
@@ -123,6 +116,12 @@ TOLD = (
         "",
     ),
     (
+        "shared by programs",
+        "The bandwidth is divided by the number of **programs**. It is the SMs that have a share "
+        "each, and an SM with a program draws no more because its neighbours have none.",
+        "",
+    ),
+    (
         "not rounded",
         "The programs are divided evenly over the SMs, as if a program could be cut in pieces: "
         "this is the roofline, the time with no SM idle. The fullest SM has a whole number of "
@@ -130,33 +129,16 @@ TOLD = (
         WAVES,
     ),
     (
-        "shared by programs",
-        "The programs that there are share **all** of the bandwidth among themselves. An SM with "
-        "a program draws no more because its neighbours have none.",
+        "one too many",
+        "The fullest SM has one program too many where they come out even: 10 programs on 10 SMs "
+        "are one each. Dividing with // and adding 1 is not rounding up.",
+        WAVES,
+    ),
+    (
+        "batch in the bytes",
+        "B is counted twice: it makes more programs, and each of your programs reads the keys of "
+        "all users, too. A program reads K and V of one head of one user.",
         "",
-    ),
-    (
-        "even above one",
-        "With more programs than SMs you divide them evenly. There are whole programs only: "
-        "round up what the fullest SM gets.",
-        WAVES,
-    ),
-    (
-        "rounded down",
-        "The programs on the fullest SM are rounded **down**: with fewer programs than SMs that "
-        "is none at all, and a tail is left out.",
-        WAVES,
-    ),
-    (
-        "one wave",
-        "The time does not grow where there are more programs than SMs: some SM then has two.",
-        WAVES,
-    ),
-    (
-        "in a row",
-        "The programs run **one after the other** in your sum. They run side by side, one on each "
-        "SM as long as there are SMs.",
-        WAVES,
     ),
     (
         "K alone",
@@ -164,44 +146,30 @@ TOLD = (
         "",
     ),
     (
-        "two bytes",
-        "Every number is taken to have 2 bytes. It has `bytes_each`.",
+        "90 % again",
+        "The 90 % are taken off once more. `bandwidth` is what can be reached already; in the "
+        "lesson's formula it is the data sheet's.",
         "",
     ),
     (
-        "numbers",
-        "You count numbers, not bytes: each has `bytes_each`.",
+        "nanoseconds",
+        "The reading is 1,000 times too long: bytes over GB/s are nanoseconds. 1 GB/s is 1,000 "
+        "bytes a µs.",
         "",
     ),
     (
-        "no batch",
-        "B does not appear: every user brings programs of their own.",
-        "2 · 32 heads on 108 SMs",
-    ),
-    (
-        "no launch",
-        "The launch is missing. With a short context it is most of the time.",
+        "seconds and µs",
+        "The reading is in seconds, the launch in µs, and they are added. 1 s is 10⁶ µs.",
         "",
     ),
     (
-        "a launch a wave",
-        "A launch is counted for every wave. All programs are launched at once; later waves "
-        "start by themselves.",
+        "in ms",
+        "Your answer is in milliseconds. It is wanted in µs, as the launch is given.",
         "",
     ),
     (
-        "GiB",
-        "Nearly: a GB is 10⁹ bytes here, as in data sheets, and not 2³⁰.",
-        "",
-    ),
-    (
-        "ms",
-        "The reading is in milliseconds, the launch in microseconds. 1 GB/s is 1,000 bytes a µs.",
-        "",
-    ),
-    (
-        "seconds",
-        "The reading is in seconds, the launch in microseconds. 1 GB/s is 1,000 bytes a µs.",
+        "in seconds",
+        "Your answer is in seconds. It is wanted in µs, as the launch is given.",
         "",
     ),
 )
@@ -215,7 +183,7 @@ LATENCY = Exercise(
     properties=(
         Property("by hand", "the two examples of the table", _by_hand),
         Property("one wave", "fewer programs than SMs, a long context", _one_wave),
-        Property("all SMs", "exactly as many programs as SMs", _as_many),
+        Property("all SMs", "exactly as many programs as SMs", _as_many, see=WAVES),
         Property("a tail", "more programs than SMs, not a multiple", _tail, see=WAVES),
         Property("bytes each", "1 and 4 bytes a number", _dtypes),
         Property("short", "the launch is nearly everything", _short),

@@ -78,38 +78,25 @@ def load(
 ) -> tuple[int, float, int, float]:
     """The load of the SMs, with at most one catalogued fault in it."""
     heads = Hkv if packed else Hq
-    heads = {
-        "always query heads": Hq,
-        "always KV heads": Hkv,
-        "packed the other way": Hq if packed else Hkv,
-        "group size": Hq // Hkv if packed else Hq,
-    }.get(wrong, heads)
-    programs = heads if wrong == "no batch" else B * heads
-    waves = math.ceil(programs / sms)
+    if wrong == "always query heads":
+        heads = Hq
+    if wrong == "group size" and packed:
+        heads = Hq // Hkv
+    programs = B * heads
     waves = {
         "rounded down": programs // sms,
         "one too many": programs // sms + 1,
         "not rounded": programs / sms,
-        "float waves": float(waves),
-    }.get(wrong, waves)
+    }.get(wrong, math.ceil(programs / sms))
     tail = programs % sms
-    if wrong == "idle, not tail":
-        tail = -programs % sms
-    if wrong == "full wave as tail" and tail == 0:
-        tail = sms
-    places = sms * max(waves, 1)
-    used = programs / places
-    if wrong == "more than all":
-        used = programs / sms
-    if wrong == "capped":
-        used = min(1.0, programs / sms)
-    if wrong == "last wave alone":
-        used = (programs % sms or sms) / sms
-    if wrong == "per cent":
-        used = 100 * used
-    if wrong == "idle share":
-        used = 1 - used
-    return programs, waves, tail, used
+    if wrong == "no tail in one wave" and waves == 1:
+        tail = 0
+    if wrong == "full wave as tail":
+        tail = programs - (waves - 1) * sms
+    if wrong == "tail, yes or no":
+        tail = tail > 0
+    used = programs / sms if wrong == "more than all" else programs / (sms * waves)
+    return programs, waves, tail, round(used, 3) if wrong == "rounded share" else used
 
 
 def _fault(name: str) -> Callable:
@@ -128,25 +115,9 @@ TOLD = (
         HEADS,
     ),
     (
-        "always KV heads",
-        "Programs are counted by KV heads even where nothing is packed. Then every query head "
-        "has a program of its own, whether it shares its keys or not.",
-        HEADS,
-    ),
-    (
-        "packed the other way",
-        "`packed` is taken the wrong way round: packed there are fewer programs, one a KV head.",
-        HEADS,
-    ),
-    (
         "group size",
         "Packed, you count Hq / Hkv programs. That is how many query heads lie **in** one "
         "program; the number of programs is the number of groups.",
-        HEADS,
-    ),
-    (
-        "no batch",
-        "B does not appear: every user brings programs of their own.",
         HEADS,
     ),
     (
@@ -163,25 +134,25 @@ TOLD = (
     ),
     (
         "not rounded",
-        "The waves are not rounded up. There is no quarter of a wave: SMs that have no program "
-        "in it wait for those that have, and so the utilisation comes out as 1 (or above).",
+        "The waves are not rounded up. There is no half of a wave: SMs that have no program in "
+        "it wait for those that have. Without rounding, no SM would ever be idle, and the "
+        "utilisation is 1 everywhere.",
         "",
     ),
     (
-        "float waves",
-        "The numbers are right, but the waves are a float. A count is an int: `math.ceil` gives "
-        "one.",
-        "",
-    ),
-    (
-        "idle, not tail",
-        "Your tail is the number of SMs that are **idle** in the last wave. Asked is how many "
-        "programs run in it.",
+        "no tail in one wave",
+        "With fewer programs than SMs your tail is 0. The only wave is the last one, too: if it "
+        "leaves an SM idle, its programs are the tail.",
         "",
     ),
     (
         "full wave as tail",
         "Where the last wave is full there is no tail: then it is 0, and not all the SMs.",
+        "",
+    ),
+    (
+        "tail, yes or no",
+        "Your tail says whether there is one. Asked is how many programs are in it, an int.",
         "",
     ),
     (
@@ -191,24 +162,9 @@ TOLD = (
         "",
     ),
     (
-        "capped",
-        "The utilisation is 1 as soon as there are more programs than SMs. But a tail leaves SMs "
-        "idle: divide by the places of **all** waves.",
-        "",
-    ),
-    (
-        "last wave alone",
-        "This is how full the **last** wave is. The utilisation is over all waves.",
-        "",
-    ),
-    (
-        "per cent",
-        "The utilisation is in per cent. Asked is a share, from 0 to 1.",
-        "",
-    ),
-    (
-        "idle share",
-        "This is the share of SM time that is **idle**. Utilisation is the other part.",
+        "rounded share",
+        "The utilisation is rounded. Return it as it comes out of the division, and round "
+        "where you print it.",
         "",
     ),
 )

@@ -31,7 +31,7 @@ FINE = 160  # SMs, up to which there is room for a line between them
 
 
 def dealt_out(cases: Mapping[str, Sequence[Run]], sms: int) -> Figure:
-    """A few programs on a few SMs, one box each, the last wave in another colour.
+    """A few programs on a few SMs, one box each, the tail in another colour.
 
     cases: by title, runs of `course.hardware.schedule`; their unit of time is µs.
     """
@@ -40,10 +40,11 @@ def dealt_out(cases: Mapping[str, Sequence[Run]], sms: int) -> Figure:
     for ax, (title, runs) in zip(axes[0], cases.items(), strict=True):
         end = makespan(runs)
         last = max((run.start for run in runs), default=0.0)
+        tail = sum(run.start == last for run in runs) < sms  # the last wave leaves an SM idle
         for sm in range(sms):
             ax.barh(sm, end, height=0.84, color=COLORS.idle)
         for run in runs:
-            fill = SPLITS[1] if run.start == last > 0 else COLORS.k
+            fill = SPLITS[1] if tail and run.start == last else COLORS.k
             ax.barh(run.sm, run.stop - run.start, left=run.start, height=0.84, color=fill,
                     edgecolor="white", lw=1.5)  # fmt: skip
             ax.text((run.start + run.stop) / 2, run.sm, f"{run.program}", ha="center", va="center",
@@ -112,7 +113,7 @@ def _column(us: float, width: float) -> int:
 def _name_idle(ax: Axes, runs: Sequence[Run], sms: int, width: float) -> None:
     """Write into the picture how many SMs never get a program, where there is room for it."""
     idle, end = sms - len({run.sm for run in runs}), makespan(runs)
-    if idle > sms / 8 and end > width / 3:
+    if idle > sms / 10 and end > width / 4:
         ax.text(end / 2, sms - idle / 2, f"{idle} idle", ha="center", va="center",
                 color=COLORS.muted)  # fmt: skip
 
@@ -126,8 +127,9 @@ def filling_with_batch(
     """
     fig, axes = figure(1, 2, size=(9.4, 3.8))
     for ax, curves in zip(axes, (used, us), strict=True):
-        for color, (name, curve) in zip((COLORS.k, SPLITS[1]), curves.items(), strict=False):
-            ax.step(batches, curve, where="mid", color=color, label=name)
+        looks = ((COLORS.k, 4.5), (SPLITS[1], 1.6))  # the wide one shows on both sides of the other
+        for (color, lw), (name, curve) in zip(looks, curves.items(), strict=False):
+            ax.step(batches, curve, where="mid", color=color, lw=lw, label=name)
         ax.set(xlabel="users in the batch", xlim=(0, max(batches) + 1), ylim=(0, None))
         ax.xaxis.set_major_locator(FixedLocator([1, *range(8, max(batches) + 1, 8)]))
         ax.xaxis.set_minor_locator(NullLocator())
