@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from decode_calls import DEVICE, LONGER, judge, plain_call
+from decode_calls import DEVICE, judge, plain_call
 from shapes import DecodeShape, decode_inputs, poisoned_memory
 
 from kernels.decode import plan_launch
