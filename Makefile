@@ -6,7 +6,7 @@ BOOTSTRAP = $(or $(PYTHON),$(error Python is missing: install Python 3.11, 3.12 
 RUN = @$(BOOTSTRAP) run
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test check exercises notebooks portable bench gpu format clean
+.PHONY: help lab test check exercises notebooks portable browser bench report gpu format clean
 
 help:
 	@sed -n 's/^\([a-z]*\):.*## /\1 /p' Makefile | while read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
@@ -31,8 +31,14 @@ notebooks: ## execute every lesson and solution and store the outputs
 portable: ## run the notebooks once more, as a CPU without vector units and with one thread
 	@ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1 $(BOOTSTRAP) run python -m pytest -q -n 2 --dist loadfile --nbval notebooks solutions
 
+browser: ## move every widget in a real JupyterLab, in headless Chromium
+	$(RUN) python -m pytest -q -m browser tests/browser
+
 bench: ## measure flash_decode on this CPU against PyTorch's own attention
 	$(RUN) python -m benchmarks cpu
+
+report: ## measure on this machine and write report/report.html, to hand in (lesson 17)
+	$(RUN) python -m benchmarks report
 
 gpu: ## run the tests compiled and measure on this machine's GPU
 	$(RUN) python -m course.environment need-gpu

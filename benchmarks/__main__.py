@@ -15,6 +15,7 @@ OTHERS = {
     "all": "all of the above, then the targets",
     "targets": "judge the targets by the records in benchmarks/results/",
     "cpu": "decode on this CPU's threads, ours against PyTorch's",
+    "report": "a notebook and an HTML page on this machine, to hand in",
 }
 
 
@@ -27,6 +28,10 @@ def parser() -> argparse.ArgumentParser:
         if name == "targets":
             continue
         one.add_argument("--quick", action="store_true", help="tiny shapes: does it run?")
+        if name == "report":
+            one.add_argument("--out", metavar="FOLDER", help="where to (default: report/)")
+            one.add_argument("--export", action="store_true", help="export again, measure nothing")
+            continue
         where = "folder" if name == "all" else "file"
         one.add_argument("--out", help=f"{where} for the JSON (default: in benchmarks/results/)")
         if name == "cpu":
@@ -74,10 +79,10 @@ def measure(options: argparse.Namespace) -> int:
 def main() -> None:
     """Parse the command line and run what it names."""
     options = parser().parse_args()
-    if options.name == "cpu":
+    if options.name in ("cpu", "report"):
         # Read once, when torch is loaded: large pages spare the page tables of a large cache.
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-        import_module("benchmarks.cpu").main(options)
+        import_module(f"benchmarks.{options.name}").main(options)
     elif options.name == "targets":
         from benchmarks import protocol, targets
 

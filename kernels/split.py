@@ -172,6 +172,7 @@ def split_call(
     """
     (B, Lq, Hq, D), Hkv = q.shape, k_cache.shape[2]
     programs = Hkv * triton.cdiv(Lq * Hq // Hkv, launch.block_m)
+    grid = (num_splits, programs, B) if items is None else (len(items) * programs,)
     args = {
         "q": Queries(q, *q.stride()[:3]),
         "cache": features.cache(k_cache, v_cache),
@@ -193,7 +194,4 @@ def split_call(
         "ONCE": programs == Hkv,  # else other tiles of query rows read the same keys
         **launch.constexprs(),
     }
-    # A plan lists long pieces first. Were heads an axis of their own, behind that of items, the
-    # short pieces of one head would start before the long ones of the next.
-    grid = (num_splits, programs, B) if items is None else (len(items) * programs, 1, 1)
     return KernelCall(split_kernel, grid, args, launch.num_warps)

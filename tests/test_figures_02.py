@@ -104,6 +104,15 @@ def test_memory_bars_say_how_many_fit():
     assert fills(ax) == [color(COLORS.out), *drawn, grey]
 
 
+def test_a_bar_that_is_cut_at_the_edge_is_torn():
+    model = Model("small", 1.0, layers=1, query_heads=1, kv_heads=1, head_dim=1, longest=9)
+    fitting, torn = (
+        figures.kv_memory([model], context=250_000_000, users=users, memory_gb=8).axes[0]
+        for users in (6, 20)
+    )
+    assert len(torn.lines) == len(fitting.lines) + 2
+
+
 def test_doctests():
     results = doctest.testmod(decode_phase_limits)
     assert results.attempted and not results.failed

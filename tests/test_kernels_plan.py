@@ -226,7 +226,7 @@ def test_all_heads_of_long_pieces_start_before_any_short_piece(lengths):
     launch = choose_decode_launch(rows=4, head_dim=128, element_size=2, tensor_cores=True)
     call = split_call(q, cache, cache.clone(), Features(), o, o[..., 0], num_splits=len(made),
                       causal=True, scale=1.0, launch=launch, items=items)  # fmt: skip
-    assert call.grid == (len(made) * heads, 1, 1)
+    assert call.grid == (len(made) * heads,)
     started = [made[p // heads] for p in range(call.grid[0])]
     blocks = [-(-(item.stop - item.start) // 64) for item in started]
     assert makespan(schedule(blocks, sms=264)) <= 1.1 * sum(blocks) / 264

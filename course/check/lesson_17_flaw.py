@@ -1,0 +1,199 @@
+"""Exercise 17.1: which flaw has a benchmark? Found by trying it on devices whose truth is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Generator
+
+from course.check.draw import integer
+from course.check.spec import Exercise, Mistake, Property, Seen
+from course.stand_in import StandIn
+
+Benchmark = Callable[[StandIn], float]
+NO_WAIT, WARM, ZEROS, NONE = "no synchronise", "warm cache", "zeros", "none"
+SECTION = "6 · A device whose truth is known"
+
+
+def timed(
+    device: StandIn, calls: int, sets: int, data: str = "random", waits: str = "at the end"
+) -> float:
+    """Seconds a call over `calls` calls and `sets` sets of inputs, after a round of warm-up.
+
+    waits: "at the end", "each call", "before" the clock starts only, "after" it has been stopped.
+    """
+    inputs = [device.inputs(data) for _ in range(sets)]
+    for one in inputs:
+        device.launch(one)
+    if waits != "never":
+        device.synchronize()
+    start = device.clock()
+    for i in range(calls):
+        device.launch(inputs[i % sets])
+        if waits == "each call":
+            device.synchronize()
+    if waits == "at the end":
+        device.synchronize()
+    seconds = (device.clock() - start) / calls
+    if waits == "after":
+        device.synchronize()
+    return seconds
+
+
+def _ask(answer: Callable, wanted: str, given: str, *how: object, **more: object) -> Seen:
+    def benchmark(device: StandIn) -> float:
+        return timed(device, *how, **more)
+
+    return Seen.of(answer, (benchmark,), wanted=wanted, given=f"a benchmark that {given}")
+
+
+def _enough(rng: Generator) -> tuple[int, int]:
+    """Calls, and sets of which so many do not fit into any cache that the exercise allows."""
+    return integer(rng, 40, 60), integer(rng, 20, 30)
+
+
+def _never_waits(answer: Callable, rng: Generator) -> Seen:
+    given = "launches all calls and reads the clock"
+    return _ask(answer, NO_WAIT, given, *_enough(rng), waits="never")
+
+
+def _waits_elsewhere(answer: Callable, rng: Generator) -> list[Seen]:
+    return [
+        _ask(answer, NO_WAIT, f"synchronises only {told}", *_enough(rng), waits=waits)
+        for waits, told in (
+            ("before", "before it starts the clock"),
+            ("after", "after it has read the clock"),
+        )
+    ]
+
+
+def _one_set(answer: Callable, rng: Generator) -> Seen:
+    return _ask(answer, WARM, "uses one set of inputs for all calls", integer(rng, 40, 60), 1)
+
+
+def _few_sets(answer: Callable, rng: Generator) -> Seen:
+    sets = integer(rng, 2, 3)
+    return _ask(answer, WARM, f"rotates through {sets} sets of inputs", integer(rng, 40, 60), sets)
+
+
+def _zeros(answer: Callable, rng: Generator) -> Seen:
+    return _ask(answer, ZEROS, "rotates through many sets of zeros", *_enough(rng), data="zeros")
+
+
+def _honest(answer: Callable, rng: Generator) -> list[Seen]:
+    given = "has none of the three flaws, and synchronises"
+    return [
+        _ask(answer, NONE, f"{given} {waits}", *_enough(rng), waits=waits)
+        for waits in ("at the end", "each call")
+    ]
+
+
+def by_values(benchmark: Benchmark) -> str:
+    """Another way: give each flaw an effect of a size of its own, and read the size."""
+    share = benchmark(StandIn(call_s=1.0, warm=0.5, zeros=0.8))
+    expected = {NO_WAIT: 0.0, WARM: 0.5, ZEROS: 0.8, NONE: 1.0}
+    return min(expected, key=lambda name: abs(expected[name] - share))
+
+
+def by_log(benchmark: Benchmark, wrong: str) -> str:
+    """Look at what was called, and not at what it did; wrong: which call it looks for."""
+    device = StandIn()
+    seconds = benchmark(device)
+    if wrong == "looks for the call":
+        if "synchronize" not in device.log:
+            return NO_WAIT
+    elif seconds < 0.1 * device.call_s:
+        return NO_WAIT
+    launched = {entry for entry in device.log if entry.startswith("launch")}
+    few = len(launched) == 1 if wrong == "counts the sets" else len(launched) <= 4
+    if few:
+        return WARM
+    return ZEROS if benchmark(StandIn(zeros=1.0)) > 1.1 * seconds else NONE
+
+
+def by_trials(benchmark: Benchmark, wrong: str) -> str:
+    """Change one thing at a time, with at most one fault in how."""
+    base = benchmark(StandIn())
+    if wrong == "one verdict":
+        return NO_WAIT if base < 0.9e-3 else NONE
+    doubled = {"launch_s": 4e-6} if wrong == "doubles the launch" else {"call_s": 2e-3}
+    again = benchmark(StandIn(**doubled))
+    if again != 2 * base if wrong == "to the last digit" else again < 1.5 * base:
+        return NO_WAIT
+    cold = benchmark(StandIn(cache_bytes=0))
+    if cold <= 1.1 * base if wrong == "the wrong way round" else cold > 1.1 * base:
+        return WARM
+    if wrong == "never none":
+        return ZEROS
+    return ZEROS if benchmark(StandIn(zeros=1.0)) > 1.1 * base else NONE
+
+
+def fault(name: str) -> Callable[[Benchmark], str]:
+    """Return an answer with one fault."""
+    way = by_log if name in ("looks for the call", "counts the sets") else by_trials
+    return lambda benchmark: way(benchmark, name)
+
+
+FAULTS = (
+    (
+        "looks for the call",
+        "It looks **whether `synchronize` is called**, not whether the wait falls between the two "
+        "readings of the clock. A wait before the clock starts, or after it stops, is none.",
+        "2 · A call returns before it is done",
+    ),
+    (
+        "counts the sets",
+        "It takes **more than one set of inputs** for a cold cache. Two sets that fit into the "
+        "cache together are both found there. What decides is whether a device without a cache "
+        "would give another result.",
+        "3 · The first calls, and the warm ones",
+    ),
+    (
+        "one verdict",
+        "It notices that a number is **too good, and calls every such benchmark unsynchronised**. "
+        "All three flaws make the number too good: to tell them apart, change one thing at a time.",
+        "",
+    ),
+    (
+        "doubles the launch",
+        "It makes the **launch** slower, not the call. A launch is the host's work and hardly "
+        "counts: it is twice the device's work that an honest benchmark has to show.",
+        "2 · A call returns before it is done",
+    ),
+    (
+        "to the last digit",
+        "It wants the time to double **to the last digit**. Launches take time as well, so even an "
+        "honest result is off by a little. Leave room: ask for 1.5 times, not for 2.",
+        "",
+    ),
+    (
+        "the wrong way round",
+        "The cache is judged **the wrong way round**. Without a cache an honest benchmark gives "
+        "the same result as before; the one that leans on the cache gets slower.",
+        "3 · The first calls, and the warm ones",
+    ),
+    (
+        "never none",
+        'It **always finds something**: what is left after two trials is called "zeros". An '
+        'honest benchmark has to come out as "none", so zeros need a trial of their own.',
+        "4 · Which data",
+    ),
+)
+
+FLAW = Exercise(
+    id="17.1",
+    name="find the flaw",
+    title="Three benchmarks, three flaws",
+    section=SECTION,
+    solution_name="find_flaw",
+    properties=(
+        Property("never waits", "no synchronise at all", _never_waits),
+        Property("waits elsewhere", "it synchronises, but not where it counts", _waits_elsewhere),
+        Property("one set", "the same inputs in every call", _one_set),
+        Property("a few sets", "two or three sets, which fit into the cache", _few_sets),
+        Property("zeros", "cold and synchronised, but all inputs are zeros", _zeros),
+        Property("no flaw", "an honest benchmark is left in peace", _honest),
+    ),
+    mistakes=tuple(Mistake(name, says, fault(name), see) for name, says, see in FAULTS),
+    alternative=by_values,
+)

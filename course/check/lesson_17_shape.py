@@ -1,0 +1,202 @@
+"""Exercise 17.3: is a curve of time against context flat, linear or stepped?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor
+
+from course.check.draw import integer
+from course.check.spec import Exercise, Mistake, Property, Seen
+
+SECTION = "8 · Three shapes"
+NOISE = 0.005  # standard deviation, as a share of the time
+
+
+def contexts_of(rng: Generator) -> Tensor:
+    """Return evenly spaced contexts, 40 to 64 of them."""
+    return torch.arange(1, integer(rng, 40, 64) + 1, dtype=torch.float64) * 1024
+
+
+def uniform(rng: Generator, low: float, high: float) -> float:
+    """Return a number between low and high."""
+    return low + (high - low) * torch.rand((), generator=rng).item()
+
+
+def _ask(
+    answer: Callable, rng: Generator, contexts: Tensor, clean: Tensor, wanted: str, given: str
+) -> Seen:
+    noise = 1 + NOISE * torch.randn(clean.shape, generator=rng, dtype=clean.dtype)
+    return Seen.of(
+        answer, (contexts, clean * noise), wanted=wanted, given=f"{len(contexts)} points, {given}"
+    )
+
+
+def staircase(contexts: Tensor, steps: int, rise: float) -> Tensor:
+    """Return 1 … 1 + rise in `steps` equal steps, the last one as long as the others."""
+    done = (contexts - contexts[0]) / (contexts[-1] - contexts[0]) * (steps + 1)
+    return 1 + rise * done.floor().clamp(max=steps) / steps
+
+
+def _flat(answer: Callable, rng: Generator) -> list[Seen]:
+    x, unit = contexts_of(rng), uniform(rng, 2, 20)
+    ramp = (x - x[0]) / (x[-1] - x[0])
+    gentle = unit * (1 + uniform(rng, 0.02, 0.06) * ramp)
+    falling = unit * (1 - 0.03 * ramp)
+    pairs = ((gentle, "rising by some per cent"), (falling, "falling by 3 %"))
+    return [_ask(answer, rng, x, y, "flat", given) for y, given in pairs]
+
+
+def _linear(answer: Callable, rng: Generator) -> list[Seen]:
+    x, seen = contexts_of(rng), []
+    for rise in (uniform(rng, 0.5, 0.7), uniform(rng, 8.0, 40.0)):
+        y = uniform(rng, 2, 20) * (1 + rise * (x - x[0]) / (x[-1] - x[0]))
+        seen.append(_ask(answer, rng, x, y, "linear", f"rising to {1 + rise:.1f} times"))
+    return seen
+
+
+def _stepped(answer: Callable, rng: Generator) -> list[Seen]:
+    x, seen = contexts_of(rng), []
+    for steps in (integer(rng, 1, 2), integer(rng, 3, 5)):
+        y = uniform(rng, 2, 20) * staircase(x, steps, uniform(rng, 1.0, 3.0))
+        seen.append(_ask(answer, rng, x, y, "stepped", f"rising in {steps} steps"))
+    return seen
+
+
+def _units(answer: Callable, rng: Generator) -> list[Seen]:
+    x = contexts_of(rng)
+    ramp = (x - x[0]) / (x[-1] - x[0])
+    return [
+        _ask(answer, rng, x * scale, y * unit, wanted, given)
+        for scale, unit, given in ((1.0, 1e-4, "in seconds"), (1e-3, 1e5, "in ns, thousands"))
+        for wanted, y in (
+            ("flat", 1 + 0.03 * ramp),
+            ("linear", 1 + 2 * ramp),
+            ("stepped", staircase(x, 3, 2.0)),
+        )
+    ]
+
+
+def _high_floor(answer: Callable, rng: Generator) -> Seen:
+    """A staircase upon a high floor: the weights of a large model below, attention on top."""
+    x = contexts_of(rng)
+    y = uniform(rng, 2, 20) * staircase(x, 3, 0.4)
+    return _ask(answer, rng, x, y, "stepped", "3 steps, to 1.4 times in all")
+
+
+def by_jumps(contexts: Tensor, times: Tensor) -> str:
+    """Another way: does most of the rise happen in a few places?
+
+    In windows of three points medians calm the noise, and a jump stays a jump.
+    """
+    n = len(times)
+    calm = torch.stack([times[max(0, i - 1) : i + 2].median() for i in range(n)])
+    rise = calm[-3:].median() - calm[:3].median()
+    if rise < 0.15 * times.median():
+        return "flat"
+    jumps = (calm[2:] - calm[:-2]).abs()  # over two points: a step is never cut in half
+    largest = jumps.max() / rise
+    return "stepped" if largest > 4.5 / (n - 1) + 0.03 else "linear"
+
+
+def fit(contexts: Tensor, times: Tensor, wrong: str = "") -> str:
+    """The straight line and what it leaves over, with at most one fault in the verdict."""
+    x, y = contexts.double(), times.double()
+    if wrong == "log axes":
+        x, y = x.log(), y.log()
+    dx, dy = x - x.mean(), y - y.mean()
+    slope = (dx * dy).sum() / (dx * dx).sum()
+    rise = slope * (x.max() - x.min())
+    off = (dy - slope * dx).square().mean().sqrt()
+    if wrong == "slope":
+        growth, bound = slope, 1e-4
+    else:
+        growth, bound = (rise if wrong == "log axes" else rise / y.median()), 0.1
+    if wrong != "flat forgotten" and growth < bound:
+        return "flat"
+    if wrong == "two shapes":
+        return "linear"
+    if wrong == "correlation":
+        r2 = 1 - off.square() / dy.square().mean()
+        return "linear" if r2 > 0.9 else "stepped"
+    if wrong == "absolute":
+        return "linear" if off < 0.1 else "stepped"
+    if wrong == "any dip":
+        return "stepped" if (y[1:] <= y[:-1]).any() else "linear"
+    if wrong == "of the time":
+        return "linear" if off / y.median() < 0.05 else "stepped"
+    return "linear" if off / rise < 0.025 else "stepped"
+
+
+def fault(name: str) -> Callable[[Tensor, Tensor], str]:
+    """Return `classify` with one fault."""
+    return lambda contexts, times: fit(contexts, times, name)
+
+
+FAULTS = (
+    (
+        "flat forgotten",
+        "**Flat curves are not asked for first.** Their rise is nearly nothing, and dividing what "
+        "is left over by nearly nothing makes any noise look like steps.",
+        "",
+    ),
+    (
+        "slope",
+        "Flat is judged by **the slope itself**, so the verdict depends on the units. Take the "
+        "rise over the whole curve, as a share of its middle.",
+        "",
+    ),
+    (
+        "correlation",
+        "Straight is judged by **R²**. A staircase of four steps has an R² of 0.95 as well: R² "
+        "says that a curve rises, not that it rises in a line.",
+        "",
+    ),
+    (
+        "absolute",
+        "What the line leaves over is compared with **a fixed number of milliseconds**. In other "
+        "units, or on a faster machine, the verdict would be another one: divide by the rise.",
+        "",
+    ),
+    (
+        "any dip",
+        "A curve counts as stepped as soon as **two neighbours do not rise**. Noise alone does "
+        "that, to any line.",
+        "5 · Many times, one number",
+    ),
+    (
+        "of the time",
+        "What the line leaves over is divided by **the time, not by the rise**. Steps on top of a "
+        "high floor are then lost, though they are all that the context adds.",
+        "",
+    ),
+    (
+        "log axes",
+        "It fits a line through **logarithms**. A line with a floor under it is none on such axes, "
+        "and looks stepped.",
+        "",
+    ),
+    (
+        "two shapes",
+        "Everything that grows is called **linear**: steps are not looked for.",
+        "",
+    ),
+)
+
+SHAPE = Exercise(
+    id="17.3",
+    name="classify",
+    title="Flat, linear or stepped",
+    section=SECTION,
+    solution_name="classify",
+    properties=(
+        Property("flat", "rises, or falls, by a few per cent", _flat),
+        Property("linear", "rises along a line, a little or a lot", _linear),
+        Property("stepped", "rises in one to five equal steps", _stepped),
+        Property("high floor", "steps that make the time 1.4-fold in all", _high_floor),
+        Property("any units", "seconds, nanoseconds, thousands of tokens", _units),
+    ),
+    mistakes=tuple(Mistake(name, says, fault(name), see) for name, says, see in FAULTS),
+    alternative=by_jumps,
+)
