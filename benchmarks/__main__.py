@@ -62,6 +62,8 @@ def measure(options: argparse.Namespace) -> int:
         if records[name]["gpu"].startswith("none"):
             print(f"{name}: interpreted on the CPU. This shows that it runs and measures nothing.")
         print(module.table(records[name]["rows"]))
+        if hasattr(module, "remarks"):
+            print(module.remarks(records[name]))
         if record.path:
             print(f"written: {record.path}")
         if getattr(options, "figure", None):

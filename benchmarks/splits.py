@@ -17,11 +17,13 @@ from benchmarks.machine import free_bytes
 from benchmarks.record import Record
 from benchmarks.session import Cell, Session
 from benchmarks.timing import cold_bytes, number_of_sets
-from course.hardware.split_curves import interpolate
+from course.hardware.regret import as_text, compare, fit_costs
+from course.hardware.split_curves import interpolate, recorded
 from kernels.decode import plan_launch
 from kernels.features import Features
 from kernels.flash_decoding import flash_decode
 from kernels.runtime import INTERPRETED
+from kernels.split_rules import ASSUMED
 from kernels.splits import Splits
 
 BATCHES = [1, 4, 16, 64]
@@ -101,3 +103,16 @@ def table(rows: Sequence[dict]) -> str:
         found = f"{best[1]:>13} {best[0]:>9.4f} {row['chosen']:>8} {told:>8}"
         lines.append(f"{start:<10} {row['Lk']:>8,} {found}")
     return "\n".join(lines)
+
+
+def remarks(record: dict) -> str:
+    """Score every split rule on a record of a GPU, and say which costs would fit it best.
+
+    Empty for a record that was made interpreted: its times mean nothing.
+    """
+    curves = recorded(record)
+    if not curves:
+        return ""
+    costs = fit_costs(curves)
+    same = "as assumed" if costs == ASSUMED else f"kernels.split_rules assumes {ASSUMED}"
+    return f"\n{as_text(compare(curves))}\nbest for this run: {costs} ({same})"

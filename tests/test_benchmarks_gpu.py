@@ -128,6 +128,19 @@ def test_regret_of_a_choice():
         assert splits.regret(row | {"chosen": chosen}) == lost
 
 
+def test_remarks_on_splits_score_the_rules_and_fit_the_costs():
+    """A made-up GPU on which a second launch costs nothing: the fit finds that out."""
+    tried = [1, 2, 4, 8, 16, 32]
+    rows = [
+        {"B": 1, "Hq": 32, "Hkv": 8, "Lk": n, "num_splits": tried, "ms": [1 / s for s in tried]}
+        for n in (2048, 4096, 8192)
+    ]
+    told = splits.remarks({"gpu": "NVIDIA H200", "rows": rows})
+    assert "regret on 3 curves, recorded on H200" in told
+    assert "never split" in told and "best for this run: Costs(merge=32768" in told
+    assert splits.remarks({"gpu": "none: interpreted", "rows": rows}) == ""
+
+
 def test_the_digest_changes_with_the_code(tmp_path):
     (tmp_path / "kernels").mkdir()
     (tmp_path / "kernels" / "a.py").write_text("x = 1\n")

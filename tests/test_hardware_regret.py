@@ -44,8 +44,17 @@ def test_a_score_by_hand():
     assert (found.source, found.curves) == ("made up", 10)
     other = Curve("", "dreamt", SHAPE, CURVE.times_us)
     assert score("", fixed_count(1), [*rows, other]).source == "2 worlds or devices"
-    with pytest.raises(ValueError, match="at least one curve; got none"):
+    with pytest.raises(ValueError, match="at least one curve; got none of 0"):
         score("", fixed_count(1), [])
+
+
+def test_a_curve_that_did_not_try_it_says_nothing_of_a_rule():
+    long = Curve("", "made up", SHAPE, ((1, 9.0), (64, 3.0)))
+    assert score("", fixed_count(64), [CURVE, long]).curves == 1
+    with pytest.raises(ValueError, match="got none of 1"):
+        score("", fixed_count(64), [CURVE])
+    text = as_text(compare([CURVE, long], {"few": fixed_count(2), "many": fixed_count(64)}))
+    assert "regret on 2 curves" in text and text.endswith("on 1 of them")
 
 
 def test_the_calls_are_those_that_are_measured():

@@ -64,15 +64,19 @@ class Score:
 
 
 def score(name: str, rule: Rule, curves: Sequence[Curve]) -> Score:
-    """Score a rule on curves. Raises ValueError where there are none."""
-    if not curves:
-        raise ValueError("a rule is scored on at least one curve; got none")
-    regrets = sorted(regret(rule, curve) for curve in curves)
-    sources = sorted({curve.source for curve in curves})
+    """Score a rule on those of the curves that tried what it chooses.
+
+    Raises ValueError where there are none.
+    """
+    fair = [curve for curve in curves if curve.tried(rule(curve.shape))]
+    if not fair:
+        raise ValueError(f"a rule is scored on at least one curve; got none of {len(curves)}")
+    regrets = sorted(regret(rule, curve) for curve in fair)
+    sources = sorted({curve.source for curve in fair})
     return Score(
         rule=name,
         source=sources[0] if len(sources) == 1 else f"{len(sources)} worlds or devices",
-        curves=len(curves),
+        curves=len(fair),
         median=statistics.median(regrets),
         ninetieth=regrets[math.ceil(0.9 * len(regrets)) - 1],
         worst=regrets[-1],
@@ -88,11 +92,13 @@ def compare(curves: Sequence[Curve], rules: Mapping[str, Rule] = RULES) -> list[
 def as_text(scores: Sequence[Score]) -> str:
     """Return scores as aligned text, under a line that says what they rest on."""
     wide = max(len(score.rule) for score in scores)
-    lines = [f"regret on {scores[0].curves:,} curves, {scores[0].source}"]
+    most = max(score.curves for score in scores)
+    lines = [f"regret on {most:,} curves, {scores[0].source}"]
     lines += [f"{'rule':<{wide}}{'median':>9}{'90 %':>9}{'worst':>9}{'mean':>9}"]
     for each in scores:
         figures = (each.median, each.ninetieth, each.worst, each.mean)
-        lines.append(f"{each.rule:<{wide}}" + "".join(f"{100 * x:>7.1f} %" for x in figures))
+        left = "" if each.curves == most else f"   on {each.curves:,} of them"
+        lines.append(f"{each.rule:<{wide}}" + "".join(f"{100 * x:>7.1f} %" for x in figures) + left)
     return "\n".join(lines)
 
 

@@ -51,6 +51,10 @@ class Curve:
         """The fewest splits among the fastest, and their time, µs."""
         return min(self.times_us, key=lambda pair: (pair[1], pair[0]))
 
+    def tried(self, splits: int) -> bool:
+        """Say whether so many splits lie between the fewest and the most that were tried."""
+        return self.times_us[0][0] <= splits <= self.times_us[-1][0]
+
     def time_us(self, splits: int) -> float:
         """Return the time with so many splits, between two that were tried on a straight line."""
         return interpolate(self.times_us, splits)
