@@ -7,6 +7,7 @@ from course.hardware import (
     bytes_per_token,
     bytes_per_user,
     decode_intensity,
+    linear_work,
     model_named,
     prefill_intensity,
     ridge_point,
@@ -37,6 +38,8 @@ def test_what_is_said_of_devices_and_models_stands_in_the_tables():
     a100, h100, h200 = (ridge_point(name) for name in ("A100 80GB SXM", "H100 SXM", "H200"))
     assert f"({a100:.0f} for an A100, {h100:.0f} for an H100)" in PROSE
     assert f"decode is {h100 / h200 - 1:.0%} faster".replace("%", " %") in PROSE
+    assert linear_work(164, 4096, 4096).intensity < a100 < linear_work(166, 4096, 4096).intensity
+    assert "on an A100 at some 165 tokens" in PROSE
     assert f"{bytes_per_token('Llama-3 8B') // 1024} KiB for Llama-3 8B in fp16" in PROSE
     users = [users_that_fit("Llama-3 8B", 2**i, 80) for i in (13, 15, 17)]
     assert f"{users[0]} users of 8k tokens fit on 80 GB" in PROSE

@@ -13,6 +13,7 @@ from course.check.guards import Guarded, guarded, poisoned
 from course.check.spec import Exercise, Mistake, Property, Seen
 
 Filled = tuple[Guarded, Tensor]  # a cache, and a copy of what is in it
+ACCEPTED, REFUSED = "no error: all tokens fit", "a ValueError"
 
 
 def _cache(rng: Generator, name: str, shape: tuple[int, ...], lengths: list[int]) -> Filled:
@@ -25,70 +26,111 @@ def _cache(rng: Generator, name: str, shape: tuple[int, ...], lengths: list[int]
 
 def _append(
     answer: Callable, rng: Generator, lengths: list[int], Ln: int, capacity: int, Hkv: int = 1
-) -> Seen:
-    """Append Ln tokens to rows of these lengths; got and wanted are all that may have changed."""
+) -> list[Seen]:
+    """Append Ln tokens to rows of these lengths: was it refused, the cells, the lengths.
+
+    A part each, so that a message shows the one that differs; the first difference in a cache in
+    words, and then all of it, by which mistakes are told apart.
+    """
     B, D = len(lengths), 2
-    shape = (B, capacity, Hkv, D)
-    (k_cache, k_wanted), (v_cache, v_wanted) = (
-        _cache(rng, name, shape, lengths) for name in ("k_cache", "v_cache")
-    )
-    k, v = (
-        guarded(torch.randn(B, Ln, Hkv, D, generator=rng), name, row_gap=3) for name in ("k", "v")
-    )
+    names, shape = ("k", "v"), (B, capacity, Hkv, D)
+    caches = [_cache(rng, f"{name}_cache", shape, lengths) for name in names]
+    new = [guarded(torch.randn(B, Ln, Hkv, D, generator=rng), name, row_gap=3) for name in names]
     fits = max(lengths) + Ln <= capacity
-    for b, length in enumerate(lengths if fits else []):
-        k_wanted[b, length : length + Ln] = k.tensor[b]
-        v_wanted[b, length : length + Ln] = v.tensor[b]
-    before = torch.tensor(lengths)
     given = f"lengths {lengths}, {Ln} new, capacity {capacity}, Hkv = {Hkv}, D = {D}"
+    before = torch.tensor(lengths)
+    (k_cache, _), (v_cache, _), (k, v) = *caches, new
+    args = (k_cache.tensor, v_cache.tensor, k.tensor, v.tensor, before)
+    end, result, how = _call(answer, args, fits, given)
+    seen = [Seen(end, ACCEPTED if fits else REFUSED, given + how)]
+    for i, (cache, old) in enumerate(caches):
+        wanted = old.clone()
+        for b, length in enumerate(lengths if fits else []):
+            wanted[b, length : length + Ln] = new[i].tensor[b]
+        got_words, wanted_words = _first_difference(cache, old, wanted, [x.tensor for x in new])
+        seen.append(Seen(got_words, wanted_words, given))
+        guards = (cache, new[i])
+        seen.append(Seen(cache.tensor, wanted, given, atol=0.0, rtol=0.0, guards=guards))
+    seen.append(Seen({"lengths": before}, {"lengths": torch.tensor(lengths)}, given))
+    if result is not None and fits:
+        wanted = {"new lengths": torch.tensor(lengths) + Ln}
+        seen.append(Seen({"new lengths": result}, wanted, given, any_dtype=True))
+    return seen
+
+
+def _call(answer: Callable, args: tuple, fits: bool, given: str) -> tuple[str, object, str]:
+    """Call the answer: how it ended, in words, what it returned, and which other error it was."""
     try:
-        result = answer(k_cache.tensor, v_cache.tensor, k.tensor, v.tensor, before)
+        result = answer(*args)
     except ValueError:
-        result = "ValueError"
+        return "a ValueError, though all tokens fit" if fits else REFUSED, None, ""
     except Exception as error:
-        error.add_note(given)
-        raise
-    wanted = torch.tensor(lengths) + Ln if fits else "ValueError"
-    return Seen(
-        (result, k_cache.tensor, v_cache.tensor, before),
-        (wanted, k_wanted, v_wanted, torch.tensor(lengths)),
-        given,
-        atol=0.0,  # copied, not computed
-        rtol=0.0,
-        names=("the new lengths", "k_cache", "v_cache", "lengths"),
-        guards=(k_cache, v_cache, k, v),
-        any_dtype=True,
-    )
+        known = (AssertionError, IndexError, RuntimeError)
+        if fits or isinstance(error, NotImplementedError) or not isinstance(error, known):
+            error.add_note(given)
+            raise
+        return "another kind of error", None, f"; it raised {type(error).__name__}"
+    return ACCEPTED if fits else "no error, though there is no room", result, ""
 
 
-def _one_token(answer: Callable, rng: Generator) -> Seen:
+def _first_difference(
+    cache: Guarded, old: Tensor, wanted: Tensor, new: list[Tensor]
+) -> tuple[str, str]:
+    """The first cell (row, place) of a cache that is not as wanted: what is in it, and should be.
+
+    old: the cache as it was; new: k and v.
+    """
+    got = cache.tensor
+    astray = ~((got == wanted) | (got.isnan() & wanted.isnan())).flatten(2).all(-1)
+    if not bool(astray.any()):
+        return cache.name, cache.name
+    b, p = astray.nonzero()[0].tolist()
+    if torch.equal(old[b, p].nan_to_num(99.0), wanted[b, p].nan_to_num(99.0)):
+        should = "what was there before" if not old[b, p].isnan().any() else "left untouched"
+    else:
+        should = _content(wanted[b, p], new)
+    where = f"{cache.name}, row {b}, place {p}: "
+    return where + _content(got[b, p], new), where + should
+
+
+def _content(cell: Tensor, new: list[Tensor]) -> str:
+    """Say which of the new tokens lies in a cell (Hkv, D)."""
+    if bool(cell.isnan().all()):
+        return "never written"
+    for name, tokens in zip(("k", "v"), new, strict=True):
+        for b, i in (tokens == cell).flatten(2).all(-1).nonzero().tolist():
+            return f"{name}[{b}, {i}]"
+    return "none of the new tokens"
+
+
+def _one_token(answer: Callable, rng: Generator) -> list[Seen]:
     return _append(answer, rng, [integer(rng, 1, 4)], 1, 6)
 
 
-def _empty_row(answer: Callable, rng: Generator) -> Seen:
+def _empty_row(answer: Callable, rng: Generator) -> list[Seen]:
     return _append(answer, rng, [0], 3, 5)
 
 
-def _ragged(answer: Callable, rng: Generator) -> Seen:
+def _ragged(answer: Callable, rng: Generator) -> list[Seen]:
     first = integer(rng, 2, 4)
     return _append(answer, rng, [first, first - 2, first + 1], 1, 8)
 
 
-def _several(answer: Callable, rng: Generator) -> Seen:
+def _several(answer: Callable, rng: Generator) -> list[Seen]:
     return _append(answer, rng, [3, integer(rng, 4, 6), 1], integer(rng, 2, 3), 10, Hkv=2)
 
 
-def _just_fits(answer: Callable, rng: Generator) -> Seen:
+def _just_fits(answer: Callable, rng: Generator) -> list[Seen]:
     capacity = integer(rng, 5, 8)
     return _append(answer, rng, [capacity - 2, 1], 2, capacity)
 
 
-def _a_full_row(answer: Callable, rng: Generator) -> Seen:
+def _a_full_row(answer: Callable, rng: Generator) -> list[Seen]:
     capacity = integer(rng, 4, 6)
     return _append(answer, rng, [1, capacity, 2], 1, capacity)
 
 
-def _no_room(answer: Callable, rng: Generator) -> Seen:
+def _no_room(answer: Callable, rng: Generator) -> list[Seen]:
     """Row 0 has room, a later one has not: nothing at all may have been written."""
     return _append(answer, rng, [1, 2, integer(rng, 4, 5)], 3, 6)
 
@@ -96,19 +138,9 @@ def _no_room(answer: Callable, rng: Generator) -> Seen:
 SHARED = "lengths changed"
 MISTAKES = (
     (
-        "from place 0 on",
-        "The new tokens are written **at the beginning** of each row, over the oldest ones. Row "
-        "b's next free place is lengths[b].",
-    ),
-    (
         "one place too far",
         "The new tokens begin **one place too far**: they leave a gap that nobody wrote. Places "
         "count from 0, so lengths[b] itself is the first free one.",
-    ),
-    (
-        "the last token overwritten",
-        "The new tokens begin at lengths[b] − 1 and **overwrite the last token** that was in. "
-        "Places count from 0, so the last token stands at lengths[b] − 1.",
     ),
     (
         "one length for all",
@@ -116,27 +148,20 @@ MISTAKES = (
         "length of its own.",
     ),
     (
-        "behind the longest",
-        "All rows are written behind the **longest** row. In the shorter ones that leaves a gap, "
-        "and the attention reads it.",
+        "new tensors, no question of room",
+        "The caches that were given are **unchanged**: torch.cat and the like make a new tensor. "
+        "Write into the cells of the old one. And ask first whether they suffice: torch.cat never "
+        "runs out of room.",
     ),
     (
-        "a new tensor",
-        "The caches that were given are **unchanged**: torch.cat and the like make a new tensor. "
-        "Write into the cells of the old one.",
+        "new tensors",
+        "The caches that were given are **unchanged**: torch.cat, clone and the like make a new "
+        "tensor, and the caller never sees it. Write into the cells of the old one.",
     ),
     (
         "only the first token",
         "Only the **first** of the new tokens is in the cache. There may be several: Ln of them, "
         "behind each other.",
-    ),
-    (
-        "values forgotten",
-        "k_cache is right, and **v_cache unchanged**: the values have to be kept, too.",
-    ),
-    (
-        "keys in both caches",
-        "k_cache is right, but v_cache has got **the keys** as well.",
     ),
     (
         "lengths changed",
@@ -145,16 +170,16 @@ MISTAKES = (
         "Return a new tensor.",
     ),
     (
-        "old lengths returned",
-        "The cells are right, but the **old lengths** are returned: Ln tokens have come to each "
-        "row.",
-    ),
-    (
         "a full row is not noticed",
         "Nobody asked **whether there is room**. A token for a full row is then lost without a "
         "word (a slice that begins behind the end is empty, and assigning to it is no error); "
         "several that fit only in part end in PyTorch's own error, when other rows are written "
         "already.",
+    ),
+    (
+        "room for one",
+        "The question for room is right for **one** new token. There may be several: all Ln of "
+        "them need a place.",
     ),
     (
         "half is written",

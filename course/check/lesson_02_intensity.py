@@ -129,22 +129,10 @@ INTENSITY = Exercise(
             _answer(lambda G, Lq, b: 2 * G / b),
         ),
         Mistake(
-            "group upside down",
-            "The intensity is **divided by G**. Sharing saves bytes, so there are more operations "
-            "for each byte.",
-            _answer(lambda G, Lq, b: 2 * Lq / (G * b)),
-        ),
-        Mistake(
-            "bytes upside down",
-            "The intensity is **multiplied** by the bytes of an element. Operations a byte: "
-            "larger elements give fewer.",
-            _answer(lambda G, Lq, b: 2 * G * Lq * b),
-        ),
-        Mistake(
-            "operations a number",
-            "`bytes_each` does not appear: these are operations for each **element**, not for "
-            "each byte.",
-            _answer(lambda G, Lq, b: 2.0 * G * Lq),
+            "bytes an operation",
+            "The intensity is **upside down**: these are bytes for each operation, and not "
+            "operations for each byte.",
+            _answer(lambda G, Lq, b: b / (2 * G * Lq)),
         ),
         Mistake(
             "a thousand too small",
@@ -164,7 +152,15 @@ INTENSITY = Exercise(
             "verdicts swapped",
             "The intensities are right, and the two verdicts **swapped**: few operations a byte "
             "means that memory is what one waits for.",
-            _answer(right, lambda x, peak, bandwidth: x > 1e3 * peak / bandwidth),
+            _answer(right, lambda x, peak, bandwidth: x >= 1e3 * peak / bandwidth),
+            see=RIDGE,
+        ),
+        Mistake(
+            "always memory",
+            'The intensities are right, but the verdict is **always** "memory". It is usual for '
+            "decode, and no law: compare the intensity with the device's ridge, with the units in "
+            "mind.",
+            _answer(right, lambda x, peak, bandwidth: True),
             see=RIDGE,
         ),
         Mistake(

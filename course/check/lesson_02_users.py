@@ -15,20 +15,23 @@ FIT = "How many users fit"
 
 def _plan(
     *,
-    numbers: Callable[[int, int, int, int], int] = lambda L, Hq, Hkv, D: 2 * L * Hkv * D,
-    users: Callable[[int, int, int], int] = lambda free, user, memory: max(0, free // user),
-    weights: int = 1,
-    each: Callable[[int], float] = lambda bytes_each: bytes_each,
+    heads: Callable[[int, int], int] = lambda Hq, Hkv: Hkv,
+    both: int = 2,
+    each: Callable[[int], int] = lambda bytes_each: bytes_each,
+    free: Callable[[int, int], float] = lambda memory, weights: memory - weights,
     tokens: Callable[[int], int] = lambda context: context,
+    users: Callable[[float, int], float] = lambda free, user: max(0, int(free // user)),
+    says_user: bool = False,
 ) -> Callable:
     """A right answer, or one with some piece of it replaced."""
 
     def kv_plan(
-        layers: int, Hq: int, Hkv: int, D: int, bytes_each: int, context: int, weights_: int,
+        layers: int, Hq: int, Hkv: int, D: int, bytes_each: int, context: int, weights: int,
         memory: int,
-    ) -> tuple[int, int]:  # fmt: skip
-        token = numbers(layers, Hq, Hkv, D) * each(bytes_each)
-        return token, users(memory - weights * weights_, token * tokens(context), memory)
+    ) -> tuple[int, float]:  # fmt: skip
+        token = both * layers * heads(Hq, Hkv) * D * each(bytes_each)
+        user = token * tokens(context)
+        return user if says_user else token, users(free(memory, weights), user)
 
     return kv_plan
 
@@ -64,27 +67,36 @@ def _filled(
     return _seen(answer, *sizes, weights, weights + users * user + int(rest * user))
 
 
+# The first three ask about the bytes of a token: the weights are light, and no user fits only just,
+# so that whoever errs in the users alone fails later, and is sent to read about users.
+FEW, ROOM, LIGHT = 3, 0.45, 1000
+
+
 def _own_heads(answer: Callable, rng: Generator) -> Seen:
-    sizes = _sizes(rng, 4, 1)
-    return _filled(answer, sizes, integer(rng, 5, 30), 0.5, integer(rng, 3, 9) * 10**6)
+    return _filled(answer, _sizes(rng, 4, 1), FEW, ROOM, LIGHT)
 
 
 def _shared_heads(answer: Callable, rng: Generator) -> Seen:
-    sizes = _sizes(rng, 2, 4)
-    return _filled(answer, sizes, integer(rng, 15, 30), 0.9, integer(rng, 3, 9) * 10**6)
+    return _filled(answer, _sizes(rng, 2, 8), FEW, ROOM, LIGHT)
 
 
 def _formats(answer: Callable, rng: Generator) -> list[Seen]:
-    sizes = _sizes(rng, 2, 4)
-    return [_filled(answer, (*sizes[:4], each, sizes[5]), 20, 0.2, 5 * 10**6) for each in (1, 4)]
+    sizes = _sizes(rng, 2, 8)
+    return [_filled(answer, (*sizes[:4], n, sizes[5]), FEW, ROOM, LIGHT) for n in (1, 4)]
+
+
+def _beside_weights(answer: Callable, rng: Generator) -> Seen:
+    sizes = _sizes(rng, 2, 8)
+    user = user_by_user(*sizes, 0, 0)[0] * sizes[5]
+    return _filled(answer, sizes, integer(rng, 15, 30), 0.9, integer(rng, 3, 9) * user)
 
 
 def _exactly_full(answer: Callable, rng: Generator) -> Seen:
-    return _filled(answer, _sizes(rng, 2, 4), integer(rng, 3, 20), 0.0, 10**6)
+    return _filled(answer, _sizes(rng, 2, 8), integer(rng, 3, 20), 0.0, 10**6)
 
 
 def _none_fits(answer: Callable, rng: Generator) -> list[Seen]:
-    sizes, weights = _sizes(rng, 2, 4), 10**10
+    sizes, weights = _sizes(rng, 2, 8), 10**10
     return [
         _filled(answer, sizes, 0, 0.7, weights),
         _seen(answer, *sizes, weights, weights // 2),
@@ -99,8 +111,9 @@ USERS = Exercise(
     solution_name="kv_plan",
     properties=(
         Property("own heads", "Hkv = Hq: every query head has its keys", _own_heads, BY_HAND),
-        Property("shared heads", "four query heads share a KV head", _shared_heads, BY_HAND),
+        Property("shared heads", "eight query heads share a KV head", _shared_heads, BY_HAND),
         Property("formats", "1 and 4 bytes an element", _formats, BY_HAND),
+        Property("beside weights", "many users, and weights that count", _beside_weights, FIT),
         Property("exactly full", "the last user takes the last byte", _exactly_full, FIT),
         Property("none fits", "no room for a user, or not even for the weights", _none_fits, FIT),
     ),
@@ -109,39 +122,60 @@ USERS = Exercise(
             "K alone",
             "The bytes of a token are **half** of what they should be: it leaves a key *and* a "
             "value.",
-            _plan(numbers=lambda L, Hq, Hkv, D: L * Hkv * D),
+            _plan(both=1),
             see=BY_HAND,
         ),
         Mistake(
             "query heads",
             "The bytes are counted with **Hq** heads. Query heads of a group share one KV head, "
             "and only its k and v are kept: there are Hkv of them.",
-            _plan(numbers=lambda L, Hq, Hkv, D: 2 * L * Hq * D),
+            _plan(heads=lambda Hq, Hkv: Hq),
             see=BY_HAND,
         ),
         Mistake(
-            "one layer",
-            "`layers` does not appear: **every layer** keeps keys and values of its own.",
-            _plan(numbers=lambda L, Hq, Hkv, D: 2 * Hkv * D),
+            "the group for the heads",
+            "The bytes are counted with **Hq / Hkv** heads. That is how many query heads share a "
+            "KV head; what is kept is the k and v of each KV head.",
+            _plan(heads=lambda Hq, Hkv: Hq // Hkv),
             see=BY_HAND,
         ),
         Mistake(
-            "head dimension forgotten",
-            "`D` does not appear: a key is **D numbers**, not one.",
-            _plan(numbers=lambda L, Hq, Hkv, D: 2 * L * Hkv),
+            "heads left out",
+            "`Hkv` does not appear: **every KV head** keeps keys and values of its own.",
+            _plan(heads=lambda Hq, Hkv: 1),
             see=BY_HAND,
         ),
         Mistake(
-            "numbers, not bytes",
-            "These are **numbers instead of bytes**: each takes `bytes_each`.",
-            _plan(each=lambda bytes_each: 1),
+            "always two bytes",
+            "Every number is taken to have **2 bytes**, as in the lesson. Here it has "
+            "`bytes_each`.",
+            _plan(each=lambda bytes_each: 2),
+            see=BY_HAND,
+        ),
+        Mistake(
+            "a user's bytes",
+            "The first number is what a **user** takes. Asked for is what one token takes.",
+            _plan(says_user=True),
             see=BY_HAND,
         ),
         Mistake(
             "weights forgotten",
             "The bytes of a token are right, but the users get **the whole memory**: the weights "
             "lie in it as well.",
-            _plan(weights=0),
+            _plan(free=lambda memory, weights: memory),
+            see=FIT,
+        ),
+        Mistake(
+            "nine tenths",
+            "The users get **90 % of the memory**, as in the lesson's example. Here all of it may "
+            "be used.",
+            _plan(free=lambda memory, weights: 0.9 * memory - weights),
+            see=FIT,
+        ),
+        Mistake(
+            "rounded up",
+            "The number of users is **rounded up**: the last one has no room for all tokens.",
+            _plan(users=lambda free, user: max(0, int(-(-free // user)))),
             see=FIT,
         ),
         Mistake(
@@ -151,34 +185,15 @@ USERS = Exercise(
             see=FIT,
         ),
         Mistake(
-            "rounded up",
-            "The number of users is **rounded up**: the last one has no room for all tokens.",
-            _plan(users=lambda free, user, memory: max(0, -(-free // user))),
-            see=FIT,
-        ),
-        Mistake(
-            "rounded to the nearest",
-            "The number of users is rounded to the **nearest**: where more than half a user has "
-            "room, one too many is let in.",
-            _plan(users=lambda free, user, memory: max(0, round(free / user))),
-            see=FIT,
-        ),
-        Mistake(
             "fewer than none",
             "Where not even the weights fit, the number of users is **negative**. It should be 0.",
-            _plan(users=lambda free, user, memory: free // user),
+            _plan(users=lambda free, user: int(free // user)),
             see=FIT,
         ),
         Mistake(
             "not whole",
             "The number of users is a **fraction**. Part of a user doesn't fit: divide with //.",
-            _plan(users=lambda free, user, memory: max(0.0, free / user)),
-            see=FIT,
-        ),
-        Mistake(
-            "the full memory refused",
-            "A user who takes the **last byte** is sent away: what fits exactly, fits.",
-            _plan(users=lambda free, user, memory: max(0, (free - 1) // user)),
+            _plan(users=lambda free, user: max(0.0, free / user)),
             see=FIT,
         ),
     ),

@@ -111,7 +111,7 @@ def kv_memory(
     """What weights and caches take of a GPU's memory: a bar a model, a segment a user.
 
     context: tokens of each of the users. memory_gb: 10⁹ bytes. Users that don't fit in the usable
-    share are drawn pale.
+    share are drawn pale; a bar that goes on beyond the axis is torn near its end.
     """
     models = [model_named(model) if isinstance(model, str) else model for model in models]
     fig, ax = figure(size=(9.4, 0.78 * len(models) + 1.7))
@@ -123,13 +123,15 @@ def kv_memory(
         fits = min(users, users_that_fit(model, context, memory_gb, **room))
         _bar(ax, row, 0, min(weights, edge), COLORS.out if weights <= limit else COLORS.mask)
         _users(ax, row, (weights, edge), user, fits, users)
+        if weights + users * user > edge:
+            _torn(ax, row, edge)
         verdict = f"{fits} of {users} fit"
         if weights > limit:
             verdict = f"{weights:.0f} GB of weights: too much"
         ax.text(edge * 1.02, row, verdict, va="center", fontsize=9.5, clip_on=False)
     ax.axvline(memory_gb, color=COLORS.ink, lw=1.4)
     ax.axvline(limit, color=COLORS.ink, lw=1.0, ls="--")
-    ax.text(limit, -0.62, f"usable: {limit:g} ", ha="right", va="bottom", fontsize=9.5)
+    ax.text(limit, -0.62, f"usable: {limit:g} GB ", ha="right", va="bottom", fontsize=9.5)
     ax.text(memory_gb, -0.62, f" {memory_gb:g} GB", ha="left", va="bottom", fontsize=9.5)
     ax.set_yticks(range(len(models)), [model.name for model in models], color=COLORS.ink)
     ax.tick_params(axis="y", length=0)
@@ -147,6 +149,13 @@ def _bar(ax: Axes, row: int, start: float, width: float, color: str, line: float
     ax.add_patch(
         Rectangle((start, row - 0.3), width, 0.6, facecolor=color, edgecolor="white", lw=line)
     )
+
+
+def _torn(ax: Axes, row: int, edge: float) -> None:
+    """Two slanted gaps near the edge of the axes: this bar goes on."""
+    for x in (0.965, 0.98):
+        ends = (x * edge - 0.006 * edge, x * edge + 0.006 * edge)
+        ax.plot(ends, (row + 0.36, row - 0.36), color=ax.figure.get_facecolor(), lw=2.5, zorder=3)
 
 
 def _users(
