@@ -22,7 +22,7 @@ def test_toy_timelines_draws_each_run_with_its_wait_and_marks_the_least_total():
     fig = figures.toy_timelines(cases, sms=2, fill=0.5)
     one, two = fig.axes[:2]
     assert fills(one).count(COLORS.mask) == 1 and fills(two).count(COLORS.mask) == 2
-    assert COLORS.out not in fills(one) and fills(two).count(COLORS.out) == 1  # the merge
+    assert COLORS.ink not in fills(one) and fills(two).count(COLORS.ink) == 1  # the merge
     widths = sorted(patch.get_width() for patch in two.patches)
     assert widths == [0.5, 0.5, 1.0, 2.0, 2.0, 2.5, 2.5]  # waits, merge, blocks, idle behind
     assert {"4.5 ticks", "3.5 ticks", "S = 2"} <= {*texts(fig)}
@@ -39,12 +39,26 @@ def test_split_terms_stacks_to_the_total_and_names_the_least():
 
 def test_split_curve_marks_the_least_and_what_each_rule_loses():
     times = {1: 100.0, 2: 40.0, 4: 20.0, 8: 25.0}
-    fig = figures.split_curve(times, {"a": 8, "b": 4}, "made up", {"other": {1: 9.0, 8: 8.0}})
+    fig = figures.split_curve(times, {"a": 8, "b": 4}, "made up", {"other": [{1: 9.0, 8: 8.0}]})
     shown = texts(fig)
+    assert "other" in shown and [9.0, 8.0] in [list(x.get_ydata()) for x in fig.axes[0].lines]
     assert "least: S = 4, 20.0 µs" in shown and "b: S = 4, 20.0 µs" in shown
     assert "a: S = 8, 25.0 µs, +25.0 %" in shown
     curve = next(line for line in fig.axes[0].lines if len(line.get_xdata()) == 4)
     assert list(curve.get_ydata()) == [100.0, 40.0, 20.0, 25.0]
+
+
+def test_no_split_has_the_colour_of_the_merge():
+    cases = {8: (schedule([1.5] * 8, 4), 3.0)}
+    panel = figures.toy_timelines(cases, sms=4, fill=0.5).axes[0]
+    assert fills(panel).count(COLORS.ink) == 1
+    assert len({*fills(panel)}) == 8 + 3  # the splits; merge, waits, idle
+
+
+def test_the_bottom_of_a_split_curve_is_not_pressed_flat():
+    times = {S: max(400.0 / S, 40.0) for S in range(1, 129)}
+    top = figures.split_curve(times, {"a": 128}, "made up").axes[0].get_ylim()[1]
+    assert 60 <= top <= 110
 
 
 def test_the_key_of_a_split_curve_stands_above_its_right_half():
@@ -86,6 +100,6 @@ def test_ragged_timelines_says_when_all_is_done_and_how_busy_it_was(slots):
     runs = schedule([4, 2, 2], slots)
     fig = figures.ragged_timelines({"a": (runs, [0, 1, 2]), "b": (runs, [0, 1, 2])}, slots, 2.0)
     busy = {2: 100, 3: 67}[slots]
-    assert texts(fig) == [f"done at 4, {busy} % busy"] * 2
+    assert texts(fig) == [f"done at 4, {busy} % of the slots' time taken"] * 2
     assert fills(fig.axes[0]).count(COLORS.k) == 1  # the long row
     assert fills(fig.axes[0]).count(COLORS.idle) == slots

@@ -10,7 +10,6 @@ from torch import Generator
 
 from course.check.draw import integer
 from course.check.spec import Exercise, Mistake, Property, Seen
-from course.check.wording import number
 from course.hardware.regret import RULES, Score, score
 from course.hardware.split_curves import Curve, modelled, recorded
 from course.recorded import load
@@ -50,7 +49,8 @@ def _words(shape: SplitShape) -> str:
 
 
 def _told(splits: object) -> str:
-    return f"S = {number(splits)}" if isinstance(splits, (int, float)) else f"S = {splits!r}"
+    more = ", a float: use // or int()" if isinstance(splits, float) else ""
+    return f"S = {splits!r}{more}"
 
 
 def _seen(answer: Rule, holds: Callable[[int], bool], wanted: str, *call: int) -> Seen:
@@ -65,7 +65,7 @@ def _bounds(answer: Rule, rng: Generator) -> list[Seen]:
     seen = []
     for many, num_sms in zip(programs, (108, 132, 72), strict=True):
         for blocks in (1, integer(rng, 2, 6), integer(rng, 300, 2000)):
-            wanted = f"a whole number from 1 to {blocks}"
+            wanted = "S = 1" if blocks == 1 else f"a whole number from 1 to {blocks}"
             seen.append(
                 _seen(answer, lambda S, b=blocks: 1 <= S <= b, wanted, many, blocks, num_sms)
             )
@@ -140,16 +140,16 @@ def _worst(answer: Rule, rng: Generator) -> Seen:
     return _regret(answer, "worst", "a worst case", 1.0)
 
 
-def _one_a_sm(shape: SplitShape) -> int:
-    return max(1, min(shape.blocks, shape.num_sms // shape.programs))
-
-
 def _ceil_one(shape: SplitShape) -> int:
     return max(1, min(shape.blocks, math.ceil(shape.num_sms / shape.programs)))
 
 
-def _ceil_two(shape: SplitShape) -> int:
-    return max(1, min(shape.blocks, math.ceil(2 * shape.num_sms / shape.programs)))
+def _costliest(shape: SplitShape) -> int:
+    def cost(S: int) -> float:
+        fullest = math.ceil(shape.programs * S / shape.num_sms)
+        return fullest * (math.ceil(shape.blocks / S) + 0.5) + (4 if S > 1 else 0)
+
+    return max(range(1, max(1, min(128, shape.blocks)) + 1), key=cost)
 
 
 RULE = Exercise(
@@ -163,31 +163,44 @@ RULE = Exercise(
         Property("no keys", "a cache without a key", _no_keys),
         Property("starved", "a quarter of the SMs have work: it splits", _starved),
         Property("full", "all SMs have as much to do: it does not", _full),
-        Property("median regret", "at most FlashAttention-2's + 2 %", _median),
-        Property("90th percentile", "at most FlashAttention-2's + 5 %", _ninetieth),
-        Property("worst regret", "at most FlashAttention-2's + 100 %", _worst),
+        Property("median regret", "at most FlashAttention-2's + 2 percentage points", _median),
+        Property("90th percentile", "at most FlashAttention-2's + 5 percentage points", _ninetieth),
+        Property("worst regret", "at most FlashAttention-2's + 100 percentage points", _worst),
     ),
     mistakes=(
         Mistake(
             "always one",
-            "This rule **never splits**. With one user the GPU starves, and the more so the longer "
-            "the context.",
+            "This rule **never splits**: with one user the GPU starves. If it compares costs, is "
+            "one of them rounded down to 0, so that not to split looks free?",
             lambda shape: 1,
             see="1 · The U by hand",
         ),
         Mistake(
-            "always 128",
-            "This rule takes **128 splits whatever is asked**, for a context of one block as for a "
+            "always 16",
+            "This rule takes **16 splits whatever is asked**, for a cache of one block as for a "
             "batch that fills the GPU by itself.",
-            lambda shape: 128,
+            lambda shape: 16,
             see="1 · The U by hand",
         ),
         Mistake(
-            "as many as SMs",
-            "This is the **number of SMs**. But each of the `programs` is cut in S, so that "
-            "programs · S of them run: with 8 KV heads eight times as many as there are SMs.",
-            lambda shape: shape.num_sms,
+            "always 16, within bounds",
+            "This rule takes **16 splits wherever there are blocks for them**: too many for a "
+            "batch that fills the GPU, and far too few for one KV head.",
+            lambda shape: max(1, min(16, shape.blocks)),
+        ),
+        Mistake(
+            "no bounds",
+            "SMs over programs, **without bounds**: 0 where programs outnumber SMs, more than the "
+            "blocks on short rows. Clamp both ends.",
+            lambda shape: shape.num_sms // shape.programs,
             see="3 · FlashAttention-2's rule",
+        ),
+        Mistake(
+            "the costliest",
+            "This takes the number of splits that costs **most**: is there a `max` where a `min` "
+            "belongs?",
+            _costliest,
+            see="5 · Ours: write down what a split costs",
         ),
         Mistake(
             "ignores blocks",
@@ -211,39 +224,11 @@ RULE = Exercise(
             see="3 · FlashAttention-2's rule",
         ),
         Mistake(
-            "rounded up, one a SM",
+            "rounded up",
             "SMs over programs, **rounded up**: where it does not come out even, a few SMs get a "
             "second program, and all wait for these. One split fewer would take half the time.",
             _ceil_one,
             see="2 · The U of a real GPU",
-        ),
-        Mistake(
-            "rounded up, two a SM",
-            "Slots (two an SM) over programs, **rounded up**: where it does not come out even, a "
-            "few programs are left for a wave of their own.",
-            _ceil_two,
-            see="2 · The U of a real GPU",
-        ),
-        Mistake(
-            "a split a block",
-            "Every **block is a split of its own**: a partial result for 64 keys, also where the "
-            "GPU was full before.",
-            lambda shape: max(1, shape.blocks),
-            see="1 · The U by hand",
-        ),
-        Mistake(
-            "upside down",
-            "Programs over SMs: that is **upside down**. It splits where there are programs "
-            "enough, and does not where they are few.",
-            lambda shape: max(1, min(shape.blocks, shape.programs // shape.num_sms)),
-            see="3 · FlashAttention-2's rule",
-        ),
-        Mistake(
-            "always splits",
-            "This rule **splits at least in two**, though the GPU may be full without, or there "
-            "may be only one block.",
-            lambda shape: max(2, _one_a_sm(shape)),
-            see="3 · FlashAttention-2's rule",
         ),
     ),
     alternative=flash_attention_2,

@@ -44,7 +44,7 @@ def _plain(bounds: object) -> object:
         rows = [[(int(start), int(stop)) for start, stop in row] for row in bounds]
     except (TypeError, ValueError):
         return f"not a list of (start, stop) a row: {bounds!r}"[:80]
-    return tuple(", ".join(f"{start}–{stop}" for start, stop in row) for row in rows)
+    return tuple(", ".join(f"{start}–{stop}" for start, stop in row) or "no split" for row in rows)
 
 
 def _by_hand(answer: Callable, rng: Generator) -> Seen:
@@ -108,16 +108,6 @@ def _one_too_many(lengths: list[int], size: int) -> Bounds:
     return [_cut(length, size, count) for length in lengths]
 
 
-def _first_decides(lengths: list[int], size: int) -> Bounds:
-    count = max(1, math.ceil(lengths[0] / size))
-    return [_cut(length, size, count) for length in lengths]
-
-
-def _all_together(lengths: list[int], size: int) -> Bounds:
-    count = max(1, math.ceil(sum(lengths) / size))
-    return [_cut(length, size, count) for length in lengths]
-
-
 def _no_split(lengths: list[int], size: int) -> Bounds:
     count = math.ceil(max(lengths) / size)
     return [_cut(length, size, count) for length in lengths]
@@ -130,12 +120,16 @@ def _start_stays(lengths: list[int], size: int) -> Bounds:
     ]  # fmt: skip
 
 
-def _stop_stays(lengths: list[int], size: int) -> Bounds:
-    return [[(start, start + size) for start, _ in row] for row in truth(lengths, size)]
+def _not_clamped(lengths: list[int], size: int) -> Bounds:
+    return [[(s * size, (s + 1) * size) for s, _ in enumerate(row)] for row in truth(lengths, size)]
 
 
-def _empty_at_zero(lengths: list[int], size: int) -> Bounds:
-    return [[b if b[0] < b[1] else (0, 0) for b in row] for row in truth(lengths, size)]
+def _stop_included(lengths: list[int], size: int) -> Bounds:
+    return [[(start, stop - 1) for start, stop in row] for row in truth(lengths, size)]
+
+
+def _transposed(lengths: list[int], size: int) -> Bounds:
+    return [list(splits) for splits in zip(*truth(lengths, size), strict=True)]
 
 
 SIZES = Exercise(
@@ -178,17 +172,6 @@ SIZES = Exercise(
             _one_too_many,
         ),
         Mistake(
-            "first row decides",
-            "The **first row** decides how many splits there are. It should be the longest one.",
-            _first_decides,
-        ),
-        Mistake(
-            "all together",
-            "The number of splits comes from the **sum** of all lengths; most of them are empty in "
-            "every row. What counts is the longest row.",
-            _all_together,
-        ),
-        Mistake(
             "no split at all",
             "A batch in which **no row has a key** gets no split, so that nobody writes its "
             "(0, −∞). There should be one.",
@@ -200,15 +183,22 @@ SIZES = Exercise(
             _start_stays,
         ),
         Mistake(
-            "stop not pulled back",
-            "stop runs **past the end of the row**: behind `length` lies somebody else's rubbish.",
-            _stop_stays,
+            "nothing pulled back",
+            "**Both ends run past the row**: behind `length` lies somebody else's rubbish. Pull "
+            "start and stop back to it.",
+            _not_clamped,
         ),
         Mistake(
-            "empty at zero",
-            "An empty split is **(length, length)**, not (0, 0): the ranges lie one behind the "
-            "other, up to the row's end.",
-            _empty_at_zero,
+            "stop included",
+            "stop is the **last key** of a split. As in a Python slice, it should be the first one "
+            "that is not in it.",
+            _stop_included,
+        ),
+        Mistake(
+            "transposed",
+            "There is a list for **each split**, with the rows in it. It should be the other way "
+            "round: a list for each row.",
+            _transposed,
         ),
     ),
     alternative=_torch_way,

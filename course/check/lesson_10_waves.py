@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Callable
 
@@ -10,7 +11,7 @@ from torch import Generator
 from course.check.draw import integer
 from course.check.spec import Exercise, Mistake, Property, Seen
 
-SECTION = "1 · The U by hand"
+SECTION = "3 · FlashAttention-2's rule"
 Result = tuple[float, float]
 
 
@@ -51,6 +52,17 @@ def _short_chunk(answer: Callable, rng: Generator) -> Seen:
     return ask(answer, integer(rng, 1, 9), S * integer(rng, S, 12) - 1, S, 70)
 
 
+def _short_in_waves(answer: Callable, rng: Generator) -> list[Seen]:
+    """Short chunks and several waves: a wave waits for a full chunk, whoever is done before.
+
+    In the second call one program more than there are slots is left, with a single block.
+    """
+    S, programs = integer(rng, 3, 5), integer(rng, 2, 6)
+    chunk = integer(rng, 2, S)
+    call = (programs, (S - 1) * chunk + 1, S, programs * S - 1)
+    return [ask(answer, 1, 5, 3, 2), ask(answer, *call), ask(answer, 2, 5, 3, 2)]
+
+
 def _empty_splits(answer: Callable, rng: Generator) -> list[Seen]:
     programs = integer(rng, 2, 5)
     # 8 blocks in 5 splits are chunks of 2: the fifth split is empty, and so it is with 7
@@ -84,23 +96,50 @@ def _waves_not_rounded(programs: int, blocks: int, num_splits: int, slots: int) 
     return ticks, programs * blocks / (slots * ticks)
 
 
-def _tail_forgotten(programs: int, blocks: int, num_splits: int, slots: int) -> Result:
+def _sizes(programs: int, blocks: int, num_splits: int) -> list[int]:
+    """Return the blocks of every program that has some."""
     chunk = math.ceil(blocks / num_splits)
-    ticks = max(1, programs * math.ceil(blocks / chunk) // slots) * chunk
+    return [min(chunk, blocks - start) for start in range(0, blocks, chunk)] * programs
+
+
+def _busy(programs: int, blocks: int, slots: int, ticks: float) -> Result:
     return ticks, programs * blocks / (slots * ticks)
+
+
+def _next_when_free(programs: int, blocks: int, num_splits: int, slots: int) -> Result:
+    free = [0] * slots
+    for size in _sizes(programs, blocks, num_splits):
+        heapq.heappush(free, heapq.heappop(free) + size)
+    return _busy(programs, blocks, slots, max(free))
+
+
+def _longest_left(programs: int, blocks: int, num_splits: int, slots: int) -> Result:
+    sizes = sorted(_sizes(programs, blocks, num_splits), reverse=True)
+    return _busy(programs, blocks, slots, sum(sizes[::slots]))
+
+
+def _one_pool(programs: int, blocks: int, num_splits: int, slots: int) -> Result:
+    chunk = math.ceil(blocks / num_splits)
+    waves = math.ceil(math.ceil(programs * blocks / chunk) / slots)
+    return _busy(programs, blocks, slots, waves * chunk)
+
+
+def _chunk_not_rounded(programs: int, blocks: int, num_splits: int, slots: int) -> Result:
+    chunk = blocks / num_splits
+    running = programs * math.ceil(blocks / chunk)
+    return _busy(programs, blocks, slots, math.ceil(running / slots) * chunk)
 
 
 def _chunk_down(programs: int, blocks: int, num_splits: int, slots: int) -> Result:
-    chunk = max(1, blocks // num_splits)
-    with_keys = programs * min(num_splits, math.ceil(blocks / chunk))
-    ticks = math.ceil(with_keys / slots) * chunk
-    return ticks, programs * blocks / (slots * ticks)
+    chunk = blocks // num_splits
+    running = programs * math.ceil(blocks / chunk)
+    return _busy(programs, blocks, slots, math.ceil(running / slots) * chunk)
 
 
-def _whole_row(programs: int, blocks: int, num_splits: int, slots: int) -> Result:
+def _number_of_waves(programs: int, blocks: int, num_splits: int, slots: int) -> Result:
     chunk = math.ceil(blocks / num_splits)
-    ticks = math.ceil(programs * math.ceil(blocks / chunk) / slots) * blocks
-    return ticks, programs * blocks / (slots * ticks)
+    waves = math.ceil(programs * math.ceil(blocks / chunk) / slots)
+    return _busy(programs, blocks, slots, waves)
 
 
 def _slots_taken(programs: int, blocks: int, num_splits: int, slots: int) -> Result:
@@ -110,13 +149,9 @@ def _slots_taken(programs: int, blocks: int, num_splits: int, slots: int) -> Res
     return rounds * chunk, with_keys / (slots * rounds)
 
 
-def _percent(programs: int, blocks: int, num_splits: int, slots: int) -> Result:
+def _busy_of_one(programs: int, blocks: int, num_splits: int, slots: int) -> Result:
     ticks, busy = truth(programs, blocks, num_splits, slots)
-    return ticks, 100 * busy
-
-
-def _one_program(programs: int, blocks: int, num_splits: int, slots: int) -> Result:
-    return truth(1, blocks, num_splits, slots)
+    return ticks, busy / programs
 
 
 WAVES = Exercise(
@@ -130,12 +165,32 @@ WAVES = Exercise(
         Property("one wave", "room for all, chunks that come out even", _one_wave),
         Property("a tail", "a last wave that is not full", _tail),
         Property("a short chunk", "the last split has fewer blocks", _short_chunk),
+        Property("short, in waves", "a short chunk, and several waves", _short_in_waves),
         Property("empty splits", "8 blocks in 5 and in 7 splits", _empty_splits),
         Property(
             "more splits than blocks", "at most one a block has work", _more_splits_than_blocks
         ),
     ),
     mistakes=(
+        Mistake(
+            "next when free",
+            "Here **the next program starts as soon as a slot is free**, as `schedule` of section "
+            "1 has it. This exercise asks for waves: a wave waits until all of the one before are "
+            "done.",
+            _next_when_free,
+        ),
+        Mistake(
+            "longest program left",
+            "A wave is taken to last as long as **the longest program left in it**. Asked for is "
+            "the time of a full chunk, also for a wave of short ones.",
+            _longest_left,
+        ),
+        Mistake(
+            "one pool",
+            "The blocks of all programs are thrown **into one pool** and cut in chunks there. A "
+            "split is of one program: each has a short one of its own.",
+            _one_pool,
+        ),
         Mistake(
             "empty splits counted",
             "Splits **without a block** are counted as if they took a slot. Chunks are rounded up, "
@@ -149,39 +204,32 @@ WAVES = Exercise(
             _waves_not_rounded,
         ),
         Mistake(
-            "tail forgotten",
-            "The number of waves is rounded **down**: programs that do not fill a wave run too, "
-            "in a wave of their own.",
-            _tail_forgotten,
+            "chunk not rounded",
+            "The blocks of a split are **not rounded up**. There is no half block: 8 blocks in 5 "
+            "splits are chunks of 2.",
+            _chunk_not_rounded,
         ),
         Mistake(
             "chunk rounded down",
-            "The blocks of a split are rounded **down**, and the last ones belong to nobody. Equal "
-            "shares are rounded up.",
+            "The blocks of a split are rounded **down**. Then S of them do not reach the end, and "
+            "with more splits than blocks a chunk is 0.",
             _chunk_down,
         ),
         Mistake(
-            "whole row",
-            "A wave is taken to last as long as **all blocks of a row**. It lasts a chunk: that is "
-            "what splitting is for.",
-            _whole_row,
+            "number of waves",
+            "ticks is the **number of waves**. A wave lasts as many ticks as a chunk has blocks.",
+            _number_of_waves,
+        ),
+        Mistake(
+            "busy of one program",
+            "busy counts the blocks of **a single program**: read are those of all `programs`.",
+            _busy_of_one,
         ),
         Mistake(
             "slots taken",
             "busy is the share of slots that are **taken** (the wave efficiency). Asked for is the "
             "share in which a block is read: a program whose chunk is short waits as well.",
             _slots_taken,
-        ),
-        Mistake(
-            "per cent",
-            "busy is given **in per cent**; it should be a number from 0 to 1.",
-            _percent,
-        ),
-        Mistake(
-            "one program",
-            "`programs` is left out: this is what comes out for **a single** KV head of a single "
-            "row.",
-            _one_program,
         ),
     ),
     alternative=_divmod_way,

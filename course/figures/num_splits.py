@@ -20,7 +20,7 @@ __all__ = [
     "toy_timelines",
 ]
 
-TICKS = (1, 2, 4, 8, 16, 32, 64, 128)
+TICKS = tuple(2**i for i in range(12))
 TERMS = {  # the parts of a predicted time, from the bottom up
     "memory": COLORS.k,
     "idle": COLORS.mask,
@@ -49,7 +49,7 @@ def toy_timelines(
             width = run.stop - run.start - fill
             ax.barh(run.sm, width, left=run.start + fill, height=0.8, color=color, ec="white")
         if merge:
-            ax.barh(sms, merge, left=ends[S], height=0.8, color=COLORS.out, ec="white")
+            ax.barh(sms, merge, left=ends[S], height=0.8, color=COLORS.ink, ec="white")
         ax.axvline(totals[S], color=COLORS.ink, lw=1, ls=":")
         at, side = (totals[S] + 0.15, "left") if totals[S] < 0.8 * longest else (8.2, "right")
         ax.text(at, 0.0 if side == "left" else 1.5, f"{totals[S]:g} ticks", ha=side, va="center")
@@ -104,16 +104,20 @@ def split_curve(
     times: Mapping[int, float],
     choices: Mapping[str, int],
     title: str,
-    others: Mapping[str, Mapping[int, float]] | None = None,
+    others: Mapping[str, Sequence[Mapping[int, float]]] | None = None,
 ) -> Figure:
     """Time against the number of splits, µs, with what each rule chooses marked on it.
 
-    times: µs by number of splits. choices: splits by rule. others: curves under other assumptions,
-    by name, drawn thin.
+    times: µs by number of splits, cut off far above the least. choices: splits by rule. others:
+    curves under other assumptions, drawn thin: a list and a colour for each name.
     """
     fig, ax = figure(size=(9.0, 4.2))
-    for curve in (others or {}).values():
-        ax.plot(curve.keys(), curve.values(), color=COLORS.mask, lw=1.2, zorder=1)
+    for i, (name, curves) in enumerate((others or {}).items()):
+        color = WORLD_COLORS[i % len(WORLD_COLORS)]
+        for curve in curves:
+            ax.plot(curve.keys(), curve.values(), color=color, lw=1.3, zorder=1)
+        place = (0.02 + 0.36 * (i % 2), 0.13 - 0.075 * (i // 2))  # below all curves
+        ax.text(*place, name, color=color, transform=ax.transAxes, fontsize=9.5)
     ax.plot(times.keys(), times.values(), color=COLORS.k, lw=1.8, zorder=2)
     best = min(times, key=lambda S: times[S])
     ax.plot([best], [times[best]], "*", color=COLORS.ink, ms=15, zorder=4)
@@ -122,7 +126,7 @@ def split_curve(
         color = RULE_COLORS[i % len(RULE_COLORS)]
         ax.plot([S], [times[S]], "o", color=color, ms=12 - 2.5 * i, zorder=3 + i)
         rows.append((rule, S, times[S], color, "o"))
-    low, high = times[best], min(max(times.values()), 6 * times[best])
+    low, high = times[best], min(max(times.values()), 2.5 * times[best])
     right = min(12, max(times))  # from here on the key stands above the curve
     high = max(high, max(us for S, us in times.items() if right <= S) / 0.6)
     for i, (rule, S, us, color, mark) in enumerate(rows):
@@ -131,15 +135,16 @@ def split_curve(
         ax.plot([0.585], [y], mark, color=color, ms=9, transform=ax.transAxes)
         told = f"{rule}: S = {S}, {us:,.1f} µs{more}"
         ax.text(0.605, y, told, transform=ax.transAxes, va="center", fontsize=9.5)
-    if max(times.values()) > high:
+    if max(times.values()) > high and not others:
         over = f"S = 1: {times[1]:,.0f} µs" if 1 in times else ""
-        ax.text(1.04, high * 0.03, over, fontsize=9, color=COLORS.muted)
+        ax.text(1.04, high, over, va="top", fontsize=9, color=COLORS.muted)
     ax.set(ylim=(0, high * 1.03), xlabel="number of splits S", ylabel="µs", title=title)
     _doubling(ax, max(times))
     return fig
 
 
 RULE_COLORS = (COLORS.max, COLORS.sum, COLORS.v, COLORS.score)
+WORLD_COLORS = (COLORS.accent, COLORS.p, COLORS.muted, COLORS.score)
 
 
 def regret_of_rules(regrets: Mapping[str, Sequence[float]], title: str) -> Figure:

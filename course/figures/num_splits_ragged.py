@@ -74,7 +74,7 @@ def ragged_timelines(
     """Who works when, for the same ragged batch cut in several ways; time in blocks.
 
     cases: by title, the runs, and the batch row of each program. Row 0, the long one, is blue.
-    ideal: all blocks over all workers.
+    ideal: all blocks over all workers. Taken is what programs take, their waits included.
     """
     fig, axes = figure(len(cases), 1, size=(9.0, 1.55 * len(cases) + 0.6), sharex=True)
     longest = max(run.stop for runs, _ in cases.values() for run in runs)
@@ -88,7 +88,7 @@ def ragged_timelines(
                     ec="white", lw=0.6)  # fmt: skip
         ax.axvline(ideal, color=COLORS.ink, lw=1.2, ls=":")
         busy = sum(run.stop - run.start for run in runs) / (workers * done)
-        told = f"done at {done:g}, {100 * busy:.0f} % busy"
+        told = f"done at {done:g}, {100 * busy:.0f} % of the slots' time taken"
         ax.text(1.0, 1.03, told, transform=ax.transAxes, ha="right", va="bottom", fontsize=9.5)
         ax.set(title=title, yticks=[], ylabel=f"{workers} slots", xlim=(0, longest * 1.01))
         ax.set_ylim(workers - 0.5, -0.5)
