@@ -16,8 +16,10 @@ from course import widgets
 ROOT = Path(__file__).resolve().parents[2]
 RUN_MS, DRAW_MS = 240_000, 10_000
 CELL = ".jp-Notebook .jp-Cell"
-BUSY = """() => [...document.querySelectorAll('.jp-InputPrompt')]
-    .some(prompt => prompt.textContent.includes('*'))"""
+ERROR = ".jp-RenderedText[data-mime-type='application/vnd.jupyter.error']"
+DONE = """error => document.querySelector(error) ||
+    [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')]
+        .every(prompt => /\\[\\d+\\]/.test(prompt.textContent))"""
 
 pytestmark = pytest.mark.browser
 
@@ -51,7 +53,7 @@ def test_moving_a_control_changes_the_figure(path, lab, chromium):
     page.goto(lab % path)
     page.wait_for_selector(CELL, timeout=90_000)
     run_all(page)
-    errors = page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.error']")
+    errors = page.locator(ERROR)
     assert errors.count() == 0, errors.first.inner_text()
     for number, name in LESSONS[path]:
         cell = page.locator(CELL).nth(number)
@@ -63,11 +65,11 @@ def test_moving_a_control_changes_the_figure(path, lab, chromium):
 
 
 def run_all(page) -> None:
-    """Run all cells, and wait until none is waiting or at work."""
+    """Run all cells, and wait until each has its number, or one has failed."""
+    page.wait_for_selector("[data-status='idle']", state="attached", timeout=90_000)  # the kernel
     page.click("text=Run >> nth=0")
     page.click("text=Run All Cells >> nth=0")
-    page.wait_for_timeout(2000)
-    page.wait_for_function(f"() => !({BUSY})()", timeout=RUN_MS)
+    page.wait_for_function(DONE, arg=ERROR, timeout=RUN_MS)
 
 
 def controls(cell) -> list:
