@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from course import recorded
+from course.hardware.machine import cpu_model
 from course.recorded import RESULTS
 
 
@@ -43,15 +44,6 @@ def interleave(
 def median_ratio(slow: list[float], fast: list[float]) -> float:
     """Median over the rounds of slow / fast, taken within each round (unitless)."""
     return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
-
-
-def cpu_model() -> str:
-    """The processor's name, as the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def git_commit() -> str:

@@ -39,7 +39,7 @@ def this_cpu() -> Device:
     tflops = 2 * MATMUL**3 / multiply / 1e12
     threads = torch.get_num_threads()
     return Device(
-        name=f"this CPU ({_model()}, {threads} thread{'s' * (threads != 1)})",
+        name=f"this CPU ({cpu_model()}, {threads} thread{'s' * (threads != 1)})",
         sms=threads,
         bandwidth=READ_BYTES / read / 1e9,
         tensor_tflops=tflops,
@@ -68,7 +68,7 @@ def best_seconds(call: Callable[[], object], rounds: int) -> float:
     return min(times)
 
 
-def _model() -> str:
+def cpu_model() -> str:
     """Return the processor's name as the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
