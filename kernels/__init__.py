@@ -4,7 +4,8 @@ The modules carry the same names as in `reference` and their functions the same 
 order in which they are best read:
 
     what all share      runtime (compiled or interpreted), primitives (the online softmax), call
-                        (a launch as a value), heuristics (splits and tiles, plain Python)
+                        (a launch as a value), heuristics (tiles, plain Python) and split_rules
+                        (how many splits)
     first kernels       primer, softmax
     FlashAttention-2    flash_attention_forward, flash_attention; then attention_op, packed,
                         flash_attention_varlen, and flash_attention_backward with backward_*
@@ -17,7 +18,7 @@ order in which they are best read:
 
 `*_arguments` check what a caller hands over, `*_cases` list what is compiled, `*_op` tell PyTorch.
 
-`heuristics`, `devices`, `explain`, `targets` and `call` import without triton; every module with a
+`heuristics`, `split_rules`, `devices`, `explain`, `targets` and `call` import without triton; every module with a
 kernel needs it, and imports `kernels.runtime` before it, which decides whether kernels are compiled
 or interpreted. So nothing is imported here: importing a kernel binds that decision for the whole
 process, and must be asked for by name.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 
-from torch import Generator, rand
+from torch import Generator, Tensor, rand
 
 from course.check.draw import integer
 from course.check.spec import Exercise, Mistake, Property, Seen
@@ -26,15 +26,44 @@ def quantiles(device: StandIn) -> Quartiles:
     return tuple(device.call_s * (low + width * p / usual) for p in (0.25, 0.5, 0.75))
 
 
+class Slowing(StandIn):
+    """A device whose calls take twice as long from call number `slow_from` on."""
+
+    def __init__(self, slow_from: int, **given: float) -> None:
+        super().__init__(**given)
+        self._left = slow_from
+
+    def launch(self, inputs: Inputs) -> None:
+        """Put a call into the queue, as StandIn does."""
+        if self._left == 0:
+            self.call_s *= 2
+        self._left -= 1
+        super().launch(inputs)
+
+
+def plain(values: object, unit: float = 1.0) -> object:
+    """Return quartiles as a tuple, whether they came as tuple, list or tensor; others as is."""
+    values = values.tolist() if isinstance(values, Tensor) else values
+    if isinstance(values, (tuple, list)) and all(isinstance(x, (int, float)) for x in values):
+        return tuple(x * unit for x in values)
+    return values
+
+
 def _ask(answer: Callable, rng: Generator, given: str, **device: float) -> Seen:
     call_s = 1e-3 * (0.5 + 1.5 * rand((), generator=rng).item())
     # no traps but those asked for; the cache holds 3 or 4 sets
-    traps = {"warm": 1.0, "zeros": 1.0, "cache_bytes": integer(rng, 3, 4) * 2**20}
-    made = StandIn(call_s=call_s, **(traps | device))
+    traps = {"call_s": call_s, "warm": 1.0, "zeros": 1.0}
+    made = StandIn(**(traps | {"cache_bytes": integer(rng, 3, 4) * 2**20} | device))
+    wanted = plain(quantiles(made), 1e3)
+    told = f"a call of {made.call_s * 1e3:.3f} ms, {given} (below: all in ms)"
+
+    def in_ms(device: StandIn) -> object:
+        return plain(answer(device), 1e3)
+
     rtol = SLACK + MISS * made.spread
     return Seen.of(
-        answer, (made,), wanted=quantiles(made), given=f"a call of {call_s * 1e3:.3f} ms, {given}",
-        names=("q1", "median", "q3"), atol=0.0, rtol=rtol,
+        in_ms, (made,), wanted=wanted, given=told, atol=0.0, rtol=rtol,
+        names=("q1", "median", "q3"),
     )  # fmt: skip
 
 
@@ -42,16 +71,37 @@ def _queue(answer: Callable, rng: Generator) -> Seen:
     return _ask(answer, rng, "nothing else in the way")
 
 
-def _compiles(answer: Callable, rng: Generator) -> Seen:
-    return _ask(answer, rng, "2 s more for the first one", compile_s=2.0)
+def _clock(answer: Callable, rng: Generator) -> Seen:
+    """Whether time is taken from the device at all: on it, a real clock says nothing."""
+    device = StandIn(call_s=1e-3, cache_bytes=integer(rng, 3, 4) * 2**20)
+    Seen.of(answer, (device,), wanted=None)
+    given = "any device: is device.clock() read?"
+    return Seen("clock" in device.log, True, given=given)
+
+
+def _rise(rng: Generator) -> dict[str, float]:
+    """A clock that stays low for at least 55 calls: as many as most take for all their samples."""
+    return {"rise_s": 0.1, "call_s": 1e-3 * (0.5 + 0.1 * rand((), generator=rng).item())}
 
 
 def _rises(answer: Callable, rng: Generator) -> Seen:
-    return _ask(answer, rng, "3 times as long until 30 ms of work are done", rise_s=0.03)
+    return _ask(answer, rng, "3 times as long until 100 ms of work are done", **_rise(rng))
 
 
-def _cache(answer: Callable, rng: Generator) -> Seen:
-    return _ask(answer, rng, "0.4 times as long if the inputs are in the cache", warm=0.4)
+def _compiles(answer: Callable, rng: Generator) -> Seen:
+    given = "2 s more for the first one, then 3 times as long until 100 ms of work are done"
+    return _ask(answer, rng, given, compile_s=2.0, **_rise(rng))
+
+
+def _cache(answer: Callable, rng: Generator) -> list[Seen]:
+    fits = [integer(rng, *ends) for ends in ((3, 4), (24, 28), (33, 40))]
+    return [
+        _ask(
+            answer, rng, f"0.4 times as long in the cache, which holds {fit} sets", warm=0.4,
+            cache_bytes=fit * 2**20,
+        )
+        for fit in fits
+    ]  # fmt: skip
 
 
 def _data(answer: Callable, rng: Generator) -> Seen:
@@ -63,9 +113,25 @@ def _outliers(answer: Callable, rng: Generator) -> Seen:
     return _ask(answer, rng, given, spread=0.1, outlier_every=10)
 
 
+def _samples(answer: Callable, rng: Generator) -> Seen:
+    """The last 12 calls take twice as long: fewer than half of 25 samples, more than of 23."""
+    traps = {"warm": 1.0, "zeros": 1.0, "cache_bytes": integer(rng, 3, 4) * 2**20}
+    before = StandIn(**traps)
+    usual = plain(Seen.of(answer, (before,), wanted=None).got)
+    made = sum(entry.startswith("launch") for entry in before.log)
+    later = plain(Seen.of(answer, (Slowing(made - 12, **traps),), wanted=None).got)
+    given = "the last 12 calls twice as long: does the median stay?"
+    try:
+        stays = abs(later[1] / usual[1] - 1) < 0.1
+    except (TypeError, IndexError, ZeroDivisionError):
+        stays = False
+    return Seen(stays, True, given=given)
+
+
 def _everything(answer: Callable, rng: Generator) -> Seen:
-    traps = {"compile_s": 2.0, "rise_s": 0.03, "warm": 0.4, "zeros": 0.7}
-    return _ask(answer, rng, "all of it at once", **traps, spread=0.1, outlier_every=10)
+    traps = {"compile_s": 2.0, "warm": 0.4, "zeros": 0.7, "spread": 0.1, "outlier_every": 10}
+    size = {"cache_bytes": integer(rng, 24, 40) * 2**20}
+    return _ask(answer, rng, "all of it at once", **traps, **size, **_rise(rng))
 
 
 def enough_sets(device: StandIn, data: str = "random") -> list[Inputs]:
@@ -88,27 +154,35 @@ def stopwatch(
     return times
 
 
+def all_at_once(device: StandIn, sets: list[Inputs]) -> Quartiles:
+    """One reading of the clock before a hundred calls, and one after."""
+    stopwatch(device, sets, 0, 100)
+    start = device.clock()
+    for i in range(100):
+        device.launch(sets[i % len(sets)])
+    device.synchronize()
+    return ((device.clock() - start) / 100,) * 3
+
+
 def with_fault(device: StandIn, wrong: str) -> Quartiles:
     """The benchmark with one fault."""
     fit = device.cache_bytes // device.set_bytes
     sets = enough_sets(device, "zeros" if wrong == "zeros" else "random")
-    sets = sets[-fit:] if wrong == "warm" else sets
-    warm_up = {"no warm-up": 0, "one call": 1}.get(wrong, 80)
+    sets = {"warm": sets[-fit:], "so many sets": sets[:20]}.get(wrong, sets)
     if wrong == "one clock for all":
-        stopwatch(device, sets, 0, warm_up)
-        start = device.clock()
-        for i in range(100):
-            device.launch(sets[i % len(sets)])
-        device.synchronize()
-        return ((device.clock() - start) / 100,) * 3
-    times = stopwatch(device, sets, 40, warm_up, waits=wrong != "does not wait")
-    q1, median, q3 = statistics.quantiles(times)
-    mean = statistics.fmean(times)
-    return {
-        "mean": (mean - statistics.stdev(times), mean, mean + statistics.stdev(times)),
-        "least": (min(times), min(times), q3),
-        "extremes": (min(times), median, max(times)),
-    }.get(wrong, (q1, median, q3))
+        return all_at_once(device, sets)
+    warm_up = 0 if wrong == "no warm-up" else 100
+    start = device.clock()
+    if wrong == "compiling is no work":
+        while device.clock() - start < 0.1:
+            stopwatch(device, sets, 0, 1)
+        warm_up = 0
+    if wrong == "starts over":
+        stopwatch(device, sets, 0, 100)
+        warm_up = 0
+    times = stopwatch(device, sets, 50, warm_up, waits=wrong != "does not wait")
+    ends = {"mean": statistics.fmean, "extremes": statistics.median}.get(wrong)
+    return (min(times), ends(times), max(times)) if ends else tuple(statistics.quantiles(times))
 
 
 def until_warm(device: StandIn) -> Quartiles:
@@ -138,14 +212,16 @@ FAULTS = (
     ),
     (
         "no warm-up",
-        "There is **no warm-up**: calls made while the clock of the device was still low are "
-        "counted with the others.",
+        "There is **no warm-up, or it is too short**: the calls counted were made while the clock "
+        "of the device was low. One call, or a few, are enough to compile; for the clock to rise "
+        "it takes 100 ms of work.",
         COLD,
     ),
     (
-        "one call",
-        "The warm-up is **a single call**. That is enough to compile, but not for the clock to "
-        "rise: that takes some 30 ms of work.",
+        "compiling is no work",
+        "The warm-up goes by the clock, **and the compiling is in it**: after two seconds of that "
+        "it is over, though the device has hardly worked. Start the clock after the first call, or "
+        "count calls.",
         COLD,
     ),
     (
@@ -156,26 +232,33 @@ FAULTS = (
         COLD,
     ),
     (
+        "so many sets",
+        "It makes **the same number of sets for every device**. A larger cache holds them all: how "
+        "many it takes follows from `device.cache_bytes` and `device.set_bytes`.",
+        COLD,
+    ),
+    (
+        "starts over",
+        "After the warm-up it **begins again with the first set**. The warm-up ended somewhere in "
+        "the middle of the sets, so the first ones were used a moment ago, and are in the cache. "
+        "Go on with the next.",
+        COLD,
+    ),
+    (
         "zeros",
         "The inputs are **zeros**. They are easier on the device than what it will meet at work.",
         "4 · Which data",
     ),
     (
         "mean",
-        "It gives **mean and standard deviation**. A few calls that were interrupted move both as "
-        "far as they like; a median and quartiles they hardly move.",
+        "It gives **least, mean and largest**. A few calls that were interrupted move the mean and "
+        "the largest as far as they like; a median and quartiles they hardly move.",
         "",
     ),
     (
         "one clock for all",
         "It reads **the clock once around all calls** and divides. That is a mean in disguise: "
         "outliers are in it, and there is no spread. Take one sample a call.",
-        "",
-    ),
-    (
-        "least",
-        "It gives **the least time**. That is a call at its luckiest, not one that a user can "
-        "expect, and it falls the more often you try.",
         "",
     ),
     (
@@ -193,12 +276,16 @@ DESIGN = Exercise(
     section=SECTION,
     solution_name="benchmark",
     properties=(
+        Property("its clock", "time is what device.clock() says", _clock),
         Property("a queue", "a launch returns before the call is done", _queue),
-        Property("compiles first", "the first launch takes 2 s more", _compiles),
-        Property("rising clock", "slow until the device has worked for 30 ms", _rises),
-        Property("a cache", "inputs that are in the cache make a call faster", _cache),
-        Property("data", "zeros make a call faster", _data),
+        Property("rising clock", "slow until the device has worked for 100 ms", _rises, COLD),
+        Property(
+            "compiles first", "2 s for the first launch, then a clock that rises", _compiles, COLD
+        ),
+        Property("a cache", "small or large, inputs in it make a call faster", _cache, COLD),
+        Property("data", "zeros make a call faster", _data, "4 · Which data"),
         Property("outliers", "a tenth of the calls takes 8 times as long", _outliers),
+        Property("enough samples", "25 of them, so that 12 slow ones are a minority", _samples),
         Property("everything", "all of these on one device", _everything),
     ),
     mistakes=tuple(Mistake(name, says, fault(name), see) for name, says, see in FAULTS),

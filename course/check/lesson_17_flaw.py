@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Generator
 
 from course.check.draw import integer
@@ -13,6 +14,7 @@ from course.stand_in import StandIn
 Benchmark = Callable[[StandIn], float]
 NO_WAIT, WARM, ZEROS, NONE = "no synchronise", "warm cache", "zeros", "none"
 SECTION = "6 · A device whose truth is known"
+JITTER = 1e-3  # no benchmark gives the same number twice
 
 
 def timed(
@@ -40,11 +42,23 @@ def timed(
     return seconds
 
 
-def _ask(answer: Callable, wanted: str, given: str, *how: object, **more: object) -> Seen:
-    def benchmark(device: StandIn) -> float:
-        return timed(device, *how, **more)
+def _ask(
+    answer: Callable, rng: Generator, wanted: str, given: str, *how: object, **more: object
+) -> Seen:
+    """Let the answer judge a benchmark whose unit nobody tells, and that jitters a little."""
+    unit = 10 ** (3 + 4 * torch.rand((), generator=rng).item())
+    # its own generator: however often an answer measures, the next probe draws the same inputs
+    own = Generator().manual_seed(integer(rng, 0, 2**31 - 1))
 
-    return Seen.of(answer, (benchmark,), wanted=wanted, given=f"a benchmark that {given}")
+    def benchmark(device: StandIn) -> float:
+        jitter = JITTER * (2 * torch.rand((), generator=own).item() - 1)
+        return unit * (1 + jitter) * timed(device, *how, **more)
+
+    def tidy(benchmark: Benchmark) -> object:
+        name = answer(benchmark)  # capitals, and how one spells a word, are not the question
+        return name.strip().lower().replace("ize", "ise") if isinstance(name, str) else name
+
+    return Seen.of(tidy, (benchmark,), wanted=wanted, given=f"a benchmark that {given}")
 
 
 def _enough(rng: Generator) -> tuple[int, int]:
@@ -54,12 +68,12 @@ def _enough(rng: Generator) -> tuple[int, int]:
 
 def _never_waits(answer: Callable, rng: Generator) -> Seen:
     given = "launches all calls and reads the clock"
-    return _ask(answer, NO_WAIT, given, *_enough(rng), waits="never")
+    return _ask(answer, rng, NO_WAIT, given, *_enough(rng), waits="never")
 
 
 def _waits_elsewhere(answer: Callable, rng: Generator) -> list[Seen]:
     return [
-        _ask(answer, NO_WAIT, f"synchronises only {told}", *_enough(rng), waits=waits)
+        _ask(answer, rng, NO_WAIT, f"synchronises only {told}", *_enough(rng), waits=waits)
         for waits, told in (
             ("before", "before it starts the clock"),
             ("after", "after it has read the clock"),
@@ -68,64 +82,74 @@ def _waits_elsewhere(answer: Callable, rng: Generator) -> list[Seen]:
 
 
 def _one_set(answer: Callable, rng: Generator) -> Seen:
-    return _ask(answer, WARM, "uses one set of inputs for all calls", integer(rng, 40, 60), 1)
+    return _ask(answer, rng, WARM, "uses one set of inputs for all calls", integer(rng, 40, 60), 1)
 
 
 def _few_sets(answer: Callable, rng: Generator) -> Seen:
     sets = integer(rng, 2, 3)
-    return _ask(answer, WARM, f"rotates through {sets} sets of inputs", integer(rng, 40, 60), sets)
+    return _ask(
+        answer, rng, WARM, f"rotates through {sets} sets of inputs", integer(rng, 40, 60), sets
+    )
 
 
 def _zeros(answer: Callable, rng: Generator) -> Seen:
-    return _ask(answer, ZEROS, "rotates through many sets of zeros", *_enough(rng), data="zeros")
+    return _ask(
+        answer, rng, ZEROS, "rotates through many sets of zeros", *_enough(rng), data="zeros"
+    )
 
 
 def _honest(answer: Callable, rng: Generator) -> list[Seen]:
     given = "has none of the three flaws, and synchronises"
     return [
-        _ask(answer, NONE, f"{given} {waits}", *_enough(rng), waits=waits)
+        _ask(answer, rng, NONE, f"{given} {waits}", *_enough(rng), waits=waits)
         for waits in ("at the end", "each call")
     ]
 
 
 def by_values(benchmark: Benchmark) -> str:
     """Another way: give each flaw an effect of a size of its own, and read the size."""
-    share = benchmark(StandIn(call_s=1.0, warm=0.5, zeros=0.8))
-    expected = {NO_WAIT: 0.0, WARM: 0.5, ZEROS: 0.8, NONE: 1.0}
-    return min(expected, key=lambda name: abs(expected[name] - share))
+    alike = benchmark(StandIn(call_s=1.0, warm=1.0, zeros=1.0))
+    ratio = benchmark(StandIn(call_s=10.0, warm=0.5, zeros=0.8)) / alike
+    expected = {NO_WAIT: 1.0, WARM: 5.0, ZEROS: 8.0, NONE: 10.0}
+    return min(expected, key=lambda name: abs(expected[name] - ratio))
 
 
 def by_log(benchmark: Benchmark, wrong: str) -> str:
     """Look at what was called, and not at what it did; wrong: which call it looks for."""
     device = StandIn()
-    seconds = benchmark(device)
+    base = benchmark(device)
     if wrong == "looks for the call":
         if "synchronize" not in device.log:
             return NO_WAIT
-    elif seconds < 0.1 * device.call_s:
+    elif benchmark(StandIn(call_s=2e-3)) < 1.5 * base:
         return NO_WAIT
     launched = {entry for entry in device.log if entry.startswith("launch")}
     few = len(launched) == 1 if wrong == "counts the sets" else len(launched) <= 4
     if few:
         return WARM
-    return ZEROS if benchmark(StandIn(zeros=1.0)) > 1.1 * seconds else NONE
+    return ZEROS if benchmark(StandIn(zeros=1.0)) > 1.1 * base else NONE
 
 
 def by_trials(benchmark: Benchmark, wrong: str) -> str:
     """Change one thing at a time, with at most one fault in how."""
     base = benchmark(StandIn())
-    if wrong == "one verdict":
-        return NO_WAIT if base < 0.9e-3 else NONE
-    doubled = {"launch_s": 4e-6} if wrong == "doubles the launch" else {"call_s": 2e-3}
+    if wrong == "known times":
+        return next((name for name, most in KNOWN.items() if base < most), NONE)
+    doubled = {"launch_s": 4e-6} if wrong == "the wrong thing doubled" else {"call_s": 2e-3}
     again = benchmark(StandIn(**doubled))
-    if again != 2 * base if wrong == "to the last digit" else again < 1.5 * base:
+    stuck = {"room for nothing": again < 2 * base, "not moved at all": again == base}
+    if stuck.get(wrong, again < 1.5 * base):
         return NO_WAIT
     cold = benchmark(StandIn(cache_bytes=0))
     if cold <= 1.1 * base if wrong == "the wrong way round" else cold > 1.1 * base:
-        return WARM
+        return NO_WAIT if wrong == "one verdict" else WARM
     if wrong == "never none":
         return ZEROS
-    return ZEROS if benchmark(StandIn(zeros=1.0)) > 1.1 * base else NONE
+    easy = benchmark(StandIn(zeros=1.0)) > 1.1 * base
+    return (NO_WAIT if wrong == "one verdict" else ZEROS) if easy else NONE
+
+
+KNOWN = {NO_WAIT: 1e-4, WARM: 0.5e-3, ZEROS: 0.8e-3}  # bounds, seconds
 
 
 def fault(name: str) -> Callable[[Benchmark], str]:
@@ -155,15 +179,29 @@ FAULTS = (
         "",
     ),
     (
-        "doubles the launch",
-        "It makes the **launch** slower, not the call. A launch is the host's work and hardly "
-        "counts: it is twice the device's work that an honest benchmark has to show.",
+        "known times",
+        'It answers **"none" to all**. Perhaps the result is compared with times that you know? '
+        "The benchmark does not tell its unit: compare its result on one device with its result on "
+        "another.",
+        "",
+    ),
+    (
+        "the wrong thing doubled",
+        "The doubling is asked **the wrong way round**, or it is the *launch* that takes twice as "
+        "long. If the call takes twice as long, an honest result doubles, and one that did not "
+        "wait stays as it was.",
         "2 · A call returns before it is done",
     ),
     (
-        "to the last digit",
-        "It wants the time to double **to the last digit**. Launches take time as well, so even an "
-        "honest result is off by a little. Leave room: ask for 1.5 times, not for 2.",
+        "room for nothing",
+        "It wants the result to double **to the last digit**. A launch takes time as well, and no "
+        "benchmark gives the same number twice. Leave room: ask for 1.5 times, not for 2.",
+        "",
+    ),
+    (
+        "not moved at all",
+        "It wants the result **not to move at all** (`==`) where nobody waited. No benchmark gives "
+        "the same number twice. Leave room: less than 1.5 times is not doubled.",
         "",
     ),
     (
