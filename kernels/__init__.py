@@ -18,8 +18,8 @@ order in which they are best read:
 
 `*_arguments` check what a caller hands over, `*_cases` list what is compiled, `*_op` tell PyTorch.
 
-`heuristics`, `split_rules`, `devices`, `explain`, `targets` and `call` import without triton; every module with a
-kernel needs it, and imports `kernels.runtime` before it, which decides whether kernels are compiled
-or interpreted. So nothing is imported here: importing a kernel binds that decision for the whole
-process, and must be asked for by name.
+`heuristics`, `split_rules`, `devices`, `explain`, `targets` and `call` import without triton; every
+module with a kernel needs it, and imports `kernels.runtime` before it, which decides whether
+kernels are compiled or interpreted. So nothing is imported here: importing a kernel binds that
+decision for the whole process, and must be asked for by name.
 """

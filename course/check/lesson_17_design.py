@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
 
 from torch import Generator, Tensor, rand
 
 from course.check.draw import integer
+from course.check.lesson_17_design_answers import Quartiles, fault, until_warm
 from course.check.spec import Exercise, Mistake, Property, Seen
 from course.stand_in import Inputs, StandIn
 
-Quartiles = tuple[float, float, float]
 SECTION = "5 · Many times, one number"
 SLACK = 0.005  # a launch, 0.5 % of the call at the most here, is rightly part of the time
 # 25 of the evenly spread samples can miss a quantile by some 8 % of them, and a tenth of them are
@@ -132,74 +131,6 @@ def _everything(answer: Callable, rng: Generator) -> Seen:
     traps = {"compile_s": 2.0, "warm": 0.4, "zeros": 0.7, "spread": 0.1, "outlier_every": 10}
     size = {"cache_bytes": integer(rng, 24, 40) * 2**20}
     return _ask(answer, rng, "all of it at once", **traps, **size, **_rise(rng))
-
-
-def enough_sets(device: StandIn, data: str = "random") -> list[Inputs]:
-    """Make sets of inputs: one more than fit into the cache, and one more."""
-    return [device.inputs(data) for _ in range(device.cache_bytes // device.set_bytes + 2)]
-
-
-def stopwatch(
-    device: StandIn, sets: list[Inputs], calls: int, warm_up: int, waits: bool = True
-) -> list[float]:
-    """Seconds of each of `calls` calls, after some that do not count."""
-    times = []
-    for i in range(warm_up + calls):
-        start = device.clock()
-        device.launch(sets[i % len(sets)])
-        if waits:
-            device.synchronize()
-        if i >= warm_up:
-            times.append(device.clock() - start)
-    return times
-
-
-def all_at_once(device: StandIn, sets: list[Inputs]) -> Quartiles:
-    """One reading of the clock before a hundred calls, and one after."""
-    stopwatch(device, sets, 0, 100)
-    start = device.clock()
-    for i in range(100):
-        device.launch(sets[i % len(sets)])
-    device.synchronize()
-    return ((device.clock() - start) / 100,) * 3
-
-
-def with_fault(device: StandIn, wrong: str) -> Quartiles:
-    """The benchmark with one fault."""
-    fit = device.cache_bytes // device.set_bytes
-    sets = enough_sets(device, "zeros" if wrong == "zeros" else "random")
-    sets = {"warm": sets[-fit:], "so many sets": sets[:20]}.get(wrong, sets)
-    if wrong == "one clock for all":
-        return all_at_once(device, sets)
-    warm_up = 0 if wrong == "no warm-up" else 100
-    start = device.clock()
-    if wrong == "compiling is no work":
-        while device.clock() - start < 0.1:
-            stopwatch(device, sets, 0, 1)
-        warm_up = 0
-    if wrong == "starts over":
-        stopwatch(device, sets, 0, 100)
-        warm_up = 0
-    times = stopwatch(device, sets, 50, warm_up, waits=wrong != "does not wait")
-    ends = {"mean": statistics.fmean, "extremes": statistics.median}.get(wrong)
-    return (min(times), ends(times), max(times)) if ends else tuple(statistics.quantiles(times))
-
-
-def until_warm(device: StandIn) -> Quartiles:
-    """Another right answer: warms up by the clock, sorts, and counts off the quartiles."""
-    sets, turn = enough_sets(device) + enough_sets(device), 0
-    start = device.clock()
-    while device.clock() - start < 2.5:
-        device.launch(sets[turn % len(sets)])
-        device.synchronize()
-        turn += 1
-    times = sorted(stopwatch(device, sets, 101, 0))
-    return times[25], times[50], times[75]
-
-
-def fault(name: str) -> Callable[[StandIn], Quartiles]:
-    """Return the benchmark with one fault."""
-    return lambda device: with_fault(device, name)
 
 
 COLD = "3 · The first calls, and the warm ones"
