@@ -4,7 +4,7 @@ Predict the next byte; AdamW; the learning rate warms up and falls along a cosin
 the loss on held-out text is taken, and the best weights so far are written (so that text has a
 say in them, if only in when to stop). They go to `build/weights`; to renew the course's own:
 
-    python -m reference.train --bf16 --out reference/weights
+    python -m reference.train --steps 1200 --bf16 --out reference/weights
 
 How stored weights came about stands in the file: `reference.checkpoint.metadata()`.
 
