@@ -3,10 +3,15 @@
     growth   how much the time rises over the whole curve, as a share of its middle
     misfit   how far the points lie from the best straight line, as a share of that rise
 
-A curve that hardly grows is *flat*. One that grows along a line is *linear*. One that grows and
-does not follow its line is *stepped*: a staircase of n equal treads has a misfit of about 0.29 / n.
-One that is farther off than any staircase is *unclear*: noise, or another shape. And points
-that lie as near to the line as their own samples lie to each other are on it: that is `noise`.
+    flat      it grows by less than a tenth (`FLAT`)
+    linear    it grows, and its misfit is below 0.025 (`STRAIGHT`), or below its noise
+    bent      not linear, but two straight pieces that meet leave no more than that
+    stepped   it grows and is neither; a staircase of n equal treads has a misfit of some 0.29 / n
+    unclear   its misfit is above 0.3 (`UNCLEAR`), farther off than any staircase, or hidden by a
+              noise above 0.1 (`BLIND`), which would hide one of three treads as well
+
+Points that lie as near to the line as another run's lie to them are on it: that is `noise`. One
+run proves little on a machine with neighbours: `verdict` asks two.
 """
 
 import statistics
@@ -14,9 +19,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 FLAT = 0.1  # grows by less than a tenth
 UNCLEAR = 0.3  # the worst staircase, of two treads, is off its line by 0.17
+BLIND = 0.1
+ALIKE = 0.7  # correlation of what two runs leave over: by chance one pair in a thousand has more
+SURE = 1.5  # times the noise: what chance alone seldom leaves over
 STRAIGHT = 0.025  # a staircase of up to eleven treads is off its line by more
 
 
@@ -24,21 +33,26 @@ STRAIGHT = 0.025  # a staircase of up to eleven treads is off its line by more
 class Shape:
     """growth and misfit as above (misfit is 0 for a curve that does not rise); prints well.
 
-    noise: how far the samples of a point lie from it, as a share of the rise; 0 if not known.
+    bent: what the best two straight pieces leave over, as a share of the same rise. noise: how far
+    the samples of a point lie from it, as a share of the rise; 0 if not known.
     """
 
     growth: float
     misfit: float
+    bent: float = 0.0
     noise: float = 0.0
 
     @property
     def name(self) -> str:
-        """ "flat", "linear", "stepped" or "unclear"."""
+        """ "flat", "linear", "bent", "stepped" or "unclear"."""
+        on_it = max(STRAIGHT, self.noise)
         if self.growth < FLAT:
             return "flat"
-        if self.misfit > UNCLEAR:
-            return "unclear"
-        return "linear" if self.misfit < max(STRAIGHT, self.noise) else "stepped"
+        if self.misfit < on_it:
+            return "linear" if self.misfit < STRAIGHT or self.noise < BLIND else "unclear"
+        if self.bent < min(on_it, self.misfit / 2):
+            return "bent"
+        return "unclear" if self.misfit > UNCLEAR else "stepped"
 
     def __str__(self) -> str:
         return f"{self.name} (growth {self.growth:.2f}, misfit {self.misfit:.3f})"
@@ -61,15 +75,6 @@ def line(contexts: Sequence[float], times: Sequence[float]) -> tuple[float, floa
     return float(y.mean() - slope * x.mean()), slope
 
 
-def noise_of(points: Sequence[Sequence[float]]) -> float:
-    """Return half the typical distance between the quartiles, of [first, median, third] each.
-
-    >>> noise_of([[1.0, 2.0, 3.0], [2.0, 4.0, 9.0], [3.0, 4.0, 5.5]])
-    1.25
-    """
-    return statistics.median((third - first) / 2 for first, _, third in points)
-
-
 def shape_of(contexts: Sequence[float], times: Sequence[float], noise: float = 0.0) -> Shape:
     """Measure a curve: contexts in tokens, evenly spaced, times and their noise in any unit.
 
@@ -78,11 +83,62 @@ def shape_of(contexts: Sequence[float], times: Sequence[float], noise: float = 0
 
     Raises ValueError as `line` does.
     """
-    intercept, slope = line(contexts, times)
+    _, slope = line(contexts, times)
     rise = slope * (max(contexts) - min(contexts))
     middle = statistics.median(times)
     if rise <= 0:
         return Shape(max(0.0, rise / middle), 0.0)
-    off = [t - intercept - slope * x for x, t in zip(contexts, times, strict=True)]
-    misfit = (sum(d * d for d in off) / len(off)) ** 0.5 / rise
-    return Shape(rise / middle, misfit, noise / rise)
+    straight, bent = (
+        _size(x) / rise for x in (off_line(contexts, times), _off_knee(contexts, times))
+    )
+    return Shape(rise / middle, straight, bent, noise / rise)
+
+
+def off_line(contexts: Sequence[float], times: Sequence[float]) -> Tensor:
+    """Return how far each point lies above its best straight line (fp64)."""
+    intercept, slope = line(contexts, times)
+    x = torch.tensor(contexts, dtype=torch.float64)
+    return torch.tensor(times, dtype=torch.float64) - intercept - slope * x
+
+
+def _off_knee(contexts: Sequence[float], times: Sequence[float]) -> Tensor:
+    """The same for two straight pieces that meet in one of the points, the best of all such."""
+    x = torch.tensor(contexts, dtype=torch.float64)
+    x = (x - x[0]) / (x[-1] - x[0])
+    y = torch.tensor(times, dtype=torch.float64)
+    best = off_line(contexts, times)
+    for knee in x[2:-2]:
+        columns = torch.stack([torch.ones_like(x), x, (x - knee).clamp(min=0)], dim=1)
+        off = y - columns @ torch.linalg.lstsq(columns, y[:, None]).solution[:, 0]
+        best = min(best, off, key=_size)
+    return best
+
+
+def _size(off: Tensor) -> float:
+    return float(off.square().mean().sqrt())
+
+
+def verdict(contexts: Sequence[float], runs: Sequence[Sequence[Sequence[float]]]) -> str:
+    """Say what two runs agree on; where they do not, say what each of them would say.
+
+    runs: of the same curve, each [first quartile, median, third] for every context. What the two
+    do not share is noise. Steps and bends have to be in the same places: what chance puts above
+    the line in one run, it puts above or below it in the next.
+
+    Raises ValueError unless there are two.
+    """
+    if len(runs) != 2:
+        raise ValueError(f"a verdict takes two runs; got {len(runs)}")
+    medians = [[median for _, median, _ in points] for points in runs]
+    reach = max(contexts) - min(contexts)
+    rises = [abs(line(contexts, times)[1]) * reach or 1.0 for times in medians]
+    # shares of the rise: a second run that is slower all along has the same shape
+    off = torch.stack([off_line(contexts, t) / r for t, r in zip(medians, rises, strict=True)])
+    noise = SURE * _size(off[0] - off[1]) / 2**0.5
+    shapes = [shape_of(contexts, t, noise * r) for t, r in zip(medians, rises, strict=True)]
+    names = [shape.name for shape in shapes]
+    if len({*names}) > 1:
+        return f"no verdict: {', then '.join(names)}"
+    if names[0] in ("bent", "stepped") and torch.corrcoef(off)[0, 1] < ALIKE:
+        return f"no verdict: {names[0]} in both runs, but in other places"
+    return str(shapes[0])

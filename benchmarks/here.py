@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.contest import Entrant, compete, reason
+from benchmarks.cpu import sdpa
 from benchmarks.judge import Judge, full_rows
 from benchmarks.timing import Call, HostClock, cold_bytes, number_of_sets, take_turns
 from reference.attention import attention
@@ -28,6 +28,9 @@ SHAPE: Shape = (1, 32, 8, 8192)
 QUICK_SHAPE: Shape = (1, 8, 2, 2048)
 ROUNDS = 15
 CACHE_IF_UNKNOWN = 32 * 2**20
+THREADS = max(1, torch.get_num_threads() - 1)
+"""As many threads as PyTorch takes by itself, less one. With a thread on every core, whatever else
+the machine does holds up one of them, and every call waits for the slowest."""
 ROOT = Path(__file__).resolve().parents[1]
 GPU_ONLY = ("flash-attn", "FlashInfer", "xformers")
 
@@ -54,10 +57,9 @@ def last_level_cache() -> int | None:
     return max(sizes, default=None)
 
 
-def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """PyTorch's attention in the layout of `reference`."""
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    return scaled_dot_product_attention(q, k, v, enable_gqa=True).transpose(1, 2)
+def cold() -> int:
+    """Bytes of inputs to rotate through on this CPU: twice its largest cache."""
+    return 2 * (last_level_cache() or CACHE_IF_UNKNOWN)
 
 
 def flex(sets: Sequence[Inputs]) -> list[Call]:
@@ -99,8 +101,7 @@ def on_cpu(shape: Shape, *, quick: bool, rounds: int = ROUNDS) -> SideBySide:
     """Judge, then time, everyone who runs on this CPU (fp32); B, Hq, Hkv, Lk."""
     B, Hq, Hkv, Lk = shape
     kv_bytes = 2 * B * Lk * Hkv * D * 4
-    cold = 2 * (last_level_cache() or CACHE_IF_UNKNOWN)
-    count = number_of_sets(kv_bytes, cold)
+    count = number_of_sets(kv_bytes, cold())
     sets = [
         (torch.randn(B, 1, Hq, D), *(torch.randn(B, Lk, Hkv, D) for _ in "kv"))
         for _ in range(count)

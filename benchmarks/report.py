@@ -29,7 +29,7 @@ from nbformat import NotebookNode
 from tqdm import tqdm
 
 from benchmarks import here, protocol, tpot
-from benchmarks.curves import noise_of, shape_of
+from benchmarks.curves import verdict
 from course import environment
 from course.figures.benchmark import side_by_side, tpot_curves
 
@@ -37,6 +37,7 @@ TEMPLATE = Path(__file__).with_suffix(".ipynb")
 FOLDER = here.ROOT / "report"
 JSON, NOTEBOOK, HTML = "report.json", "report.ipynb", "report.html"
 FEWEST = 12  # contexts for a verdict on a curve
+RUNS = 2  # of each curve: a verdict needs a witness
 YOURS = "yours"  # the tag of cells that the reader writes in
 
 PROTOCOL = (
@@ -45,9 +46,12 @@ PROTOCOL = (
     "Fresh normal random data. Inputs rotate through sets that together are at least twice the "
     "last-level cache (on a GPU: four times the L2, at least 256 MiB). Contestants take turns, in "
     "an order that shifts; warm-up rounds are not counted; median and quartiles. On a CPU: the "
-    "host's clock. On a GPU: CUDA events around a CUDA graph of one call a set. TPOT: a decode "
-    "step of reference.transformer with random weights (2 layers, width 256, 8 query heads on 2 KV "
-    "heads, D 64, fp32) and a cache filled with random numbers, naive attention's logits met first."
+    "host's clock, and PyTorch's threads but one, so that the rest of the machine has a core. On a "
+    "GPU: CUDA events around a CUDA graph of one call a set. TPOT: a decode step of "
+    "reference.transformer with random weights (2 layers, width 256, 8 query heads on 2 KV heads, "
+    "D 64, fp32), naive attention's logits met first; each step takes the next of many caches of "
+    "random numbers, together at least twice the last-level cache (GPU: as above); contexts take "
+    "turns, too. Two runs; a verdict on a curve is given where both agree."
 )
 
 
@@ -56,7 +60,9 @@ def measure(quick: bool) -> dict[str, Any]:
     shape = here.QUICK_SHAPE if quick else here.SHAPE
     contexts = tpot.QUICK_CONTEXTS if quick else tpot.CONTEXTS
     device = "cuda" if here.has_gpu() else "cpu"
-    with tqdm(total=1 + len(contexts), unit="cell", desc="report") as bar:
+    rounds = 5 if quick else tpot.ROUNDS
+    torch.set_num_threads(here.THREADS)
+    with tqdm(total=1 + RUNS * rounds, unit="cell", desc="report") as bar:
         bar.set_postfix_str("side by side")
         cell = here.side_by_side(shape, quick=quick)
         bar.update()
@@ -64,8 +70,7 @@ def measure(quick: bool) -> dict[str, Any]:
         decoder, by_name = tpot.Decoder(device=device), tpot.attentions(device)
         agreed = tpot.agree(decoder, contexts[-1], by_name)
         right = {name: attend for name, attend in by_name.items() if agreed[name]}
-        rounds = 5 if quick else tpot.ROUNDS
-        curves = tpot.measure(decoder, contexts, right, rounds, bar.update)
+        runs = [tpot.measure(decoder, contexts, right, rounds, bar.update) for _ in range(RUNS)]
     return {
         **protocol.circumstances(),
         "gpu": torch.cuda.get_device_name() if device == "cuda" else "none",
@@ -73,7 +78,7 @@ def measure(quick: bool) -> dict[str, Any]:
         "quick": quick,
         "protocol": PROTOCOL,
         "side_by_side": asdict(cell),
-        "tpot": {"contexts": list(contexts), "curves": curves, "agreed": agreed},
+        "tpot": {"contexts": list(contexts), "runs": runs, "agreed": agreed},
     }
 
 
@@ -179,18 +184,17 @@ def bars(record: Mapping[str, Any]) -> Figure:
 
 
 def curves(record: Mapping[str, Any]) -> Figure:
-    """Draw TPOT against context."""
-    return tpot_curves(record["tpot"]["contexts"], record["tpot"]["curves"])
+    """Draw TPOT against context, the first run."""
+    return tpot_curves(record["tpot"]["contexts"], record["tpot"]["runs"][0])
 
 
 def shapes(record: Mapping[str, Any]) -> str:
-    """Say of each TPOT curve whether it is flat, linear or stepped, by its medians."""
-    contexts, lines = record["tpot"]["contexts"], []
-    for name, points in record["tpot"]["curves"].items():
-        shape = shape_of(contexts, [median for _, median, _ in points], noise_of(points))
-        lines.append(f"{name:<16}{shape}")
+    """Say of each TPOT curve whether it is flat, linear, bent or stepped, if its runs agree."""
+    contexts, runs, lines = record["tpot"]["contexts"], record["tpot"]["runs"], []
+    for name in runs[0]:
+        lines.append(f"{name:<16}{verdict(contexts, [run[name] for run in runs])}")
     if len(contexts) < FEWEST:
-        lines.append(f"{len(contexts)} contexts are too few: don't believe these verdicts")
+        lines = [f"{len(contexts)} contexts are too few for a verdict; a full run has more"]
     wrong = [name for name, right in record["tpot"]["agreed"].items() if not right]
     return "\n".join(lines + [f"{name:<16}not timed: its logits are wrong" for name in wrong])
 

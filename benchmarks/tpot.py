@@ -2,17 +2,27 @@
 
 The model is `reference.transformer` with random weights, and its KV cache is filled with random
 numbers instead of by a prefill: a decode step reads the same bytes and multiplies as often, and
-filling 16,384 places takes a moment.
+filling the places takes a moment.
+
+The cache is cold. In a large model the caches of all other layers, and the weights, are read
+between two visits of a layer; this model is small, and would find its only cache where it left it.
+So there is room for many caches, together larger than what the machine's own cache holds, and
+each step takes the places behind those of the last. The weights (7 MB) stay warm, for all alike.
+
+Contestants *and contexts* take turns, so that a slow second of the machine hits the whole curve,
+and not a few neighbouring points, which would look like a step.
 """
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from benchmarks.timing import GpuEvents, HostClock, take_turns
+from benchmarks import here
+from benchmarks.timing import GpuEvents, HostClock, cold_bytes
 from reference.attention import attention_with_cache
 from reference.flash_decoding_cpu import flash_decode_threads
 from reference.transformer import Attend, Config, KVCache, Transformer, over_prefix
@@ -40,19 +50,40 @@ def attentions(device: torch.device | str = "cpu") -> dict[str, Attend]:
 
 
 class Decoder:
-    """A model and a full cache; `step(context, attend)` decodes one token behind `context` − 1."""
+    """A model and room for many full caches; `step` decodes one token behind `context` − 1.
 
-    def __init__(self, config: Config = CONFIG, device: torch.device | str = "cpu") -> None:
+    cold: bytes between two readings of the same keys, at least; None: what the device's own cache
+    cannot hold (`here.cold()` on a CPU, `timing.cold_bytes()` on a GPU).
+    """
+
+    def __init__(
+        self,
+        config: Config = CONFIG,
+        device: torch.device | str = "cpu",
+        cold: int | None = None,
+    ) -> None:
         generator = torch.Generator().manual_seed(0)
         self.model = Transformer(config).to(device).eval()
-        self.cache = KVCache(config, device=device)
-        for part in (self.cache.k, self.cache.v):
-            part.copy_(torch.randn(part.shape, generator=generator))
         self.token = torch.tensor([[65]], device=device)
+        if cold is None:
+            cold = cold_bytes() if self.token.is_cuda else here.cold()
+        places = -(-cold // config.kv_bytes_per_token()) + 2 * config.context
+        shape = (config.layers, 1, places, config.Hkv, config.D)
+        self.room = [torch.randn(shape, generator=generator).to(device) for _ in "kv"]
+        self.cache = KVCache(config, capacity=1, device=device)  # k and v: a window of that room
+        self.next = 0
 
     @torch.no_grad()
-    def step(self, context: int, attend: Attend) -> Tensor:
-        """Return the logits (1, 1, vocabulary) after a token that sees `context` keys."""
+    def step(self, context: int, attend: Attend, place: int | None = None) -> Tensor:
+        """Return the logits (1, 1, vocabulary) after a token that sees `context` keys.
+
+        place: where in the room its cache begins; None: behind that of the last step.
+        """
+        place = self.next if place is None else place
+        if place + context > self.room[0].shape[2]:
+            place = 0
+        self.next = place + context
+        self.cache.k, self.cache.v = (part[:, :, place : self.next] for part in self.room)
         self.cache.lengths = torch.full_like(self.cache.lengths, context - 1)
         return self.model(self.token, self.cache, attend)
 
@@ -63,9 +94,9 @@ def agree(decoder: Decoder, context: int, by_name: Mapping[str, Attend]) -> dict
     fp32 sums of a few thousand terms differ by less than 1e-4 of their size; an attention that
     leaves keys out, by far more.
     """
-    wanted = decoder.step(context, attention_with_cache)
+    wanted = decoder.step(context, attention_with_cache, 0)
     allowed = 1e-3 * wanted.abs().max()
-    steps = {name: decoder.step(context, attend) for name, attend in by_name.items()}
+    steps = {name: decoder.step(context, attend, 0) for name, attend in by_name.items()}
     return {name: bool((got - wanted).abs().max() <= allowed) for name, got in steps.items()}
 
 
@@ -74,20 +105,28 @@ def measure(
     contexts: Sequence[int],
     by_name: Mapping[str, Attend],
     rounds: int = ROUNDS,
-    on_context: Callable[[], object] = lambda: None,
+    on_round: Callable[[], object] = lambda: None,
 ) -> dict[str, list[list[float]]]:
     """Milliseconds of a decode step: by name, for each context, first quartile, median and third.
 
-    on_context: called after each context (a progress bar's update).
+    One round is every contestant at every context; the first is warm-up and does not count.
+    on_round: called after each counted round (a progress bar's update).
     """
     watch = GpuEvents() if decoder.token.is_cuda else HostClock()
-    curves: dict[str, list[list[float]]] = {name: [] for name in by_name}
-    for context in contexts:
-        steps = {
-            name: lambda _, context=context, attend=attend: decoder.step(context, attend)
-            for name, attend in by_name.items()
-        }
-        for name, ms in take_turns(steps, watch, rounds, warm_up=1, warm_up_ms=0.0).items():
-            curves[name].append(statistics.quantiles(ms))
-        on_context()
-    return curves
+    steps = {f"{name} {context}": partial(decoder.step, context, attend)
+             for context in contexts for name, attend in by_name.items()}  # fmt: skip
+    samples: dict[str, list[float]] = {key: [] for key in steps}
+    order = list(steps)
+    for round_ in range(rounds + 1):
+        order = order[1:] + order[:1]
+        for key in order:
+            watch.mark(key, steps[key])
+        ms = watch.read()
+        if round_:
+            for key, times in samples.items():
+                times.append(ms[key])
+            on_round()
+    return {
+        name: [statistics.quantiles(samples[f"{name} {context}"]) for context in contexts]
+        for name in by_name
+    }

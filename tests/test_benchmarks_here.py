@@ -1,12 +1,11 @@
-"""Who decodes on this machine: judged, timed, told; TPOT and the shapes of its curves."""
+"""Who decodes on this machine: judged, timed, told; TPOT, from cold caches."""
 
-import math
+import os
 
 import pytest
 import torch
 
 from benchmarks import here, tpot
-from benchmarks.curves import line, noise_of, shape_of
 from reference.transformer import Config
 
 SMALL = (1, 4, 2, 128)
@@ -91,7 +90,8 @@ def test_on_a_gpu_the_peers_take_part_under_their_labels(monkeypatch):
 
 @pytest.fixture(scope="module")
 def decoder():
-    return tpot.Decoder(Config(layers=1, width=32, Hq=4, Hkv=2, D=8, hidden=48, context=96))
+    small = Config(layers=1, width=32, Hq=4, Hkv=2, D=8, hidden=48, context=96)
+    return tpot.Decoder(small, cold=2**16)
 
 
 def test_all_attentions_give_the_same_logits_and_half_the_keys_do_not(decoder):
@@ -111,74 +111,47 @@ def test_a_step_sees_so_many_keys_and_can_be_repeated(decoder):
         seen.append(lengths.tolist())
         return torch.zeros_like(q)
 
-    first = decoder.step(17, attend)
-    assert torch.equal(decoder.step(17, attend), first) and seen == [[17], [17]]
+    first = decoder.step(17, attend, 0)
+    assert torch.equal(decoder.step(17, attend, 0), first) and seen == [[17], [17]]
     decoder.step(96, attend)
     assert seen[-1] == [96]  # the cache may be filled to the last place
+
+
+def test_no_key_is_read_again_before_the_machine_s_cache_is_full(decoder):
+    read, last = 0, {}
+
+    def attend(q, k, v, lengths, *, causal):
+        nonlocal read
+        step = k.stride(1) * k.element_size()
+        for key in range(k.data_ptr(), k.data_ptr() + k.shape[1] * step, step):
+            assert read - last.get(key, -(2**20)) >= 2**16  # of K and V
+            last[key] = read
+        read += 2 * k.shape[1] * step
+        return torch.zeros_like(q)
+
+    for context in (7, 96, 50, 96, 1, 64) * 200:
+        decoder.step(context, attend)
+    assert read > 4 * 2**16 and len(last) * 2 * 64 >= 2**16
+
+
+def test_contexts_take_turns_too(decoder, monkeypatch):
+    asked = []
+    monkeypatch.setattr(decoder, "step", lambda context, attend: asked.append((context, attend)))
+    tpot.measure(decoder, (8, 16), {"a": "A", "b": "B"}, 3)
+    rounds = [asked[i : i + 4] for i in range(0, 16, 4)]
+    assert len(asked) == 16 and all(len({*round_}) == 4 for round_ in rounds)
+    assert len({round_[0] for round_ in rounds}) == 4  # nobody is always the first
+
+
+def test_one_thread_is_left_to_the_rest_of_the_machine():
+    assert 1 <= here.THREADS <= max(1, (os.cpu_count() or 2) - 1)
+    assert here.cold() >= 2 * (here.last_level_cache() or 0)
 
 
 def test_measure_gives_quartiles_for_each_context(decoder):
     done = []
     curves = tpot.measure(decoder, (8, 64), tpot.attentions(), 7, lambda: done.append(1))
-    assert len(done) == 2 and set(curves) == {"naive", "SDPA", "Flash-Decoding"}
+    assert len(done) == 7 and set(curves) == {"naive", "SDPA", "Flash-Decoding"}
     for points in curves.values():
         assert len(points) == 2
         assert all(0 < q1 <= median <= q3 for q1, median, q3 in points)
-
-
-# ---- shapes ------------------------------------------------------------------------------------
-
-
-def test_line_by_hand():
-    assert line([1, 2, 3, 4], [1.0, 1.0, 3.0, 3.0]) == pytest.approx((0.0, 0.8))
-    with pytest.raises(ValueError, match="three points or more; got 2 and 2"):
-        line([1, 2], [1.0, 2.0])
-    with pytest.raises(ValueError, match="got 3 and 4"):
-        line([1, 2, 3], [1.0, 2.0, 3.0, 4.0])
-
-
-def test_growth_and_misfit_by_hand():
-    shape = shape_of([1, 2, 3, 4], [1.0, 1.0, 3.0, 3.0])
-    assert shape.misfit == pytest.approx(math.sqrt(0.8 / 4) / 2.4)
-    assert shape.growth == pytest.approx(2.4 / 2)
-
-
-@pytest.mark.parametrize("treads", [2, 3, 5, 8, 11])
-def test_staircases_are_stepped_as_the_docstring_says(treads):
-    x = range(20 * treads)
-    shape = shape_of(x, [10 + i // 20 for i in x])
-    if treads >= 5:  # it grows by a tenth at least
-        assert shape.name == "stepped"
-    assert shape.misfit == pytest.approx(0.29 / treads, rel=0.2)
-
-
-@pytest.mark.parametrize("unit", [1e-9, 1.0, 1e6])
-def test_shapes_do_not_depend_on_units(unit):
-    x = [unit * i for i in range(40)]
-    named = {
-        "flat": [5 + 0.005 * i for i in range(40)],
-        "linear": [5 + 0.5 * i for i in range(40)],
-        "stepped": [5.0 + i // 10 for i in range(40)],
-    }
-    for name, times in named.items():
-        assert shape_of(x, times).name == name == shape_of(x, [t / unit for t in times]).name
-
-
-def test_points_within_their_own_noise_of_the_line_are_on_it():
-    x = range(40)
-    times = [5 + 0.5 * i + 0.6 * (-1) ** i for i in x]
-    assert shape_of(x, times).name == "stepped"
-    assert shape_of(x, times, noise=0.7).name == "linear"
-    assert shape_of(x, [5.0 + i // 10 for i in x], noise=0.1).name == "stepped"
-    assert noise_of([[1.0, 2.0, 2.0], [0.0, 1.0, 4.0], [1.0, 3.0, 4.0]]) == 1.5
-
-
-def test_noise_is_unclear():
-    shape = shape_of(range(8), [1.0, 3.0, 1.0, 2.0, 1.0, 3.0, 2.0, 2.0])
-    assert shape.growth > 0.1 and shape.misfit > 0.3 and shape.name == "unclear"
-
-
-def test_a_falling_curve_is_flat():
-    shape = shape_of(range(10), [5 - 0.1 * i for i in range(10)])
-    assert (shape.name, shape.misfit) == ("flat", 0.0)
-    assert shape_of(range(10), [5 - 0.4 * i for i in range(10)]).name == "flat"

@@ -20,7 +20,7 @@ def written(tmp_path_factory):
         [sys.executable, "-m", "benchmarks", "report", "--quick", "--out", str(folder)],
         capture_output=True,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "2"},
     )
     assert done.returncode == 0, done.stderr
     return folder, done
@@ -46,8 +46,10 @@ def test_the_page_has_machine_protocol_table_and_figures(written):
     assert "judged against fp64 before it is timed" in " ".join(html.split())
     for name in ("naive", "SDPA", "Flash-Decoding"):
         assert name in html and name in record["side_by_side"]["quartiles"]
-        assert len(record["tpot"]["curves"][name]) == len(record["tpot"]["contexts"])
-    assert "growth" in html and "misfit" in html
+        for run in record["tpot"]["runs"]:
+            assert len(run[name]) == len(record["tpot"]["contexts"])
+    assert len(record["tpot"]["runs"]) == 2 and "too few for a verdict" in html
+    assert record["threads"] == 1  # of two
     assert "Don't quote its times" in html.replace("&#39;", "'")
     assert "no run has been recorded yet" in html or "decode.json: " in html
 
@@ -93,12 +95,14 @@ def test_the_default_folder_is_git_ignored():
 
 
 def test_a_curve_whose_logits_are_wrong_is_told():
-    record = {"tpot": {"contexts": [*range(12)], "curves": {}, "agreed": {"fast": False}}}
+    record = {"tpot": {"contexts": [*range(12)], "runs": [{}], "agreed": {"fast": False}}}
     assert report.shapes(record) == "fast            not timed: its logits are wrong"
 
 
-def test_a_verdict_on_few_points_is_doubted():
-    points = [[1.0, float(i), 9.0] for i in range(11)]
-    record = {"tpot": {"contexts": [*range(11)], "curves": {"x": points}, "agreed": {"x": True}}}
-    linear, doubt = report.shapes(record).splitlines()
-    assert "linear" in linear and doubt.startswith("11 contexts are too few")
+@pytest.mark.parametrize("contexts", [11, 12])
+def test_there_is_no_verdict_on_few_points(contexts):
+    run = {"x": [[1.0, float(i), 9.0] for i in range(contexts)]}
+    record = {"contexts": [*range(contexts)], "runs": [run, run], "agreed": {"x": True}}
+    told = report.shapes({"tpot": record})
+    assert ("linear" in told) == (contexts == 12)
+    assert ("11 contexts are too few for a verdict" in told) == (contexts == 11)

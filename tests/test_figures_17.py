@@ -43,7 +43,7 @@ def test_spread_marks_least_median_and_mean():
 
 def test_side_by_side_says_how_much_slower():
     fig = figures.side_by_side({"Flash-Decoding": [0.9, 1.0, 1.1], "SDPA": [2.0, 3.0, 3.5]})
-    assert "1 ms\n3 ms, 3 ×" in texts(fig)
+    assert "1 ms\n3 ms, 3 × the best" in texts(fig)
     assert [bar.get_width() for bar in fig.axes[0].patches] == [1.0, 3.0]
 
 

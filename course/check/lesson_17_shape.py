@@ -125,9 +125,6 @@ def fit(contexts: Tensor, times: Tensor, wrong: str = "") -> str:
         off = (dy - slope * dx).square().sum().sqrt()
     if wrong != "flat forgotten" and rise < 0.1 * times.median():
         return "flat"
-    if wrong == "correlation":
-        r2 = 1 - off.square() / dy.square().mean()
-        return "linear" if r2 > 0.9 else "stepped"
     of = {"absolute": 1.0, "of the time": times.median()}.get(wrong, rise)
     bound = {"loose": 0.1, "a little loose": 0.05}.get(wrong, 0.025)
     return "linear" if off / of < bound else "stepped"
@@ -177,20 +174,15 @@ FAULTS = (
     ),
     (
         "loose",
-        "Your bound for the misfit lets **staircases pass as lines**; is it 0.1? A staircase of "
-        "three steps has a misfit of 0.07. Take 0.02 to 0.04.",
+        "Your bound lets **staircases pass as lines**; is it a misfit of 0.1, or an R² of 0.9? A "
+        "staircase of three steps has a misfit of 0.07, and an R² of 0.94. Take 0.02 to 0.04 (for "
+        "R² that is 0.98 or more).",
         "",
     ),
     (
         "a little loose",
         "Your bound for the misfit is **a little too large**, 0.05 perhaps: a staircase of five "
         "steps has just less. Take 0.02 to 0.04.",
-        "",
-    ),
-    (
-        "correlation",
-        "Straight is judged by **R²** (or the correlation) with a bound that is too low. R² may "
-        "serve, but a staircase of five steps has 0.97: ask for more than 0.98.",
         "",
     ),
     (

@@ -16,11 +16,12 @@ def three_shapes(
     curves: Mapping[str, tuple[Sequence[int], Sequence[float]]],
     lines: Mapping[str, tuple[float, float]],
     told: Mapping[str, str],
+    marks: Mapping[str, int] | None = None,
 ) -> Figure:
     """One panel a curve, each with its best straight line.
 
     curves: by title, contexts in tokens and milliseconds; lines: intercept and slope of the line;
-    told: what to write into the panel.
+    told: what to write into the panel; marks: a context to mark with a dotted line.
     """
     fig, axes = figure(1, len(curves), size=(9.6, 3.6), squeeze=False)
     for ax, (title, (contexts, ms)) in zip(axes[0], curves.items(), strict=True):
@@ -31,6 +32,8 @@ def three_shapes(
         ax.set(title=title, ylim=(0, 1.5 * max(ms)))
         ax.text(0.04, 0.97, told[title], transform=ax.transAxes, fontsize=9.5, va="top")
         _contexts(ax, contexts)
+        if marks and title in marks:
+            ax.axvline(marks[title], color=COLORS.muted, lw=1, ls=":", ymax=0.7, zorder=0)
     axes[0][0].set_ylabel("TPOT, ms (model)")
     return fig
 
@@ -59,6 +62,7 @@ def tpot_curves(
 def _contexts(ax: Axes, contexts: Sequence[int]) -> None:
     """A linear axis of contexts: evenly spaced, so that a line looks like one."""
     ax.set_xlim(0, contexts[-1] * 1.02)
-    ax.set_xticks([contexts[-1] * i // 4 for i in range(5)])
+    step = max(1024, -(-contexts[-1] // 4 // 1024) * 1024)
+    ax.set_xticks(range(0, contexts[-1] + 1, step))
     tokens(ax.xaxis)
     ax.set_xlabel("context, tokens")
