@@ -12,6 +12,7 @@ from kernels import explanation
 from kernels.decode import plan_launch
 from kernels.devices import Device
 from kernels.explain import explain, explain_call
+from kernels.explanation import REACHABLE
 from kernels.features import Features
 from kernels.runtime import INTERPRETED
 from kernels.splits import Splits
