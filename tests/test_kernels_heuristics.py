@@ -24,8 +24,10 @@ def test_the_cost_model_is_asked():
     """With the numbers of the call: bytes of a token and of a partial result make a difference."""
     shape = SplitShape(programs=8, blocks=1024, num_sms=132)
     assert split() == cost_model(shape)
+    few = replace(shape, blocks=16)
     for change in ({"token_bytes": 32}, {"partial_bytes": 10**5}, {"max_splits": 5}):
-        assert split(**change) == cost_model(replace(shape, **change)) != split(), change
+        chosen = split(max_len=1024, **change)
+        assert chosen == cost_model(replace(few, **change)) != cost_model(few), change
     assert split(block_n=16) == cost_model(replace(shape, block_n=16, blocks=4096))
     assert split(batch=2, m_tiles=3) == cost_model(replace(shape, programs=48))
     assert split(max_len=65537) == cost_model(replace(shape, blocks=1025))
