@@ -1,5 +1,7 @@
 """Figures of lesson 17 draw the numbers they are given."""
 
+import itertools
+
 import pytest
 
 from course import figures
@@ -24,6 +26,15 @@ def test_queue_timeline_counts_from_the_first_launch():
 def test_first_calls_names_the_first():
     fig = figures.first_calls([0.02, 0.002, 0.001, 0.001], settled=0.001)
     assert "first call: 20 ms" in texts(fig) and "later ones: 1 ms" in texts(fig)
+
+
+def test_names_of_lines_that_end_side_by_side_do_not_cover_each_other():
+    flat = [[1.0, 1.0, 1.0]] * 3
+    fig = figures.tpot_curves([512, 1024, 2048], {"one": flat, "two": flat, "three": flat})
+    ax = fig.axes[0]
+    heights = sorted(text.xy[1] for text in ax.texts)
+    assert heights[0] == 1.0
+    assert all(b - a >= 0.059 * ax.get_ylim()[1] for a, b in itertools.pairwise(heights))
 
 
 @pytest.mark.parametrize(("cache", "told"), [(2**22, True), (None, False), (2**40, False)])

@@ -1,5 +1,6 @@
 """Figures of the lesson on benchmarks that show time against context."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
@@ -46,15 +47,20 @@ def tpot_curves(
     curves: by name, for each context [first quartile, median, third quartile] in ms.
     """
     fig, ax = figure(size=(9.0, 4.2))
+    ends = []
     for spare, (name, points) in zip(SPLITS[2:] * 2, curves.items(), strict=False):
         color = NAMED.get(name, spare)
         low, middle, high = zip(*points, strict=True)
         ax.fill_between(contexts, low, high, color=color, alpha=0.2, lw=0)
         ax.plot(contexts, middle, "o-", color=color, ms=4)
-        ax.annotate(name, (contexts[-1], middle[-1]), (6, 0), textcoords="offset points",
-                    va="center", color=color)  # fmt: skip
+        ends.append((middle[-1], name, color))
     ax.set(ylabel="TPOT, ms", title=title)
     ax.set_ylim(bottom=0)
+    lowest = -math.inf  # names of lines that end side by side stand one above the other
+    for height, name, color in sorted(ends):
+        lowest = max(height, lowest + 0.06 * ax.get_ylim()[1])
+        ax.annotate(name, (contexts[-1], lowest), (6, 0), textcoords="offset points",
+                    va="center", color=color)  # fmt: skip
     _contexts(ax, contexts)
     return fig
 
