@@ -44,7 +44,7 @@ D 128, batch × keys; splits by FlashAttention-2's rule, as the code of that tim
 
 Sources: the figures are those of Dao, Haziza, Massa & Sizov 2023, "Flash-Decoding for long-context
 inference"; Williams, Waterman & Patterson 2009, "Roofline" (the maximum of two times); waves and
-split rule: `kernels.heuristics`.
+split rules: `kernels.split_rules`.
 """
 
 from collections.abc import Sequence

@@ -52,7 +52,7 @@ class Explanation:
     read the same keys. kv_bytes: K and V; partial_bytes: the partial results, written and read
     again; other_bytes: q, o, lse and the block table. operations: of stage 1, padded rows included;
     peak_tflops: how many of them the device can do, 10¹² a second. programs_per_sm: how many an SM
-    holds at once; two is what the choice of splits takes for granted, and `dataclasses.replace`
+    holds at once; two is what split rules take for granted, and `dataclasses.replace`
     asks "what if".
 
     Raises ValueError where programs_per_sm is below 1.
@@ -91,7 +91,7 @@ class Explanation:
 
     @property
     def efficiency(self) -> float:
-        """Share of slots that are busy, over all waves, 0 to 1; what the split rule looks at."""
+        """Share of slots that are busy, over all waves, 0 to 1; what rules of waves look at."""
         return wave_efficiency(self.busy, self.slots)
 
     @property

@@ -23,7 +23,7 @@ Splits are made of whole blocks of BLOCK_N keys, cut from the row's own length o
 independent of everything around it. They are contiguous and cover [0, length) exactly, and the
 last ones may be short or empty. Two things change the picture, where they are used: a window or
 padding on the left lets a row begin later; a plan (`kernels.plan`) lists the splits of a ragged
-batch, and program i takes the i-th item of the list.
+batch. Its grid has one axis: Hkv · m_tiles programs in a row, all heads, take an item of the list.
 
 Source: Dao, Haziza, Massa & Sizov 2023, "Flash-Decoding for long-context inference", step 2; the
 loop is algorithm 1 of Dao 2023, "FlashAttention-2"; groups of query heads: Ainslie et al. 2023.
