@@ -45,7 +45,7 @@ def code_digest(root: Path = ROOT) -> str:
     A machine may have the files without their history. Two equal digests are equal code.
     """
     digest = hashlib.sha256()
-    for file in sorted([*root.glob("benchmarks/*.py"), *root.glob("kernels/*.py")]):
+    for file in sorted([*root.glob("benchmarks/*.py"), *root.glob("kernels/**/*.py")]):
         digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:12]
 

@@ -19,12 +19,11 @@ from benchmarks.session import Cell, Session
 from benchmarks.timing import cold_bytes, number_of_sets
 from course.hardware.regret import as_text, compare, fit_costs
 from course.hardware.split_curves import interpolate, recorded
-from kernels.decode import plan_launch
-from kernels.features import Features
 from kernels.flash_decoding import flash_decode
+from kernels.flash_decoding.features import Features, Splits
+from kernels.flash_decoding.launch import plan_launch
 from kernels.runtime import INTERPRETED
 from kernels.split_rules import ASSUMED
-from kernels.splits import Splits
 
 BATCHES = [1, 4, 16, 64]
 LENGTHS = [1024, 4096, 16384, 65536, 131072]

@@ -7,7 +7,7 @@ device, which have shapes and no memory, and compiles it for GPUs that are not t
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True)
@@ -35,3 +35,12 @@ class KernelCall:
             num_stages=self.num_stages,
             enable_fp_fusion=True,
         )
+
+
+class Cells(NamedTuple):
+    """K or V (or one scale for each token and head) in memory: a pointer and three strides."""
+
+    ptr: Any
+    stride_b: Any  # from one row of the cache to the next, or from page to page
+    stride_n: Any
+    stride_h: Any

@@ -37,8 +37,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.features import Features
 from kernels.flash_decoding import flash_decode
+from kernels.flash_decoding.features import Features
 from kernels.merge import merge_states
 from kernels.runtime import INTERPRETED
 

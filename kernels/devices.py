@@ -31,7 +31,7 @@ class Device:
     them there (from sm_80 on). launch_us: µs from one launch to the next, an assumption: 10 in
     eager mode; a CUDA graph needs less, say `dataclasses.replace(device, launch_us=2.0)`.
     reachable: the share of `bandwidth` that a good kernel reaches, an assumption too. memory_gb:
-    GB (10⁹ bytes). arch: as `kernels.targets` has it. source: documents.
+    GB (10⁹ bytes). arch: as `kernels.compile_report.targets` has it. source: documents.
 
     Three more assumptions, to ask "what if" with: fill_us: µs from a wave's start to its first
     keys. alone: the share of its pace that an SM reaches with one program, where it has room for

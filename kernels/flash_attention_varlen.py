@@ -1,8 +1,8 @@
 """Attention over packed sequences: a batch of any lengths without a single padded token.
 
 The kernels are those of `kernels.flash_attention`: a program asks cu_seqlens where its sequence
-lies (`kernels.packed`) and goes on as if there were no other. Programs that the longest sequence
-needs and a shorter one doesn't, end at once.
+lies (`kernels.flash_attention.packed`) and goes on as if there were no other. Programs that only
+the longest sequence needs end at once in a shorter one.
 
 Source: Dao 2023, "FlashAttention-2", algorithms 1 and 2; the packed layout is that of
 `flash_attn_varlen_func` in flash-attention.
@@ -10,9 +10,9 @@ Source: Dao 2023, "FlashAttention-2", algorithms 1 and 2; the packed layout is t
 
 from torch import Tensor
 
-from kernels.arguments import check_qkv, resolve_scale
+from kernels.checks import check_qkv, resolve_scale
 from kernels.flash_attention import attention_over
-from kernels.packed import Packing, check_cu_seqlens
+from kernels.flash_attention.packed import Packing, check_cu_seqlens
 
 
 def flash_attention_varlen(

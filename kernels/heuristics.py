@@ -13,9 +13,6 @@ from functools import lru_cache
 
 from kernels.split_rules import MAX_SPLITS, SplitShape, cost_model
 
-STAND_IN_SMS = 16
-"""Number of SMs assumed where there is no GPU: enough for an interpreted call to be split."""
-
 
 @lru_cache  # a model asks the same question at every layer and step, and a step is microseconds
 def choose_num_splits(

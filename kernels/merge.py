@@ -16,8 +16,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kernels.arguments import DTYPES
-from kernels.combine import combine
+from kernels.checks import DTYPES
+from kernels.flash_decoding.combine import combine
 
 
 def merge_states(

@@ -21,16 +21,12 @@ Source: the tiled product is that of every text on blocked linear algebra, e.g. 
 "Matrix Computations", section 1.5.
 """
 
-from functools import partial
-
 import torch
 
-from kernels.arguments import DTYPES
 from kernels.call import KernelCall
-from kernels.compile_report import LaunchCase
+from kernels.checks import DTYPES
 from kernels.primitives import dot, round_to
 from kernels.runtime import INTERPRETED, device, has_tensor_cores
-from kernels.targets import Target
 
 # isort: split
 import triton
@@ -165,22 +161,3 @@ def _check(*, dtypes: tuple[torch.dtype, ...], **tensors: torch.Tensor) -> None:
         if x.device.type != device():
             mode = "interpreted" if INTERPRETED else "compiled"
             raise ValueError(f"{name} should be on {device()} ({mode} kernels); got {x.device}")
-
-
-def compile_cases() -> list[LaunchCase]:
-    """What `kernels.compile_report` compiles: the sum, and the product in fp16 and fp32."""
-    fp16, fp32 = partial(_matmul_case, torch.float16), partial(_matmul_case, torch.float32)
-    return [
-        LaunchCase("vector_add fp32", _vector_add_case, ("x", "y")),
-        LaunchCase("matmul fp16", fp16, ("a", "b"), dots=True),
-        LaunchCase("matmul fp32", fp32, ("a", "b")),
-    ]
-
-
-def _vector_add_case(_: Target) -> KernelCall:
-    return vector_add_call(*(torch.empty(2**20, device="meta") for _ in range(3)))
-
-
-def _matmul_case(dtype: torch.dtype, target: Target) -> KernelCall:
-    a, b, c = (torch.empty(4096, 4096, dtype=dtype, device="meta") for _ in range(3))
-    return matmul_call(a, b, c, target.tensor_cores)

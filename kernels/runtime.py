@@ -19,7 +19,8 @@ from importlib.metadata import version
 
 import torch
 
-from kernels.heuristics import STAND_IN_SMS
+STAND_IN_SMS = 16
+"""Number of SMs assumed where there is no GPU: enough for an interpreted call to be split."""
 
 _NO_TRITON = (
     "kernels need triton, which has wheels for Linux only: use a Linux container, WSL or "

@@ -19,16 +19,12 @@ Source: Milakov & Gimelshein 2018, "Online normalizer calculation for softmax", 
 and 3 (online).
 """
 
-from functools import partial
-
 import torch
 
-from kernels.arguments import DTYPES
 from kernels.call import KernelCall
-from kernels.compile_report import LaunchCase
+from kernels.checks import DTYPES
 from kernels.primitives import round_to, to_fp32
 from kernels.runtime import INTERPRETED, device
-from kernels.targets import Target
 
 # isort: split
 import triton
@@ -120,17 +116,3 @@ def _launch(cols: int) -> tuple[triton.JITFunction, int, int]:
         return softmax_wide_kernel, WIDE_BLOCK, 8
     block = triton.next_power_of_2(cols)
     return softmax_kernel, block, 4 if block <= 2048 else 8
-
-
-def compile_cases() -> list[LaunchCase]:
-    """What `kernels.compile_report` compiles: a short row, the longest that fits, a wider one."""
-    dtypes = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-    shapes = [("fp16", cols) for cols in (1024, MAX_BLOCK, 131072)]
-    return [
-        LaunchCase(f"softmax {dtype} {cols} columns", partial(_case, dtypes[dtype], cols), ("x",))
-        for dtype, cols in [*shapes, ("bf16", MAX_BLOCK), ("fp32", MAX_BLOCK)]
-    ]
-
-
-def _case(dtype: torch.dtype, cols: int, _: Target) -> KernelCall:
-    return softmax_call(*(torch.empty(4096, cols, dtype=dtype, device="meta") for _ in range(2)))

@@ -18,7 +18,7 @@ from typing import Any
 
 from course.hardware.launch import flash_attention_2, flash_decoding
 from kernels.devices import Device, recognise
-from kernels.explanation import Explanation
+from kernels.explain.model import Explanation
 
 HEAD_DIM = 128  # of every row that `benchmarks.decode` records; so is the dtype, bf16
 PREDICT = {"flash_decoding": flash_decoding, "fa2": flash_attention_2}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from course.hardware.specifications import limits, resolve
 from kernels.devices import Device
 from kernels.explain import explain
-from kernels.explanation import Explanation
+from kernels.explain.model import Explanation
 
 
 def flash_decoding(

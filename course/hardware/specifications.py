@@ -1,15 +1,15 @@
 """The figures of `kernels.devices` as a lesson shows them, and what one SM has room for.
 
-Sources: those that every `Device` names; limits of an SM: `kernels.targets`; of sm_70: NVIDIA,
-"CUDA C++ Programming Guide", technical specifications per compute capability.
+Sources: those that every `Device` names; limits of an SM: `kernels.compile_report.targets`; of
+sm_70: NVIDIA, "CUDA C++ Programming Guide", technical specifications per compute capability.
 """
 
 from collections.abc import Iterable
 
+from kernels.compile_report.targets import Target, target
 from kernels.devices import DEVICES, Device
-from kernels.targets import Target, target
 
-VOLTA = Target(  # Triton no longer compiles for it, so it is none of `kernels.targets.TARGETS`
+VOLTA = Target(  # Triton no longer compiles for it, so it is not among `targets.TARGETS`
     "sm_70",
     "V100",
     shared_per_block=96 * 1024,

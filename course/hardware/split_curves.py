@@ -14,7 +14,7 @@ from typing import Any
 from course.hardware.specifications import resolve
 from kernels.devices import Device, recognise
 from kernels.explain import explain
-from kernels.explanation import Explanation
+from kernels.explain.model import Explanation
 from kernels.split_rules import SplitShape
 
 HEAD_DIM = 128

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from course.hardware.sizes import positive
-from kernels.explanation import Explanation
+from kernels.explain.model import Explanation
 
 
 @dataclass(frozen=True)

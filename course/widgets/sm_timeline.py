@@ -10,7 +10,7 @@ from course.figures.why_decode_starves import sm_timelines
 from course.hardware import DEVICES, Run, flash_decoding, timeline_of, utilisation
 from course.widgets.explorer import Choice, Steps, View, explorer
 from kernels.devices import Device
-from kernels.explanation import Explanation
+from kernels.explain.model import Explanation
 
 HEADS = ("32/32", "32/8", "64/8", "16/2", "8/1")
 BATCHES = (1, 2, 3, 4, 6, 8, 12, 13, 14, 16)

@@ -1,0 +1,201 @@
+"""Append the keys and values of new tokens to a KV cache, in place, turning them on the way.
+
+Token i of row b goes to place cache_seqlens[b] + i of that row. With rotary embedding its key is
+turned by the angle of that place, and so are the queries of the new tokens, in the same launch:
+
+    grid   (token blocks,  Hq + Hkv,  B)      one program: BLOCK_T tokens of one head of one row
+
+    head 0 … Hq - 1          load q → turn → store to a new q
+    head Hq … Hq + Hkv - 1   load k → turn → round or quantise → store at its place in the cache
+                             load v →        round or quantise → store at its place in the cache
+
+Where a place lies in memory: in its row (or the one that cache_batch_idx names), or, with a block
+table, in slot place % page_size of page table[place // page_size]. What is turned is computed in
+fp32 and rounded once. A place outside the cache is never written.
+
+Sources: rotary: Su et al. 2021, "RoFormer"; pages: Kwon et al. 2023, "PagedAttention", section 4.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from kernels.append.quantization import largest, round_to_cache
+from kernels.append.rotary import Rotary, load_rotated
+from kernels.call import Cells, KernelCall
+from kernels.heuristics import next_power_of_2
+
+# isort: split
+import triton
+import triton.language as tl
+
+TILE = 2048  # numbers a program holds of k: 16 a thread
+
+
+class Tokens(NamedTuple):
+    """The tensors of one append, as `kernels.append.append_kv` describes them."""
+
+    k_cache: Tensor
+    v_cache: Tensor
+    k: Tensor
+    v: Tensor
+    cache_seqlens: Tensor | None = None
+    cache_batch_idx: Tensor | None = None
+    block_table: Tensor | None = None
+    rotary_cos: Tensor | None = None
+    rotary_sin: Tensor | None = None
+    q: Tensor | None = None
+    k_scale: Tensor | None = None
+    v_scale: Tensor | None = None
+
+
+@triton.jit
+def append_kernel(
+    k_cache,
+    v_cache,
+    k_scale,
+    v_scale,
+    k,
+    v,
+    q,
+    q_out,
+    rotary,
+    cache_seqlens_ptr,
+    cache_batch_idx_ptr,
+    table_ptr,
+    stride_table,
+    Ln,
+    Lq,
+    Hq,
+    capacity,
+    cache_rows,
+    D: tl.constexpr,
+    DV: tl.constexpr,
+    R: tl.constexpr,
+    INTERLEAVED: tl.constexpr,
+    EACH: tl.constexpr,
+    PAGE: tl.constexpr,
+    PER_TOKEN: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_DV: tl.constexpr,
+) -> None:
+    """Turn BLOCK_T queries of one head, or append BLOCK_T tokens of one KV head."""
+    head = tl.program_id(1).to(tl.int64)  # int64: a cache may pass 2^31 elements
+    b = tl.program_id(2).to(tl.int64)
+    offs_t = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T).to(tl.int64)
+    place = offs_t
+    if cache_seqlens_ptr is not None:
+        place += tl.load(cache_seqlens_ptr + b)
+
+    if head < Hq:
+        if q is not None:
+            asked = offs_t < Lq
+            position = place if EACH else place - offs_t
+            q_ptrs = q.ptr + b * q.stride_b + offs_t * q.stride_n + head * q.stride_h
+            turned = load_rotated(q_ptrs, asked, position, rotary, D, R, INTERLEAVED, BLOCK_D)
+            store(turned, q_out, None, (b, offs_t, head), asked, D, False)
+    else:
+        kv_head = head - Hq
+        exists = (offs_t < Ln) & (place >= 0) & (place < capacity)
+        row, slot = b + tl.zeros_like(place), place
+        if cache_batch_idx_ptr is not None:
+            row = tl.load(cache_batch_idx_ptr + b).to(tl.int64) + tl.zeros_like(place)
+        if table_ptr is not None:
+            entries = table_ptr + b * stride_table + place // PAGE
+            row, slot = tl.load(entries, mask=exists, other=0).to(tl.int64), place % PAGE
+        inside = exists & (row >= 0) & (row < cache_rows)
+        cell = (row, slot, kv_head)
+
+        k_ptrs = k.ptr + b * k.stride_b + offs_t * k.stride_n + kv_head * k.stride_h
+        new_k = load_rotated(k_ptrs, inside, place, rotary, D, R, INTERLEAVED, BLOCK_D)
+        store(new_k, k_cache, k_scale, cell, inside, D, PER_TOKEN)
+        v_ptrs = v.ptr + b * v.stride_b + offs_t * v.stride_n + kv_head * v.stride_h
+        new_v = load_rotated(v_ptrs, inside, place, None, DV, 0, False, BLOCK_DV)
+        store(new_v, v_cache, v_scale, cell, inside, DV, PER_TOKEN)
+
+
+@triton.jit
+def store(x, cells, scales, cell, exists, D: tl.constexpr, PER_TOKEN: tl.constexpr) -> None:
+    """Round x (BLOCK_T, BLOCK_D) to what cells hold, divided by its scale if any, and store it.
+
+    PER_TOKEN: the scale is not given, it is the one that makes the largest |x| of the token the
+    largest number of the dtype, and is stored, too.
+    """
+    dtype: tl.constexpr = cells.ptr.dtype.element_ty
+    row, slot, head = cell
+    if scales is not None:
+        ptrs = scales.ptr + row * scales.stride_b + slot * scales.stride_n + head * scales.stride_h
+        if PER_TOKEN:
+            amax = tl.max(tl.abs(x), 1)
+            scale = tl.maximum(tl.div_rn(amax, largest(dtype)), 2.0**-126)  # no underflow to 0
+            scale = tl.where(amax == 0.0, 1.0, scale)
+            tl.store(ptrs, scale, mask=exists)
+        else:
+            scale = tl.load(ptrs, mask=exists, other=1.0)
+        x = tl.div_rn(x, scale[:, None] + tl.zeros_like(x))
+    offs_d = tl.arange(0, x.shape[1])
+    offs = row * cells.stride_b + slot * cells.stride_n + head * cells.stride_h
+    ptrs = cells.ptr + offs[:, None] + offs_d[None, :]
+    tl.store(ptrs, round_to_cache(x, dtype), mask=exists[:, None] & (offs_d < D)[None, :])
+
+
+def append_call(x: Tokens, interleaved: bool, each: bool, q_out: Tensor | None) -> KernelCall:
+    """Describe the launch for checked tensors; q_out takes the turned queries, like q.
+
+    each: query i is turned at cache_seqlens + i, else all at cache_seqlens.
+    """
+    B, Ln, Hkv, D = x.k.shape
+    _, Lq, Hq, _ = (B, 0, 0, D) if x.q is None else x.q.shape
+    paged = x.block_table is not None
+    page = x.k_cache.shape[1] if paged else 1
+    BLOCK_D, BLOCK_DV = next_power_of_2(D), next_power_of_2(x.v.shape[3])
+    BLOCK_T = min(next_power_of_2(max(Ln, Lq)), max(1, TILE // max(BLOCK_D, BLOCK_DV)))
+    args = {
+        "k_cache": _cells(x.k_cache),
+        "v_cache": _cells(x.v_cache),
+        "k_scale": _scales(x.k_scale),
+        "v_scale": _scales(x.v_scale),
+        "k": _cells(x.k),
+        "v": _cells(x.v),
+        "q": None if x.q is None else _cells(x.q),
+        "q_out": None if x.q is None else _cells(q_out),
+        "rotary": _rotary(x.rotary_cos, x.rotary_sin),
+        "cache_seqlens_ptr": x.cache_seqlens,
+        "cache_batch_idx_ptr": x.cache_batch_idx,
+        "table_ptr": x.block_table,
+        "stride_table": x.block_table.stride(0) if paged else None,
+        "Ln": Ln,
+        "Lq": Lq,
+        "Hq": Hq,
+        "capacity": x.block_table.shape[1] * page if paged else x.k_cache.shape[1],
+        "cache_rows": x.k_cache.shape[0],
+        "D": D,
+        "DV": x.v.shape[3],
+        "R": 0 if x.rotary_cos is None else 2 * x.rotary_cos.shape[1],
+        "INTERLEAVED": interleaved,
+        "EACH": each,
+        "PAGE": page,
+        "PER_TOKEN": x.k_scale is not None and x.k_scale.ndim == 3,
+        "BLOCK_T": BLOCK_T,
+        "BLOCK_D": BLOCK_D,
+        "BLOCK_DV": BLOCK_DV,
+    }
+    grid = (-(-max(Ln, Lq) // BLOCK_T), Hq + Hkv, B)
+    num_warps = 4 if BLOCK_T * max(BLOCK_D, BLOCK_DV) >= TILE else 1
+    return KernelCall(append_kernel, grid, args, num_warps=num_warps)
+
+
+def _cells(x: Tensor) -> Cells:
+    return Cells(x, *x.stride()[:3])
+
+
+def _scales(scale: Tensor | None) -> Cells | None:
+    """One scale for all, one a head or one a token and head: the same load, other strides."""
+    if scale is None or scale.ndim == 3:
+        return None if scale is None else Cells(scale, *scale.stride())
+    return Cells(scale, 0, 0, scale.stride(0) if scale.numel() > 1 else 0)
+
+
+def _rotary(cos: Tensor | None, sin: Tensor | None) -> Rotary | None:
+    return None if cos is None else Rotary(cos, sin, cos.stride(0), sin.stride(0), cos.shape[0])

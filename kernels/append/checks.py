@@ -1,0 +1,176 @@
+"""What `kernels.append` accepts, and what it says when it gets something else.
+
+`check_tokens` looks at shapes, dtypes and devices; `check_values` at numbers, on the CPU alone: on
+a GPU that would make the host wait.
+"""
+
+import torch
+from torch import Tensor
+
+from kernels.append.append_kernel import Tokens
+from kernels.checks import DTYPES, QUANTISED, check_pages, check_rows, check_scale
+from kernels.runtime import INTERPRETED
+
+
+def check_tokens(x: Tokens, rotate_at: str) -> None:
+    """Raise TypeError or ValueError unless the tensors fit together as `append_kv` says."""
+    for name in ("k_cache", "v_cache", "k", "v") + (() if x.q is None else ("q",)):
+        _check_rows(name, getattr(x, name))
+    B, Ln, Hkv, D = x.k.shape
+    _check_equal("v", x.v, (B, Ln, Hkv, x.v.shape[3]), "(B, Ln, Hkv, Dv), as k")
+    rows, length = x.k_cache.shape[:2]
+    _check_equal("k_cache", x.k_cache, (rows, length, Hkv, D), "(…, …, Hkv, D), as k")
+    _check_equal(
+        "v_cache", x.v_cache, (rows, length, Hkv, x.v.shape[3]), "as k_cache, with the Dv of v"
+    )
+    _check_dtypes(x)
+    for name in ("cache_seqlens", "cache_batch_idx"):
+        check_rows(name, getattr(x, name), B)
+    _check_cache(x)
+    Hq = 0 if x.q is None else x.q.shape[2]
+    if max(B, Hq + Hkv) > 65535:
+        raise ValueError(
+            f"B and Hq + Hkv must be at most 65535, a grid's limit; got {B}, {Hq + Hkv}"
+        )
+    if x.q is not None:
+        _check_equal("q", x.q, (B, *x.q.shape[1:3], D), "(B, Lq, Hq, D), with B and D of k")
+    _check_rotary(x, rotate_at)
+    check_scale("k_scale", x.k_scale, x.k_cache)
+    check_scale("v_scale", x.v_scale, x.v_cache)
+    if _per_token(x.k_scale) != _per_token(x.v_scale):
+        raise ValueError(
+            "k_scale and v_scale must both hold a scale per token, or neither; got "
+            f"{_shape(x.k_scale)} and {_shape(x.v_scale)}"
+        )
+    _check_devices(x)
+
+
+def check_values(x: Tokens, each: bool) -> None:
+    """On the CPU, raise ValueError for a place, row, page or position that does not exist."""
+    if not (INTERPRETED or x.k.device.type == "cpu") or x.k.shape[0] == 0:
+        return
+    B, Ln = x.k.shape[:2]
+    page = x.k_cache.shape[1]
+    capacity = page if x.block_table is None else x.block_table.shape[1] * page
+    starts = [0] * B if x.cache_seqlens is None else x.cache_seqlens.tolist()
+    if min(starts) < 0 or max(starts) + Ln > capacity:
+        raise ValueError(
+            f"a row has room for {capacity} tokens; cache_seqlens = {starts} and {Ln} new ones do "
+            "not fit. Nothing was written"
+        )
+    if x.cache_batch_idx is not None:
+        _check_range("cache_batch_idx", x.cache_batch_idx, x.k_cache.shape[0], "a row of the cache")
+    if x.block_table is not None and Ln:
+        for b, start in enumerate(starts):
+            live = x.block_table[b, start // page : -(-(start + Ln) // page)]
+            _check_range(f"block_table of row {b}", live, x.k_cache.shape[0], "a page")
+    if x.rotary_cos is not None:
+        Lq = 0 if x.q is None else x.q.shape[1]
+        last = max(starts) + max(Ln, Lq if each else min(Lq, 1)) - 1
+        if last >= x.rotary_cos.shape[0]:
+            raise ValueError(
+                f"rotary_cos and rotary_sin have {x.rotary_cos.shape[0]} positions, the tokens "
+                f"need position {last}. Nothing was written"
+            )
+
+
+def _shape(x: Tensor | None) -> tuple[int, ...] | None:
+    return None if x is None else tuple(x.shape)
+
+
+def _per_token(scale: Tensor | None) -> bool:
+    return scale is not None and scale.ndim == 3
+
+
+def _check_tensor(name: str, x: object) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a tensor; got {type(x).__name__}")
+
+
+def _check_rows(name: str, x: Tensor) -> None:
+    """Check what can be said about one of the four-dimensional tensors by itself."""
+    _check_tensor(name, x)
+    if x.ndim != 4 or 0 in x.shape[2:]:
+        raise ValueError(
+            f"{name} must have four dimensions, (…, length, heads, head dim), with heads and head "
+            f"dim at least 1; got {_shape(x)}"
+        )
+    if x.stride(3) != 1 and x.shape[3] > 1:
+        raise ValueError(
+            f"{name} must be contiguous in its last dimension; got strides {x.stride()}"
+        )
+    if x.requires_grad and torch.is_grad_enabled():
+        raise ValueError(f"{name} requires grad, but appending has no backward: use no_grad()")
+
+
+def _check_equal(name: str, x: Tensor, wanted: tuple[int, ...], what: str) -> None:
+    if x.shape != wanted:
+        raise ValueError(f"{name} must be {what}: {wanted}; got {_shape(x)}")
+
+
+def _check_dtypes(x: Tokens) -> None:
+    if x.k.dtype not in DTYPES or x.v.dtype != x.k.dtype:
+        raise TypeError(
+            f"k and v must both be float32, float16 or bfloat16; got {x.k.dtype}, {x.v.dtype}"
+        )
+    if x.q is not None and x.q.dtype != x.k.dtype:
+        raise TypeError(f"q must have the dtype of k, {x.k.dtype}; got {x.q.dtype}")
+    if x.k_cache.dtype != x.v_cache.dtype or x.k_cache.dtype not in (x.k.dtype, *QUANTISED):
+        raise TypeError(
+            f"k_cache and v_cache must both be {x.k.dtype}, as k, or one of eight bits; got "
+            f"{x.k_cache.dtype}, {x.v_cache.dtype}"
+        )
+
+
+def _check_cache(x: Tokens) -> None:
+    """Check how the rows of the batch are found in the cache."""
+    B = x.k.shape[0]
+    if x.block_table is None:
+        if x.cache_batch_idx is None and x.k_cache.shape[0] != B:
+            raise ValueError(
+                f"k_cache must have the batch of k, {B}, unless cache_batch_idx or block_table is "
+                f"given; got {_shape(x.k_cache)}"
+            )
+        return
+    check_pages(x.block_table, B, x.k_cache, x.cache_batch_idx)
+
+
+def _check_rotary(x: Tokens, rotate_at: str) -> None:
+    if rotate_at not in ("each", "first"):
+        raise ValueError(f'rotate_at must be "each" or "first"; got {rotate_at!r}')
+    cos, sin = x.rotary_cos, x.rotary_sin
+    if cos is None and sin is None:
+        return
+    for name, table in (("rotary_cos", cos), ("rotary_sin", sin)):
+        _check_tensor(name, table)
+        if table.dtype not in DTYPES:
+            raise TypeError(f"{name} must be float32, float16 or bfloat16; got {table.dtype}")
+    D = x.k.shape[3]
+    if cos.ndim != 2 or cos.shape != sin.shape or not 1 <= cos.shape[1] <= D // 2:
+        raise ValueError(
+            f"rotary_cos and rotary_sin must both be (max_pos, R/2) with 2 ≤ R ≤ D = {D}; got "
+            f"{_shape(cos)} and {_shape(sin)}"
+        )
+    if cos.shape[1] > 1 and (cos.stride(1) != 1 or sin.stride(1) != 1):
+        raise ValueError("rotary_cos and rotary_sin must be contiguous in their last dimension")
+
+
+def _check_range(name: str, values: Tensor, limit: int, what: str) -> None:
+    low, high = values.min().item(), values.max().item()
+    if low < 0 or high >= limit:
+        raise ValueError(
+            f"{name} must name {what}, from 0 to {limit - 1}; got {low} to {high}. Nothing was "
+            "written"
+        )
+
+
+def _check_devices(x: Tokens) -> None:
+    """Check that all lie on one device, and one that kernels of this process can run on."""
+    devices = {str(tensor.device) for tensor in x if tensor is not None}
+    if len(devices) > 1:
+        raise ValueError(f"all tensors must be on one device; got {sorted(devices)}")
+    if not INTERPRETED and x.k.device.type != "cuda":
+        raise ValueError(
+            f"this process compiles its kernels for a GPU, so tensors must be on cuda; got "
+            f"{x.k.device}. To interpret them on the CPU, set TRITON_INTERPRET=1 first"
+        )

@@ -1,0 +1,174 @@
+"""What public ops accept, and what they say when they get something else: the shared checks.
+
+First q, k and v and the scale; then the tensors that describe a KV cache: indices, pages, scales.
+Every check names what was wanted and what came. None of them reads a value from a GPU: that would
+make the host wait for it. The doors that are packages have checks of their own beside these.
+"""
+
+import torch
+from torch import Tensor
+
+from kernels.runtime import INTERPRETED
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+MAX_HEAD_DIM = 256
+INDICES = (torch.int32, torch.int64)
+QUANTISED = (torch.int8, torch.float8_e4m3fn, torch.float8_e5m2)
+MAX_SCALE = 2.0**127  # times log2(e) it is still below the largest fp32
+
+
+def check_qkv(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Check that q, k and v fit together and can be handed to a kernel.
+
+    Args:
+        q: (B, Lq, Hq, D), fp32, fp16 or bf16, D from 1 to 256 and contiguous (stride 1).
+        k, v: (B, Lk, Hkv, D), same dtype and device; Hq a multiple of Hkv.
+
+    Raises:
+        TypeError: not a tensor, or a dtype other than one of the three, the same for all.
+        ValueError: shapes, strides or devices that do not fit.
+    """
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        _check_tensor(name, x)
+    if k.shape != v.shape:
+        raise ValueError(f"k and v must have one shape; got k {_shape(k)} and v {_shape(v)}")
+    if q.shape[0] != k.shape[0]:
+        raise ValueError(f"q and k must have one batch size B; got q {_shape(q)} and k {_shape(k)}")
+    if q.shape[3] != k.shape[3]:
+        raise ValueError(f"q and k must have one head dim D; got q {_shape(q)} and k {_shape(k)}")
+    if not 1 <= q.shape[3] <= MAX_HEAD_DIM:
+        raise ValueError(f"head dim D must be from 1 to {MAX_HEAD_DIM}; got q {_shape(q)}")
+    if k.shape[2] == 0 or q.shape[2] % k.shape[2]:
+        raise ValueError(
+            f"Hq must be a multiple of Hkv; got Hq = {q.shape[2]} and Hkv = {k.shape[2]} "
+            f"(q {_shape(q)}, k {_shape(k)})"
+        )
+    if not q.dtype == k.dtype == v.dtype:
+        raise TypeError(f"q, k and v must have one dtype; got {q.dtype}, {k.dtype} and {v.dtype}")
+    if not q.device == k.device == v.device:
+        raise ValueError(
+            f"q, k and v must be on one device; got {q.device}, {k.device} and {v.device}"
+        )
+    check_device(q.device)
+
+
+def resolve_scale(scale: float | None, head_dim: int) -> float:
+    """Return `scale`, or 1/√D where it is None.
+
+    Raises:
+        TypeError: neither None nor a number.
+        ValueError: not finite in fp32, which kernels compute in.
+    """
+    if scale is None:
+        return head_dim**-0.5
+    if isinstance(scale, bool) or not isinstance(scale, int | float):
+        raise TypeError(f"scale must be a number or None; got {scale!r}")
+    if not abs(scale) < MAX_SCALE:  # a NaN is not, either
+        raise ValueError(f"scale must be finite in fp32; got {scale!r:.30}")
+    return float(scale)
+
+
+def _shape(x: Tensor) -> tuple[int, ...]:
+    return tuple(x.shape)
+
+
+def _check_tensor(name: str, x: Tensor) -> None:
+    """Check what can be said about one of q, k, v by itself."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a tensor; got {type(x).__name__}")
+    if x.ndim != 4:
+        layout = "(B, Lq, Hq, D)" if name == "q" else "(B, Lk, Hkv, D)"
+        raise ValueError(f"{name} must be {layout}, four dimensions; got {_shape(x)}")
+    if x.dtype not in DTYPES:
+        raise TypeError(f"{name} must be float32, float16 or bfloat16; got {x.dtype}")
+    if x.stride(3) != 1 and x.shape[3] > 1:
+        raise ValueError(
+            f"{name} must be contiguous in D, its last dimension; got {_shape(x)} with strides "
+            f"{x.stride()}: call .contiguous() on it"
+        )
+
+
+def check_device(device: torch.device) -> None:
+    """Check that a kernel of this process can run on tensors that live there."""
+    if not INTERPRETED and device.type != "cuda":
+        raise ValueError(
+            f"this process compiles its kernels for a GPU, so tensors must be on cuda; got "
+            f"{device}. To interpret them on the CPU, set TRITON_INTERPRET=1 before Python starts"
+        )
+    if INTERPRETED and device.type not in ("cpu", "cuda"):
+        raise ValueError(f"interpreted kernels take tensors on the CPU; got {device}")
+
+
+def kind(x: object) -> object:
+    """Return what a wrong argument is: a tensor's dtype, else its type's name."""
+    return x.dtype if isinstance(x, Tensor) else type(x).__name__
+
+
+def check_indices(name: str, x: Tensor | None, shape: tuple[int, ...], wanted: str) -> None:
+    """Raise unless x is an integer tensor of that shape, contiguous in its last dimension.
+
+    wanted: the shape in words. TypeError for another type or dtype, else ValueError. None passes.
+    """
+    if x is None:
+        return
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a tensor or None; got {type(x).__name__}")
+    if x.dtype not in INDICES:
+        raise TypeError(f"{name} must be int32 or int64; got {x.dtype}")
+    if x.shape != shape:
+        raise ValueError(f"{name} must be {wanted}; got {tuple(x.shape)}")
+    if x.stride(-1) != 1 and x.shape[-1] > 1:
+        raise ValueError(
+            f"{name} must be contiguous in its last dimension; got {tuple(x.shape)} with strides "
+            f"{x.stride()}"
+        )
+
+
+def check_rows(name: str, x: Tensor | None, B: int) -> None:
+    """Raise as `check_indices` does unless x is one integer a row, (B,), or None."""
+    check_indices(name, x, (B,), f"(B,) = ({B},), one a row")
+
+
+def check_pages(table: Tensor, B: int, k_cache: Tensor, cache_batch_idx: Tensor | None) -> None:
+    """Raise TypeError or ValueError unless a table names the pages of B rows in k_cache."""
+    if cache_batch_idx is not None:
+        raise ValueError("block_table and cache_batch_idx both say where a row lies: give one")
+    width = table.shape[1] if isinstance(table, Tensor) and table.ndim == 2 else 0
+    check_indices("block_table", table, (B, width), f"(B, max_pages) = ({B}, …)")
+    size = k_cache.shape[1]
+    if size < 1 or size & (size - 1):
+        raise ValueError(
+            "with block_table, k_cache must be (pages, size, Hkv, D), the size of a page a power "
+            f"of two; got {tuple(k_cache.shape)}"
+        )
+
+
+def check_scale(name: str, scale: Tensor | None, cache: Tensor) -> None:
+    """Raise TypeError or ValueError unless a scale fits its cache; int8 alone cannot do without."""
+    if scale is None:
+        if cache.dtype == torch.int8:
+            raise ValueError(f"an int8 cache needs k_scale and v_scale; {name} is None")
+        return
+    if cache.dtype not in QUANTISED:
+        raise ValueError(f"{name}: only a cache in int8 or fp8 has scales; got {cache.dtype}")
+    if not isinstance(scale, Tensor) or scale.dtype != torch.float32:
+        raise TypeError(f"{name} must be a tensor, float32; got {kind(scale)}")
+    heads, tokens = tuple(cache.shape[2:3]), tuple(cache.shape[:3])
+    if tuple(scale.shape) not in ((), (1,), heads, tokens):
+        raise ValueError(
+            f"{name} must be (), (1,), (Hkv,) = {heads} or one for each token and head, {tokens}; "
+            f"got {tuple(scale.shape)}"
+        )
+
+
+def check_index(name: str, x: Tensor | None, B: int, device: torch.device, most: int) -> None:
+    """Check one integer a row, from 0 to most: TypeError or ValueError; None passes."""
+    check_rows(name, x, B)
+    if x is None:
+        return
+    if x.device != device:
+        raise ValueError(f"{name} must be on the device of the cache, {device}; got {x.device}")
+    if (INTERPRETED or device.type == "cpu") and device.type != "meta" and B > 0:
+        low, high = x.min().item(), x.max().item()
+        if low < 0 or high > most:
+            raise ValueError(f"{name} must be from 0 to {most}; got values from {low} to {high}")

@@ -1,0 +1,168 @@
+"""What a kernel becomes on a GPU you do not have: registers, spills, shared memory, instructions.
+
+Triton brings the tool chains along, and none of it needs a GPU. So a kernel can be compiled here
+for an A100 (`arch=80`), an H100 (`arch=90`) or any of `targets`, and the machine code read:
+
+    >>> from kernels import compile_report
+    >>> compile_report.report("softmax fp16 16384", arch=(80, 90))  # doctest: +SKIP
+    kernel                                  sm  regs  spills  shared     load  async  tensor    PTX
+    softmax fp16 16384 columns              80    93       0      32  128 bit      0       0   1061
+    softmax fp16 16384 columns              90    93       0      32  128 bit      0       0   1073
+
+A row is one kernel compiled for one target: registers a thread, bytes spilled to slow memory (0,
+or the tiles are too large), bytes of shared memory a program, the widest load from global memory
+(128 bits is the best on these two), copies to shared memory that run in the background,
+tensor-core instructions, lines of PTX. The figures above are triton 3.9's; versions differ.
+
+From a shell, every shipped kernel for every target, and an error where one breaks a promise of
+`compile_report.promises`: `python -m kernels.compile_report [--arch 80 gfx942] [--kernel NAME]`.
+
+Compiling needs a process whose kernels are not interpreted. `run`, `report` and `compile_for`
+start one where they have to, so they work in a notebook on a laptop. What is compiled
+of each of `MODULES` is listed in `compile_report.launches`; nothing in `kernels` imports this.
+"""
+
+import argparse
+import importlib
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kernels.compile_report.case import CompileCase, LaunchCase
+from kernels.compile_report.compiling import compile_all, compile_one
+from kernels.compile_report.rows import Report, Reports
+from kernels.compile_report.targets import TARGETS, target
+
+MODULES = ("primer", "softmax", "flash_attention", "flash_decoding", "append", "plan")
+LAUNCHES = "kernels.compile_report.launches"
+
+__all__ = ["MODULES", "CompileCase", "LaunchCase", "Report", "Reports", "cases", "compile_for"]
+__all__ += ["report", "run"]
+
+
+def compile_for(
+    kernel: Any,
+    signature: Mapping[str, str],
+    constexprs: Mapping[str, Any],
+    *,
+    arch: int | str = 90,
+    num_warps: int = 4,
+    num_stages: int = 3,
+    name: str | None = None,
+) -> Report:
+    """Compile one kernel for one GPU, which need not be there, and return a `Report`.
+
+    kernel, signature, constexprs: as in `CompileCase`. arch: 80 (A100), 90 (H100), "gfx942", …
+
+    Where kernels are interpreted another process compiles. A kernel of this package is imported
+    there; any other, from a notebook cell say, travels as its source text, and can use `tl` and
+    whatever is public in `kernels.primitives`, no more.
+
+    Raises ValueError for a signature that does not fit the kernel, RuntimeError with the
+    compiler's message where the other process fails.
+    """
+    from kernels.runtime import INTERPRETED
+
+    given = [*signature, *constexprs]
+    if sorted(given) != sorted(kernel.arg_names):
+        raise ValueError(
+            f"signature and constexprs should name {kernel.arg_names}, each once; got {given}"
+        )
+    name = name or kernel.__name__
+    case = CompileCase(name, kernel, signature, constexprs, num_warps, num_stages)
+    return run(_as_module(case), arch)[0] if INTERPRETED else compile_one(case, target(arch))
+
+
+def _as_module(case: CompileCase) -> str:
+    """Source text of a module that holds one kernel and its case."""
+    fn = case.kernel.fn
+    ours = fn.__module__.startswith("kernels.")
+    kernel = f"from {fn.__module__} import {fn.__name__}" if ours else inspect.getsource(fn)
+    arguments = (dict(case.signature), dict(case.constexprs), case.num_warps, case.num_stages)
+    return (
+        "from kernels.compile_report import CompileCase\nfrom kernels.primitives import *\n"
+        f"import triton\nimport triton.language as tl\n\n{kernel}\n\ndef compile_cases():\n"
+        f"    return [CompileCase({case.name!r}, {fn.__name__}, *{arguments!r})]\n"
+    )
+
+
+def run(name_or_source: str = "", arch: int | str | Sequence[int | str] = (80, 90)) -> Reports:
+    """Compile in a process of its own and return the reports, with their PTX.
+
+    name_or_source: a case's name, or part of a module's or a case's ("softmax", "matmul|D=64"; ""
+    is all), or the source text of a module with a `compile_cases()` of its own, which lists
+    `CompileCase`s. arch: one architecture or several. About a second a kernel and architecture;
+    Triton keeps the result. Raises RuntimeError with the other process's message where that fails.
+    """
+    archs = map(str, [arch] if isinstance(arch, int | str) else arch)
+    command = [sys.executable, "-m", "kernels.compile_report", "--json", "--ptx", "--arch", *archs]
+    with tempfile.TemporaryDirectory() as folder:
+        if "\n" in name_or_source:
+            source = Path(folder, "kernel_source.py")
+            source.write_text(name_or_source)
+            command += ["--source", str(source)]
+        else:
+            command += ["--kernel", name_or_source]
+        env, root = os.environ | {"TRITON_INTERPRET": "0"}, Path(__file__).parents[2]
+        done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=root)
+    if done.returncode:
+        raise RuntimeError(f"the compiling process failed:\n{done.stderr[-3000:]}")
+    return Reports(Report(**row) for row in json.loads(done.stdout))
+
+
+def report(name_or_source: str = "", arch: int | str | Sequence[int | str] = (80, 90)) -> None:
+    """Print the table of `run(name_or_source, arch)`."""
+    print(run(name_or_source, arch))
+
+
+def cases(name: str = "", source: str = "") -> list[CompileCase | LaunchCase]:
+    """Return the case called `name`, or those whose "module: case name" it is found in, as a regex.
+
+    source: a file with a `compile_cases()` of its own, looked at instead of `MODULES`. Imports the
+    kernels. Raises ValueError where no case is called so.
+    """
+    if source:
+        sys.path.insert(0, str(Path(source).parent))
+    listed = []
+    modules = [Path(source).stem] if source else [f"{LAUNCHES}.{known}" for known in MODULES]
+    for module in modules:
+        short = module.removeprefix(f"{LAUNCHES}.")
+        listed += [(short, case) for case in importlib.import_module(module).compile_cases()]
+    found = [case for _, case in listed if case.name == name]
+    found = found or [case for short, case in listed if re.search(name, f"{short}: {case.name}")]
+    if not found:
+        raise ValueError(f"no compile case is called {name!r}; the modules are {MODULES}")
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compile kernels without a GPU, print what became of them, and check it.
+
+    Returns 0, or 1 where a shipped kernel breaks a promise.
+    """
+    parser = argparse.ArgumentParser("python -m kernels.compile_report", description=main.__doc__)
+    names = [known.name for known in TARGETS]
+    parser.add_argument("--arch", nargs="+", default=names, help=" ".join(names))
+    parser.add_argument("--kernel", default="", help="part of a name, or a regex")
+    parser.add_argument("--source", default="", help="a file with a compile_cases() of its own")
+    parser.add_argument("--json", action="store_true", help="rows as JSON instead of a table")
+    parser.add_argument("--ptx", action="store_true", help="with --json: the assembly, too")
+    parser.add_argument("--jobs", type=int, default=0, help="processes; by default as it pays")
+    options = parser.parse_args(arguments)
+    os.environ["TRITON_INTERPRET"] = "0"  # before the first kernel is imported
+    reports = compile_all(
+        options.kernel, options.source, [target(arch).name for arch in options.arch], options.jobs
+    )
+    if options.json:
+        hidden = () if options.ptx else ("ptx",)
+        print(json.dumps([row.as_dict(hidden) for row in reports]))
+        return 0
+    print(reports.table())
+    return int(any(row.violations for row in reports))

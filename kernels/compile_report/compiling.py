@@ -1,0 +1,122 @@
+"""Compiles cases for targets, in several processes where that pays, and reports what came out."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from itertools import product
+from multiprocessing import get_context
+from typing import Any
+
+from kernels.compile_report import amdgcn, sass
+from kernels.compile_report.case import CompileCase, LaunchCase, source_of
+from kernels.compile_report.load_widths import stream_bits
+from kernels.compile_report.promises import violations
+from kernels.compile_report.rows import Report, Reports
+from kernels.compile_report.targets import Target, target
+
+Job = tuple[str, str, int, str]  # arguments of `cases`, which of them, name of the target
+
+
+def compile_one(case: CompileCase | LaunchCase, on: Target) -> Report:
+    """Compile in this process, whose kernels are not interpreted.
+
+    A `LaunchCase` is also checked, and one that does not compile is reported as a failure; for a
+    `CompileCase` the compiler's error is raised.
+    """
+    if isinstance(case, CompileCase):
+        return _measure(case, on, ())
+    claim = {"unsupported": case.unsupported.get(on.name, "")}
+    try:
+        row = _measure(case, on, case.streams)
+    except Exception as error:  # whatever the compiler raises: several classes, some of C++
+        row = Report(case.name, on.arch, failure=_why(error))
+    return _with(row, **claim, violations=tuple(violations(case, row, on)))
+
+
+def _why(error: BaseException) -> str:
+    """Return the last line of what was first raised, which Triton wraps once a call."""
+    while error.__cause__:
+        error = error.__cause__
+    lines = [line.strip(" ^") for line in str(error).splitlines()]
+    return next(filter(None, reversed(lines)), repr(error))
+
+
+def _with(row: Report, **fields: Any) -> Report:
+    return Report(**(row.as_dict() | fields))
+
+
+def _measure(case: CompileCase | LaunchCase, on: Target, streams: Sequence[str]) -> Report:
+    """Compile and read the machine code."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    source, options = source_of(case, on)
+    backend = "hip" if on.is_amd else "cuda"
+    compiled = triton.compile(source, GPUTarget(backend, on.arch, on.warp_size), options)
+    text = compiled.asm["amdgcn" if on.is_amd else "ptx"]
+    if on.is_amd:
+        counts = amdgcn.measure(text)
+    else:
+        counts = sass.measure(sass.disassemble(compiled.asm["cubin"]))
+    warps = compiled.metadata.num_warps
+    shared = compiled.metadata.shared
+    return Report(
+        name=case.name,
+        arch=on.arch,
+        **options,
+        **counts,
+        shared_bytes=shared,
+        resident_blocks=on.resident_blocks(
+            registers=counts["registers"],
+            shared_bytes=shared,
+            num_warps=warps,
+            tensor_columns=getattr(compiled.metadata, "tmem_size", None) or 0,
+        ),
+        stream_bits=stream_bits(text, streams),
+        ptx_lines=len(text.splitlines()),
+        ptx=text,
+    )
+
+
+@cache
+def _cases(name: str, source: str) -> list[CompileCase | LaunchCase]:
+    from kernels.compile_report import cases
+
+    return cases(name, source)
+
+
+def _compile_job(job: Job) -> Report:
+    """Compile in whatever process this is: a job is plain words, a case may not travel."""
+    name, source, index, on = job
+    return compile_one(_cases(name, source)[index], target(on))
+
+
+def compile_all(name: str, source: str, targets: Sequence[str], jobs: int = 0) -> Reports:
+    """Compile the cases that `kernels.compile_report.cases(name, source)` finds for each target.
+
+    jobs: processes at a time; 0: one for about twelve reports, at most as many as CPUs. Says on
+    stderr how far it is. Raises what compiling a `CompileCase` raises.
+    """
+    found = range(len(_cases(name, source)))
+    todo: list[Job] = [(name, source, index, on) for index, on in product(found, targets)]
+    jobs = jobs or min(os.cpu_count() or 1, 1 + len(todo) // 12)
+    if jobs == 1:
+        return _told(map(_compile_job, todo), len(todo))
+    # spawn: a fork would copy torch's and LLVM's threads in whatever state they are.
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        return _told(pool.map(_compile_job, todo), len(todo))
+
+
+def _told(rows: Iterator[Report], total: int) -> Reports:
+    """Collect the rows, and tell of each as it comes."""
+    done, start = [], time.monotonic()
+    for row in rows:
+        done.append(row)
+        outcome = "BROKEN" if row.violations else "not supported" if row.unsupported else "ok"
+        seconds = time.monotonic() - start
+        note = f"[{len(done)}/{total}, {seconds:.0f} s] {row.name} {row.target}: {outcome}"
+        print(note, file=sys.stderr, flush=True)
+    return Reports(done)

@@ -1,0 +1,1 @@
+"""Which launches are compiled: one module per door, each with a `compile_cases()`."""

@@ -1,0 +1,102 @@
+"""Which launches of FlashAttention `kernels.compile_report` compiles, forward and backward.
+
+The calls are those of `kernels.flash_attention.forward` and `kernels.flash_attention.backward`,
+made from tensors that have shapes and no memory.
+"""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from kernels.call import KernelCall
+from kernels.compile_report.case import LaunchCase
+from kernels.compile_report.targets import Target
+from kernels.flash_attention.backward import backward_calls
+from kernels.flash_attention.forward import forward_call
+from kernels.flash_attention.packed import Packing
+from kernels.flash_attention.tiles import choose_backward_tiles
+from kernels.heuristics import choose_prefill_launch
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+NOT_ON_TURING = {"sm_75": "its registers hold no tile of head dims above 128"}
+B, HQ, HKV, L, SEQUENCES = 4, 32, 8, 4096, 8
+
+
+def compile_cases() -> list[LaunchCase]:
+    """List what is compiled: each row of the tile tables, a padded D, and packed sequences."""
+    shapes = [("fp16", 64), ("bf16", 64), ("fp16", 128), ("bf16", 128), ("fp16", 80), ("fp16", 256)]
+    shapes += [("fp32", 64), ("fp32", 128), ("fp32", 256)]
+    cases = [_forward_case(*shape, L) for shape in shapes] + [_forward_case("fp16", 128, 1)]
+    cases += [_forward_case("bf16", 128, L, packed=True)]
+    cases += [case for shape in shapes for case in _backward_cases(*shape)]
+    cases += _backward_cases("bf16", 128, packed=True)
+    return [*cases, LaunchCase("backward rows bf16 D=128", partial(_rows, "bf16", 128))]
+
+
+def _forward_case(dtype: str, D: int, Lq: int, packed: bool = False) -> LaunchCase:
+    name = f"flash_attention {dtype} D={D} {'packed' if packed else f'Lq={Lq}'}"
+    make = partial(_forward, dtype, D, Lq, packed)
+    return LaunchCase(name, make, streams=("k", "v"), dots=dtype != "fp32")
+
+
+def _backward_cases(dtype: str, D: int, packed: bool = False) -> list[LaunchCase]:
+    streams = {"dkdv": ("q", "do"), "dq": ("k", "v")}
+    return [
+        LaunchCase(
+            f"{name} {dtype} D={D}" + packed * " packed",
+            partial(_backward, number, dtype, D, packed),
+            streams=streams[name],
+            dots=dtype != "fp32",
+            unsupported=NOT_ON_TURING if D > 128 else {},
+        )
+        for number, name in enumerate(("dkdv", "dq"), start=1)
+    ]
+
+
+def _meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def _tensors(
+    dtype: str, D: int, Lq: int, packed: bool
+) -> tuple[Tensor, Tensor, Tensor, Packing | None]:
+    """q, k, v and, packed, where the sequences lie: all in one row."""
+    rows, per_row = (1, B) if packed else (B, 1)
+    q, k, v = (
+        _meta(rows, per_row * length, heads, D, dtype=DTYPES[dtype])
+        for length, heads in ((Lq, HQ), (L, HKV), (L, HKV))
+    )
+    cu_seqlens = _meta(SEQUENCES + 1, dtype=torch.int32)
+    return q, k, v, Packing(cu_seqlens, cu_seqlens, Lq, L) if packed else None
+
+
+def _forward(dtype: str, D: int, Lq: int, packed: bool, target: Target) -> KernelCall:
+    """One causal launch, with strides as those of a contiguous tensor are."""
+    q, k, v, packing = _tensors(dtype, D, Lq, packed)
+    tensor_cores = dtype != "fp32" and target.tensor_cores
+    small = target.shared_per_block <= 65536
+    launch = choose_prefill_launch(
+        num_queries=Lq, head_dim=D, tensor_cores=tensor_cores, small=small
+    )
+    o, lse = torch.empty_like(q), _meta(*q.shape[:3])
+    return forward_call(q, k, v, o, lse, packing, True, D**-0.5, launch)
+
+
+def _backward(number: int, dtype: str, D: int, packed: bool, target: Target) -> KernelCall:
+    """The launch of one of the backward's three steps, causal."""
+    q, k, v, packing = _tensors(dtype, D, L, packed)
+    named = {"sm_75": "turing", "sm_90": "hopper", "gfx942": "amd"}
+    tiles = choose_backward_tiles(
+        head_dim=D,
+        element_size=DTYPES[dtype].itemsize,
+        cores=named.get(target.name, "ampere"),
+    )
+    grads = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    o, do, lse = torch.empty_like(q), torch.empty_like(q), _meta(*q.shape[:3])
+    calls = backward_calls(q, k, v, o, lse, do, lse, grads, packing, D**-0.5, True, tiles)
+    return calls[number]
+
+
+def _rows(dtype: str, D: int, target: Target) -> KernelCall:
+    return _backward(0, dtype, D, False, target)

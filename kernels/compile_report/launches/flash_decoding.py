@@ -1,0 +1,153 @@
+"""Which launches of Flash-Decoding `kernels.compile_report` compiles: each feature at least once.
+
+The calls are those of `kernels.flash_decoding.launch`, made from tensors that have shapes and no
+memory.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from kernels.call import KernelCall
+from kernels.compile_report.case import LaunchCase
+from kernels.compile_report.targets import Target
+from kernels.flash_decoding.combine import combine_call
+from kernels.flash_decoding.features import Features
+from kernels.flash_decoding.split import split_call
+from kernels.heuristics import choose_decode_launch
+
+DTYPES = {
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp32": torch.float32,
+    "int8": torch.int8,
+    "e4m3": torch.float8_e4m3fn,
+    "e5m2": torch.float8_e5m2,
+}
+B, LK, HKV, SPLITS = 4, 4096, 8, 16
+NO_E4M3 = dict.fromkeys(("sm_75", "sm_80", "sm_86"), "no instruction converts e4m3 before sm_89")
+NO_MLA = {"sm_75": "576 columns take more shared memory than a program gets"}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One launch: dtype of q, dtype of the cache if another, head dims, rows, page size."""
+
+    dtype: str
+    D: int
+    G: int
+    Lq: int = 1
+    kv: str | None = None
+    Dv: int | None = None
+    page: int | None = None
+    latent: bool = False
+    plan: bool = False
+
+
+def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A tensor with a shape and no memory."""
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def compile_cases() -> list[LaunchCase]:
+    """List what is compiled of both stages."""
+    plain = [("bf16", D, G, 1) for D in (64, 128, 256) for G in (1, 8)]
+    plain += [("bf16", 128, 8, 8), ("fp16", 80, 4, 1), ("fp32", 128, 8, 1)]
+    cases = [_case(Shape(*x)) for x in plain]
+    token = {"k_scale": ("token",), "v_scale": ("token",)}
+    head = {"k_scale": (HKV,), "v_scale": (HKV,)}
+    base = Shape("bf16", 128, 8)
+    cases += [
+        _case(base, "window", window=4095),
+        _case(base, "leftpad", cache_leftpad=(B,)),
+        _case(base, "softcap ALiBi", softcap=30.0, alibi_slopes=(8 * HKV,)),
+        _case(Shape("bf16", 128, 8, 8), "tree mask", mask=(B, 8, 8)),
+        _case(Shape("bf16", 128, 8, page=16), "pages of 16"),
+        _case(Shape("bf16", 128, 8, page=256), "pages of 256"),
+        _case(Shape("bf16", 128, 1, page=16), "pages of 16"),
+        _case(Shape("bf16", 128, 8, plan=True), "plan"),
+        _case(Shape("bf16", 128, 8, kv="int8"), "scale a head", **head),
+        _case(Shape("bf16", 128, 8, kv="int8"), "scale a token", **token),
+        _case(Shape("bf16", 128, 1, kv="int8"), "scale a head", **head),
+        _case(Shape("bf16", 128, 8, kv="e4m3"), "scale a head", NO_E4M3, **head),
+        _case(Shape("fp16", 128, 8, kv="e5m2"), "scale a token", **token),
+        _case(Shape("bf16", 192, 16, Dv=128), "Dv=128"),
+        _case(Shape("bf16", 576, 16, Dv=512, latent=True), "MLA", NO_MLA),
+        _case(Shape("bf16", 576, 128, Dv=512, latent=True), "MLA", NO_MLA),
+    ]
+    return cases + [
+        LaunchCase(f"combine {dtype} D={D} {name}".strip(), partial(_combine, dtype, D, name))
+        for dtype, D, name in [("bf16", 64, ""), ("bf16", 128, ""), ("bf16", 256, ""),
+                               ("fp16", 80, ""), ("bf16", 512, ""), ("bf16", 128, "plan, sinks")]
+    ]  # fmt: skip
+
+
+def _case(
+    shape: Shape, name: str = "", unsupported: dict[str, str] | None = None, **features: object
+) -> LaunchCase:
+    """One launch of the split kernel; tensors among the features are given as shapes."""
+    kind = shape.dtype if shape.kv is None else f"{shape.dtype} {shape.kv}"
+    title = f"split {kind} D={shape.D} G={shape.G} Lq={shape.Lq} {name}".strip()
+    make: Callable[[Target], KernelCall] = partial(_split, shape, features)
+    dots = shape.dtype != "fp32" and shape.G * shape.Lq > 1
+    streams = ("k",) if shape.latent else ("k", "v")
+    return LaunchCase(title, make, streams=streams, dots=dots, unsupported=unsupported or {})
+
+
+def _split(shape: Shape, wishes: dict[str, object], target: Target) -> KernelCall:
+    dtype, kv = DTYPES[shape.dtype], DTYPES[shape.kv or shape.dtype]
+    Hkv = 1 if shape.latent else HKV
+    Dv, rows = shape.Dv or shape.D, (B, LK)
+    indices = {"cache_seqlens": meta(B, dtype=torch.int32)}
+    if shape.page is not None:
+        rows = (B * LK // shape.page, shape.page)
+        indices["block_table"] = meta(B, LK // shape.page, dtype=torch.int32)
+    wishes = dict(wishes)
+    if wishes.pop("cache_leftpad", None):
+        indices["cache_leftpad"] = meta(B, dtype=torch.int32)
+    shapes = {name: wish for name, wish in wishes.items() if isinstance(wish, tuple)}
+    token = (*rows, Hkv)
+    wishes |= {name: meta(*(token if s == ("token",) else s)) for name, s in shapes.items()}
+    launch = choose_decode_launch(
+        rows=shape.G * shape.Lq,
+        head_dim=shape.D,
+        value_dim=Dv,
+        element_size=kv.itemsize,
+        tensor_cores=dtype != torch.float32 and target.tensor_cores,
+        small=target.shared_per_block <= 65536,
+        paged=shape.page is not None,
+    )
+    q = meta(B, shape.Lq, shape.G * Hkv, shape.D, dtype=dtype)
+    k, v = (meta(*rows, Hkv, d, dtype=kv) for d in (shape.D, Dv))
+    o = meta(SPLITS, B, shape.Lq, shape.G * Hkv, Dv)
+    return split_call(
+        q,
+        k,
+        None if shape.latent else v,
+        Features(**indices, **wishes),
+        o,
+        meta(*o.shape[:-1]),
+        num_splits=SPLITS,
+        causal=True,
+        scale=shape.D**-0.5,
+        launch=launch,
+        items=meta(64, 4, dtype=torch.int32) if shape.plan else None,
+    )
+
+
+def _combine(dtype: str, D: int, name: str, target: Target) -> KernelCall:
+    """The merge of 16 splits, the same for all targets."""
+    planned = bool(name)
+    o_partial = meta(64, 1, 64, D) if planned else meta(SPLITS, B, 1, 64, D)
+    o, first = meta(B, 1, 64, D, dtype=DTYPES[dtype]), meta(B + 1, dtype=torch.int32)
+    return combine_call(
+        o_partial,
+        meta(*o_partial.shape[:-1]),
+        o,
+        meta(B, 1, 64),
+        first=first if planned else None,
+        sinks=meta(64) if planned else None,
+    )

@@ -1,0 +1,57 @@
+"""What a compiled kernel must keep, so that no change makes it slow without a word.
+
+A kernel that spills, or loads K in 16-bit pieces, computes the right answer, and passes every test
+of numbers. Here it fails: `python -m kernels.compile_report` exits with 1, and names the case.
+"""
+
+from typing import TYPE_CHECKING
+
+from kernels.compile_report.case import LaunchCase
+from kernels.compile_report.targets import Target
+
+if TYPE_CHECKING:
+    from kernels.compile_report.rows import Report
+
+WIDE = 128
+"""Bits: the widest load from sm_80 to sm_90, and what fills the memory's bandwidth best."""
+
+
+def violations(case: LaunchCase, report: "Report", on: Target) -> list[str]:
+    """Return which promises of a case its report breaks, a sentence each; none is good.
+
+    - It compiles and fits, except where the case says that it does not, and there it does not.
+      To fit: shared memory for a program of the target, registers for an SM.
+    - No register is spilled, and no local memory used.
+    - Each load of its streams is 128 bits wide, from sm_80 on. AMD: at least 64, since a tile
+      shared out among twice as many lanes may leave each of them half as much.
+    - It multiplies with matrix instructions where it has dots and the target has tensor cores;
+      without dots it has none (NVIDIA: fp32 must not be cut to TF32. AMD multiplies fp32 whole).
+    """
+    hindered = _hindered(report, on)
+    if why := case.unsupported.get(on.name):
+        return [] if hindered else [f"should not work ({why}), but does"]
+    if report.failure:
+        return hindered
+    found = hindered
+    if report.spill_bytes or report.stack_bytes:
+        found.append(f"spills {report.spill_bytes} bytes, stack {report.stack_bytes} bytes")
+    if on.tensor_cores:
+        wide = WIDE // 2 if on.is_amd else WIDE
+        narrow = {name: bits for name, bits in report.stream_bits.items() if bits < wide}
+        found += [f"loads {name} {bits or 'no'} bits at a time" for name, bits in narrow.items()]
+    if case.dots and on.tensor_cores and not report.tensor_core:
+        found.append("has no tensor-core instruction")
+    if not case.dots and not on.is_amd and report.tensor_core:
+        found.append(f"has {report.tensor_core} tensor-core instructions where none belong")
+    return found
+
+
+def _hindered(report: "Report", on: Target) -> list[str]:
+    """Return what keeps a kernel from running at all."""
+    if report.failure:
+        return [f"does not compile: {report.failure}"]
+    if report.shared_bytes > on.shared_per_block:
+        return [f"takes {report.shared_bytes} bytes of shared memory, of {on.shared_per_block}"]
+    if not report.resident_blocks:
+        return [f"finds no room on an SM: {report.registers} registers a thread"]
+    return []

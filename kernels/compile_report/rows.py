@@ -1,0 +1,129 @@
+"""What the compiler made of a kernel, as a value and as a line of a table."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the compiler made of one kernel. Counts are of instructions in the machine code.
+
+    arch: 80 for sm_80, "gfx942". registers: 32-bit, a thread (255 at most; AMD 512). spill_bytes:
+    written to and read from local memory, a thread, because registers ran out. stack_bytes: a
+    thread. shared_bytes: a program. resident_blocks: programs that an SM holds at once, see
+    `targets`. load_bits: the widest load from global memory. stream_bits: the narrowest load of
+    each stream of a `LaunchCase`. async_copies: global → shared, without waiting.
+    tensor_core: matrix instructions. ptx: the text, of `ptx_lines` lines (AMD: AMDGCN).
+
+    failure: why it does not compile; every number is 0 then. unsupported: why that was expected.
+    violations: promises that are broken, see `kernels.compile_report.promises`.
+    """
+
+    name: str
+    arch: int | str
+    num_warps: int = 0
+    num_stages: int = 0
+    registers: int = 0
+    spill_bytes: int = 0
+    stack_bytes: int = 0
+    shared_bytes: int = 0
+    resident_blocks: int = 0
+    load_bits: int = 0
+    stream_bits: Mapping[str, int] = field(default_factory=dict)
+    async_copies: int = 0
+    tensor_core: int = 0
+    ptx_lines: int = 0
+    ptx: str = field(default="", repr=False)
+    failure: str = ""
+    unsupported: str = ""
+    violations: Sequence[str] = ()
+
+    @property
+    def target(self) -> str:
+        """Name of the target: "sm_80", "gfx942"."""
+        return f"sm_{self.arch}" if isinstance(self.arch, int) else self.arch
+
+    def as_dict(self, leave_out: Sequence[str] = ()) -> dict[str, Any]:
+        """Return the fields, for JSON, without those in `leave_out`."""
+        return {name: x for name, x in asdict(self).items() if name not in leave_out}
+
+    def __str__(self) -> str:
+        """One line of the short table."""
+        return _line(self, _SHORT)
+
+
+class Reports(tuple[Report, ...]):
+    """Several reports; prints as a table."""
+
+    def __str__(self) -> str:
+        """A head and one line a report: what a lesson reads."""
+        return "\n".join([_line(None, _SHORT), *map(str, self)])
+
+    __repr__ = __str__
+
+    def table(self) -> str:
+        """Return the whole table, and below it what does not compile and what is broken."""
+        done = [row for row in self if not row.failure]
+        wide = max((len(row.name) for row in done), default=0) + 2
+        columns = {"kernel": (-max(wide, 12), _NAME), **_FULL}
+        lines = [_line(row, columns) for row in (None, *done)]
+        lines += [
+            f"not supported: {row.name} on {row.target}: {row.unsupported}"
+            for row in self
+            if row.unsupported
+        ]
+        broken = [f"BROKEN: {row.name} on {row.target} {x}" for row in self for x in row.violations]
+        kept = "" if broken else ", and every promise is kept"
+        return "\n".join([*lines, *broken, f"{len(done)} compiled{kept}"])
+
+
+def _bits(row: Report) -> str:
+    return f"{row.load_bits} bit"
+
+
+def _streams(row: Report) -> str:
+    """The narrowest load of all streams, and their names: "128 k,v"."""
+    names = ",".join(row.stream_bits)
+    return f"{min(row.stream_bits.values())} {names}" if names else "-"
+
+
+def _field(name: str) -> Any:
+    return lambda row: getattr(row, name)
+
+
+_NAME = _field("name")
+# A column: its head → how wide it is (negative: to the left), and what stands there.
+_SHORT = {
+    "kernel": (-38, _NAME),
+    "sm": (4, _field("arch")),
+    "regs": (6, _field("registers")),
+    "spills": (8, _field("spill_bytes")),
+    "shared": (8, _field("shared_bytes")),
+    "load": (9, _bits),
+    "async": (7, _field("async_copies")),
+    "tensor": (8, _field("tensor_core")),
+    "PTX": (7, _field("ptx_lines")),
+}
+_FULL = {
+    "target": (-7, _field("target")),
+    "warps": (6, _field("num_warps")),
+    "stages": (7, _field("num_stages")),
+    "regs": (5, _field("registers")),
+    "spills": (7, _field("spill_bytes")),
+    "stack": (6, _field("stack_bytes")),
+    "shared": (8, _field("shared_bytes")),
+    "per SM": (7, _field("resident_blocks")),
+    "load": (8, _bits),
+    "streams": (9, _streams),
+    "tensor": (7, _field("tensor_core")),
+}
+
+
+def _line(row: Report | None, columns: Mapping[str, tuple[int, Any]]) -> str:
+    """One line of a table; without a row, its head."""
+    cells = []
+    for head, (width, of) in columns.items():
+        text = str(of(row)) if row else head
+        cells.append(text.ljust(-width) if width < 0 else text.rjust(width))
+    return "".join(cells)

@@ -1,0 +1,244 @@
+"""Why a decode call takes as long as it does: programs, waves, bytes, and a predicted time.
+
+    >>> print(explain(batch=1, heads=(32, 8), head_dim=128, length=65536, device="H100 SXM"))
+    H100 SXM: batch 1, heads 32/8, D 128, 65,536 keys, bf16
+      splits    32 of 2,048 keys, in blocks of 64
+      programs  256 on 264 slots
+      waves     0.97, 97 % busy
+      bytes     268.4 MB of K and V, 528.4 kB of partial results twice
+      time      112.2 µs = 89.2 memory + 2.8 idle + 20.0 launch + 0.2 merge
+      bound by  memory bandwidth
+      a model from datasheet figures, not a measurement
+
+This is arithmetic on shapes; nothing runs. **The model** (`kernels.explain.model`):
+
+    time      = stage 1 + launches + merge
+    stage 1   = max(bytes / (bandwidth · reachable), operations / peak) / occupancy
+
+and all that it assumes:
+
+1. K and V are read from memory once, and not from the L2 cache; q is read and partial results are
+   written once.
+2. A good kernel reaches `device.reachable` of a datasheet's bandwidth, 90 %, and all of its peak,
+   counted for the rows of a tile with their padding; a single row does not use tensor cores.
+3. A wave of programs starts when the one before is done, and every split is as long as the
+   longest, which has whole blocks of keys. Programs are dealt out to SMs in turn, and an SM draws
+   no more than its share of bandwidth and arithmetic, so that a wave takes as long as its fullest
+   SM: fewer programs than SMs as long as one on each, one more than SMs as long as two on each.
+   occupancy is the share that is not lost so. Tiles of query rows (there are several from 65 rows a
+   KV head on) read the same K and V at the same time, which helps none of them: more than two of
+   them are slower.
+4. A launch takes `device.launch_us` by itself; the merge of splits is a second one, and reads the
+   partial results at the bandwidth of 2.
+
+Left out: clocks, rows of different length (`kernels.plan`), and, unless a `Device` says otherwise,
+the latency of the first loads (`fill_us`): so it is too fast where splits are short.
+
+Beside figures that others measured on an A100, taken to be the 80 GB one, in µs (fp16, heads 16/2,
+D 128, batch × keys; splits by FlashAttention-2's rule, as the code of that time had it):
+
+                   Flash-Decoding                         FlashAttention-2: a program a query head
+                   1 × 65,536   1 × 131,072   8 × 8,192   1 × 65,536   1 × 131,072   8 × 8,192
+    published            64.4         106.6        56.4        2,300         4,592         530
+    this model           63.3         105.8        63.4        1,985         3,960         504
+
+Sources: the figures are those of Dao, Haziza, Massa & Sizov 2023, "Flash-Decoding for long-context
+inference"; Williams, Waterman & Patterson 2009, "Roofline" (the maximum of two times); waves and
+split rules: `kernels.split_rules`.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from kernels.devices import Device
+from kernels.explain.checks import check_counts, check_dtypes, check_keys
+from kernels.explain.model import Explanation
+from kernels.heuristics import Launch, choose_decode_launch, choose_num_splits, split_shape
+from kernels.split_rules import SplitShape
+
+DTYPES = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "int8": torch.int8,
+    "e4m3": torch.float8_e4m3fn,
+    "e5m2": torch.float8_e5m2,
+}
+
+
+def explain(
+    *,
+    batch: int,
+    heads: tuple[int, int],
+    head_dim: int,
+    length: int,
+    queries: int = 1,
+    dtype: str = "bf16",
+    kv_dtype: str | None = None,
+    value_dim: int | None = None,
+    latent: bool = False,
+    capacity: int | None = None,
+    window: int | None = None,
+    page_size: int | None = None,
+    num_splits: int | None = None,
+    device: Device | str | None = None,
+) -> Explanation:
+    """Say what `kernels.flash_decoding.flash_decode` does with such shapes, and how long it takes.
+
+    Args:
+        batch, queries: B and Lq, at least 1. heads: (Hq, Hkv). head_dim: D. length: keys of every
+            row, at least 0.
+        dtype: of q: "fp32", "bf16" or "fp16". kv_dtype: of the cache: the same if None, or
+            "int8", "e4m3" or "e5m2".
+        value_dim: Dv, that of the keys if None. latent: the values are a part of the keys (MLA).
+        capacity: keys that a row has room for, `length` if None. The number of splits is chosen
+            from it: it is all that the host knows.
+        window: keys before a query that it sees. page_size: tokens a page; None: not paged.
+        num_splits: as given to `flash_decode`; None: chosen as there.
+        device: a `Device`, the name of one of `kernels.devices.DEVICES`, or None: `Device.here()`.
+
+    Returns:
+        An `Explanation`, which prints. Times are predictions of the model, in µs.
+
+    Raises:
+        TypeError: a number that is not an int, heads that are not a pair.
+        ValueError: a number out of range, a dtype or device that is not known, Hq no multiple of
+            Hkv, a capacity below the length.
+    """
+    kv_dtype, value_dim = kv_dtype or dtype, head_dim if value_dim is None else value_dim
+    capacity = length if capacity is None else capacity
+    counts = {"batch": batch, "head_dim": head_dim, "queries": queries, "value_dim": value_dim}
+    check_counts(counts, heads, {"num_splits": num_splits, "page_size": page_size})
+    check_keys(length, capacity, window)
+    check_dtypes(dtype, kv_dtype)
+    device = Device.named(device) if isinstance(device, str) else device or Device.here()
+    sight = capacity if window is None else min(capacity, window + queries)
+    fast = dtype != "fp32" and device.tensor_cores
+    columns = head_dim if latent else head_dim + value_dim
+    *chosen, shape = _choose(counts, heads, kv_dtype, fast, sight, columns, device, num_splits)
+    keys, rows = min(length, sight), batch * queries * heads[0]
+    pages = 0 if page_size is None else batch * -(-keys // page_size)
+    return Explanation(
+        device=device,
+        call=_in_words(counts, heads, length, window, dtype, kv_dtype),
+        keys=keys,
+        shape=shape,
+        kv_bytes=batch * keys * heads[1] * columns * DTYPES[kv_dtype].itemsize,
+        other_bytes=rows * ((head_dim + value_dim) * DTYPES[dtype].itemsize + 4) + 4 * pages,
+        **_cut(chosen, keys, rows, batch * heads[1], head_dim, value_dim),
+        peak_tflops=device.tensor_tflops if fast and chosen[0].block_m > 1 else device.fp32_tflops,
+    )
+
+
+def explain_call(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    *,
+    length: int | None = None,
+    block_table: Tensor | None = None,
+    window: int | tuple[int | None, int | None] | None = None,
+    num_splits: int | None = None,
+    device: Device | str | None = None,
+) -> Explanation:
+    """Explain `flash_decode(q, k_cache, v_cache, …)`, from the shapes of its arguments alone.
+
+    q (B, Lq, Hq, D), k_cache (B, Lk, Hkv, D) or pages (num_pages, page_size, Hkv, D) with
+    block_table (B, max_pages), v_cache likewise with Dv. length: keys of every row, as many as
+    there is room for if None: no number is read from the device. The rest as in `explain`.
+    """
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    for name, x in (("q", q), ("k_cache", k_cache)):
+        if x.dtype not in names:
+            raise ValueError(f"{name} must have one of the dtypes {list(names)}; got {x.dtype}")
+    paged = block_table is not None
+    capacity = k_cache.shape[1] * (block_table.shape[1] if paged else 1)
+    return explain(
+        batch=q.shape[0],
+        heads=(q.shape[2], k_cache.shape[2]),
+        head_dim=q.shape[3],
+        value_dim=v_cache.shape[3],
+        length=capacity if length is None else length,
+        capacity=capacity,
+        queries=q.shape[1],
+        dtype=names[q.dtype],
+        kv_dtype=names[k_cache.dtype],
+        latent=k_cache is not v_cache and k_cache.data_ptr() == v_cache.data_ptr() != 0,
+        window=window[0] if isinstance(window, tuple) else window,
+        page_size=k_cache.shape[1] if paged else None,
+        num_splits=num_splits,
+        device=device,
+    )
+
+
+def _choose(
+    counts: dict[str, int],
+    heads: tuple[int, int],
+    kv_dtype: str,
+    tensor_cores: bool,
+    sight: int,
+    columns: int,
+    device: Device,
+    num_splits: int | None,
+) -> tuple[Launch, int, int, SplitShape]:
+    """Ask `kernels.heuristics` as `flash_decode` does: for tile sizes, tiles and splits."""
+    rows = counts["queries"] * heads[0] // heads[1]
+    launch = choose_decode_launch(
+        rows=rows,
+        head_dim=counts["head_dim"],
+        value_dim=counts["value_dim"],
+        element_size=DTYPES[kv_dtype].itemsize,
+        tensor_cores=tensor_cores,
+    )
+    m_tiles = -(-rows // launch.block_m)
+    asked = {
+        "batch": counts["batch"],
+        "kv_heads": heads[1],
+        "m_tiles": m_tiles,
+        "max_len": sight,
+        "block_n": launch.block_n,
+        "num_sms": device.sms,
+        "token_bytes": columns * DTYPES[kv_dtype].itemsize,
+        "partial_bytes": 4 * min(rows, launch.block_m) * (counts["value_dim"] + 1),
+    }
+    return launch, m_tiles, num_splits or choose_num_splits(**asked), split_shape(**asked)
+
+
+def _cut(
+    chosen: Sequence[Launch | int], keys: int, rows: int, readers: int, D: int, Dv: int
+) -> dict[str, int]:
+    """Count splits, programs, and what grows with them; readers: B·Hkv, rows: B·Lq·Hq."""
+    launch, m_tiles, splits = chosen
+    blocks = -(-keys // launch.block_n)
+    chunk = max(1, -(-blocks // splits))  # blocks a split
+    whole = readers * m_tiles
+    return {
+        "splits": splits,
+        "split_keys": min(chunk * launch.block_n, keys),
+        "block_n": launch.block_n,
+        "programs": whole * splits,
+        "busy": whole * -(-blocks // chunk),
+        "m_tiles": m_tiles,
+        "partial_bytes": 4 * splits * rows * (Dv + 1) if splits > 1 else 0,
+        "operations": 2 * whole * launch.block_m * keys * (D + Dv),
+    }
+
+
+def _in_words(
+    counts: dict[str, int],
+    heads: tuple[int, int],
+    length: int,
+    window: int | None,
+    dtype: str,
+    kv_dtype: str,
+) -> str:
+    """Return the shapes as the head of the printed block has them."""
+    parts = [f"batch {counts['batch']}", f"heads {heads[0]}/{heads[1]}"]
+    if counts["queries"] > 1:
+        parts.append(f"{counts['queries']} queries")
+    D, Dv = counts["head_dim"], counts["value_dim"]
+    parts += [f"D {D}" if Dv == D else f"D {D} and {Dv}", f"{length:,} keys"]
+    parts += [] if window is None else [f"window {window:,}"]
+    return ", ".join([*parts, dtype if dtype == kv_dtype else f"{dtype} on {kv_dtype}"])

@@ -1,0 +1,69 @@
+"""Exact attention that never writes a score to memory, forward and backward.
+
+    flash_attention            the public function, here; packed: `kernels.flash_attention_varlen`
+    flash_attention_forward    the kernel that lesson 06 builds: o and lse
+    flash_attention_backward   dq, dk and dv, by making p again from lse
+    attention_op               both as operators of PyTorch, for autograd and torch.compile
+
+Source: Dao 2023, "FlashAttention-2: Faster Attention with Better Parallelism and Work
+Partitioning", arXiv:2307.08691, algorithms 1 and 2.
+"""
+
+import torch
+from torch import Tensor
+
+from kernels.checks import check_qkv, resolve_scale
+from kernels.flash_attention.forward import attend, flash_attention_kernel
+from kernels.flash_attention.forward import forward as launch_forward
+from kernels.flash_attention.op import forward_op
+from kernels.flash_attention.packed import Packing
+
+__all__ = ["attend", "attention_over", "flash_attention", "flash_attention_kernel"]
+
+
+def flash_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    causal: bool = False,
+    scale: float | None = None,
+    return_lse: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Return softmax(scale · q kᵀ) v, exactly, without the Lq × Lk matrix in memory.
+
+    q: (B, Lq, Hq, D); k, v: (B, Lk, Hkv, D), Hq a multiple of Hkv; fp32 (no TF32), fp16 or bf16; D
+    from 1 to 256 and contiguous, the other strides any. causal: bottom-right aligned. scale:
+    default 1/√D.
+
+    Returns `o (B, Lq, Hq, D)`, contiguous, in the dtype of q, and with return_lse
+    `lse (B, Lq, Hq)`, fp32, natural logarithm. Rows that see no key: o = 0, lse = -inf.
+    Sums are fp32; p is rounded to the dtype of v before it meets v.
+
+    Differentiable in q, k and v, also through lse; under torch.compile it is one operator. The
+    second derivative is refused.
+
+    Raises ValueError for shapes, strides and devices that do not fit, and, on the way back, for D
+    above 128 on an sm_75 (T4), which has no room for it; TypeError for dtypes.
+    Sources: Dao 2023, algorithms 1 and 2.
+
+    >>> q, k, v = torch.zeros(1, 2, 1, 16), torch.zeros(1, 2, 1, 16), torch.ones(1, 2, 1, 16)
+    >>> o, lse = flash_attention(q, k, v, causal=True, return_lse=True)  # doctest: +SKIP
+    >>> lse.flatten()                                                    # doctest: +SKIP
+    tensor([0.0000, 0.6931])
+
+    The first query sees one key, the second two; all scores are 0, so lse is log 1 and log 2.
+    """
+    check_qkv(q, k, v)
+    o, lse = attention_over(q, k, v, None, causal, resolve_scale(scale, q.shape[-1]))
+    return (o, lse) if return_lse else o
+
+
+def attention_over(
+    q: Tensor, k: Tensor, v: Tensor, packing: Packing | None, causal: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Return o and lse, by the shortest way that keeps what autograd and torch.compile need."""
+    gradient = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    plain = not gradient and type(q) is Tensor and not torch.compiler.is_compiling()
+    settings = packing or (None, None, 0, 0)
+    return (launch_forward if plain else forward_op)(q, k, v, *settings, causal, scale)

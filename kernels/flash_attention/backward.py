@@ -1,0 +1,195 @@
+"""FlashAttention-2, backward: every tile of p is made again from q, k and lse, never stored.
+
+With `delta = rowsum(do ∘ o)`, tile by tile:
+
+    p = exp(scale · q kᵀ − lse)        dv = pᵀ do             ds = p ∘ (do vᵀ − delta)
+                                       dk = scale · dsᵀ q     dq = scale · ds k
+
+Where lse has a gradient of its own, ds has one more term, p ∘ dlse: the kernels take delta − dlse
+for delta, and know nothing of it.
+
+    1  rows_kernel    (⌈Lq / BLOCK_M⌉, Hq, B)    delta and lse of each row, as the others want them
+    2  dkdv_kernel    (⌈Lk / BLOCK_N⌉, Hkv, B)   a program owns keys: it walks over queries, head
+                                                 after head of its group
+    3  dq_kernel      (⌈Lq / BLOCK_M⌉, Hq, B)    a program owns queries and walks over keys
+
+    causal, Lq < Lk             keys  →                          the program of 2 owns a column,
+                ┌────────┬────────┬────────┬──┐                  the one of 3 a row. As in the
+    queries  0  │ full   │ ▓▓▓▓▓▓╲│        │  │                  forward, full tiles (stage 1) are
+       ↓        ├────────┼────────┼────────┼──┤                  multiplied without a mask, those
+             1  │ full   │ full   │ ▓▓▓▓▓▓╲│  │                  cut by the diagonal with one (▓),
+                └────────┴────────┴────────┴──┘                  blank ones are never visited
+
+Nobody else adds to what a program owns, so nothing is added atomically, and two runs give the same
+bits. The price: 2 and 3 both compute p and do vᵀ, seven products a tile instead of five.
+
+Source: Dao 2023, "FlashAttention-2", arXiv:2307.08691, algorithm 2.
+"""
+
+import math
+from contextlib import nullcontext
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels.call import KernelCall
+from kernels.flash_attention.backward_dkdv import dkdv_kernel
+from kernels.flash_attention.backward_dq import dq_kernel
+from kernels.flash_attention.backward_rows import rows_call
+from kernels.flash_attention.packed import Packing, extent
+from kernels.flash_attention.tiles import BackwardTiles, Cores, Tiles, choose_backward_tiles
+from kernels.heuristics import next_power_of_2
+from kernels.primitives import LOG2_E
+from kernels.runtime import INTERPRETED
+
+# isort: split
+import triton
+
+
+def dkdv_call(
+    inputs: tuple[Tensor, Tensor, Tensor, Tensor],
+    rows: tuple[Tensor, Tensor],
+    grads: tuple[Tensor, Tensor],
+    packing: Packing | None,
+    scale: float,
+    causal: bool,
+    tiles: Tiles,
+) -> KernelCall:
+    """Step 2. inputs: q, k, v, do; rows: lse_log2, delta → grads: dk, dv, contiguous."""
+    args = _pointers(inputs, rows, {"dk_ptr": grads[0], "dv_ptr": grads[1]}, packing)
+    args |= _sizes(inputs, scale, causal, tiles)
+    sequences, _, Lk = extent(*inputs[:2], packing)
+    grid = (triton.cdiv(Lk, tiles.block_n), inputs[1].shape[2], sequences)
+    return KernelCall(dkdv_kernel, grid, args, tiles.num_warps, tiles.num_stages)
+
+
+def dq_call(
+    inputs: tuple[Tensor, Tensor, Tensor, Tensor],
+    rows: tuple[Tensor, Tensor],
+    dq: Tensor,
+    packing: Packing | None,
+    scale: float,
+    causal: bool,
+    tiles: Tiles,
+) -> KernelCall:
+    """Step 3. inputs: q, k, v, do; rows: lse_log2, delta → dq, contiguous."""
+    args = _pointers(inputs, rows, {"dq_ptr": dq}, packing)
+    args |= _sizes(inputs, scale, causal, tiles)
+    sequences, Lq, _ = extent(*inputs[:2], packing)
+    grid = (triton.cdiv(Lq, tiles.block_m), inputs[0].shape[2], sequences)
+    return KernelCall(dq_kernel, grid, args, tiles.num_warps, tiles.num_stages)
+
+
+def _pointers(
+    inputs: tuple[Tensor, ...],
+    rows: tuple[Tensor, Tensor],
+    grads: dict[str, Tensor],
+    packing: Packing | None,
+) -> dict[str, Any]:
+    """The pointers of steps 2 and 3, in the order of their parameters."""
+    return {
+        **dict(zip(("q_ptr", "k_ptr", "v_ptr", "do_ptr"), inputs, strict=True)),
+        **dict(zip(("lse_log2_ptr", "delta_ptr"), rows, strict=True)),
+        **grads,
+        "cu_seqlens_q_ptr": packing.cu_seqlens_q if packing else None,
+        "cu_seqlens_k_ptr": packing.cu_seqlens_k if packing else None,
+    }
+
+
+def _sizes(
+    inputs: tuple[Tensor, Tensor, Tensor, Tensor], scale: float, causal: bool, tiles: Tiles
+) -> dict[str, Any]:
+    """Strides, lengths and constants of steps 2 and 3, in the order of their parameters."""
+    q, k, v, _ = inputs
+    axes = [("q", "bmh"), ("k", "bnh"), ("v", "bnh"), ("do", "bmh")]
+    names = [f"stride_{name}{axis}" for name, its in axes for axis in its]
+    strides = [stride for x in inputs for stride in x.stride()[:3]]
+    return dict(zip(names, strides, strict=True)) | {
+        "Lq": q.shape[1],
+        "Lk": k.shape[1],
+        "G": q.shape[2] // k.shape[2],
+        "scale": scale,
+        "scale_log2": scale * LOG2_E,
+        "CAUSAL": causal,
+        "D": q.shape[3],
+        "DV": v.shape[3],
+        "BLOCK_M": tiles.block_m,
+        "BLOCK_N": tiles.block_n,
+        "BLOCK_D": max(16, next_power_of_2(q.shape[3])),
+        "BLOCK_DV": max(16, next_power_of_2(v.shape[3])),
+    }
+
+
+def backward_calls(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    o: Tensor,
+    lse: Tensor,
+    do: Tensor,
+    dlse: Tensor | None,
+    grads: tuple[Tensor, Tensor, Tensor],
+    packing: Packing | None,
+    scale: float,
+    causal: bool,
+    tiles: BackwardTiles,
+) -> list[KernelCall]:
+    """Return the three launches of the backward; grads (dq, dk, dv) are contiguous.
+
+    Packed sequences lie in row 0 of tensors with B = 1, and rows are rows: step 1 needs no packing.
+    """
+    B, Lq, Hq, _ = q.shape
+    lse_log2, delta = torch.empty(2, B, Hq, Lq, dtype=torch.float32, device=q.device)
+    inputs, rows, (dq, dk, dv) = (q, k, v, do), (lse_log2, delta), grads
+    calls = [
+        rows_call(o, do, lse, dlse, delta, lse_log2),
+        dkdv_call(inputs, rows, (dk, dv), packing, scale, causal, tiles.dkdv),
+        dq_call(inputs, rows, dq, packing, scale, causal, tiles.dq),
+    ]
+    return [call for call in calls if math.prod(call.grid)]  # nothing asked, nothing launched
+
+
+def backward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    o: Tensor,
+    lse: Tensor,
+    do: Tensor,
+    dlse: Tensor | None,
+    packing: Packing | None,
+    causal: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return dq, dk, dv, contiguous, of a forward that gave o and lse; nothing is checked.
+
+    Shapes as in `kernels.flash_attention`; do is the gradient of o, any strides; dlse that of lse,
+    or None.
+    """
+    do = do if do.stride(3) == 1 else do.contiguous()
+    o, lse, dlse = o.contiguous(), lse.contiguous(), None if dlse is None else dlse.contiguous()
+    tiles = choose_backward_tiles(
+        head_dim=q.shape[3],
+        value_dim=v.shape[3],
+        element_size=q.element_size(),
+        cores=cores_of(q.device),
+        interpreted=INTERPRETED,
+    )
+    grads = tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+    with torch.cuda.device(q.device) if q.is_cuda else nullcontext():
+        for call in backward_calls(q, k, v, o, lse, do, dlse, grads, packing, scale, causal, tiles):
+            call.launch()
+    return grads
+
+
+@cache
+def cores_of(device: torch.device) -> Cores:
+    """Say what multiplies 16-bit tiles on a device; a CPU stands in for an A100."""
+    if device.type != "cuda":
+        return "ampere"
+    if torch.version.hip is not None:
+        return "amd"
+    major, _ = torch.cuda.get_device_capability(device)
+    return "hopper" if major == 9 else "ampere" if major >= 8 else "turing"

@@ -1,0 +1,216 @@
+"""FlashAttention-2, forward: exact attention that never writes a score to memory.
+
+One program owns BLOCK_M queries of one head. It keeps their running maximum, sum and unnormalised
+output in registers, and walks over the keys in tiles of BLOCK_N. It divides once, at the end, and
+writes o and lse. The Lq × Lk scores exist only a tile at a time.
+
+    grid (⌈Lq / BLOCK_M⌉, Hq, B)              program (i, h, b): queries i, head h, batch row b
+
+                    keys of head h // G  →                    causal, Lq < Lk (bottom-right)
+                ┌────────┬────────┬────────┬──┐               ┌────────┬────────┬────────┬──┐
+    queries  i  │ full   │ full   │ full   │▓▓│            0  │ full   │ ▓▓▓▓▓▓╲│        │  │
+       ↓        ├────────┼────────┼────────┼──┤               ├────────┼────────┼────────┼──┤
+           i+1  │ full   │ full   │ full   │▓▓│            1  │ full   │ full   │ ▓▓▓▓▓▓╲│  │
+                └────────┴────────┴────────┴──┘               ├────────┼────────┼────────┼──┤
+                                                           2  │ full   │ full   │ full   │▓╲│
+                                                              └────────┴────────┴────────┴──┘
+    full: every query sees every key, no mask (stage 1) · ▓: cut by the diagonal or by the end of
+    the keys, masked (stage 2) · blank: no query sees a key, never visited
+
+Source: Dao 2023, "FlashAttention-2: Faster Attention with Better Parallelism and Work
+Partitioning", arXiv:2307.08691, algorithm 1 (forward) and section 3.1 (causal masking).
+"""
+
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from kernels.call import KernelCall
+from kernels.flash_attention.packed import Packing, check_sequences, extent, sequence
+from kernels.heuristics import Launch, choose_prefill_launch
+from kernels.primitives import LOG2_E, dot, finalize, online_softmax_step, round_to
+from kernels.runtime import INTERPRETED, has_small_shared_memory, has_tensor_cores
+
+# isort: split
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def attend(
+    state,
+    q,
+    kv,
+    scale_log2,
+    start,
+    stop,
+    sees,
+    D: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    MASKED: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """Carry state = (m_log2, l, acc) over the keys from start to stop, a tile at a time.
+
+    sees (BLOCK_M,): row i may see keys 0 … sees[i] - 1. Looked at only where MASKED; elsewhere
+    every row sees every key, and stop - start is a multiple of BLOCK_N.
+    """
+    m_log2, l, acc = state
+    k_ptr, stride_kn, v_ptr, stride_vn = kv
+    offs_d = tl.arange(0, q.shape[1])[None, :]
+    for tile in range(start, stop, BLOCK_N):
+        offs_n = tile + tl.arange(0, BLOCK_N)
+        rows = offs_n.to(tl.int64)[:, None]  # int64: a cache may be longer than 2^31 elements
+        mask = offs_d < D  # folded away by the compiler where D fills the block
+        if MASKED:
+            mask = mask & (offs_n[:, None] < stop)
+
+        k = tl.load(k_ptr + rows * stride_kn + offs_d, mask=mask, other=0.0)  # (BLOCK_N, BLOCK_D)
+        scores = dot(q, tl.trans(k), tl.zeros((q.shape[0], BLOCK_N), tl.float32))
+        scores_log2 = scores * scale_log2  # (BLOCK_M, BLOCK_N)
+        if MASKED:
+            scores_log2 = tl.where(offs_n[None, :] < sees[:, None], scores_log2, float("-inf"))
+        m_log2, l, acc, p = online_softmax_step(m_log2, l, acc, scores_log2)
+
+        # V behind the end is loaded as 0, not left to chance: p is 0 there, but 0 · NaN is NaN.
+        v = tl.load(v_ptr + rows * stride_vn + offs_d, mask=mask, other=0.0)  # (BLOCK_N, BLOCK_D)
+        acc = dot(round_to(p, v.dtype), v, acc)  # (BLOCK_M, BLOCK_D)
+    return m_log2, l, acc
+
+
+@triton.jit
+def flash_attention_kernel(
+    q_ptr,  # (B, Lq, Hq, D)
+    k_ptr,  # (B, Lk, Hkv, D)
+    v_ptr,  # (B, Lk, Hkv, D)
+    o_ptr,  # (B, Lq, Hq, D), contiguous
+    lse_ptr,  # (B, Lq, Hq), contiguous
+    cu_seqlens_q_ptr,  # (sequences + 1,) or None: see kernels.flash_attention.packed
+    cu_seqlens_k_ptr,
+    stride_qb,
+    stride_qm,
+    stride_qh,
+    stride_kb,
+    stride_kn,
+    stride_kh,
+    stride_vb,
+    stride_vn,
+    stride_vh,
+    Lq,
+    Lk,
+    G,
+    scale_log2,
+    CAUSAL: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+) -> None:
+    """Write o and lse of BLOCK_M queries of one head of one sequence."""
+    # Backwards: causal programs with the most keys start first, so that none of them ends last.
+    start_m = (tl.num_programs(0) - 1 - tl.program_id(0)) * BLOCK_M
+    head, batch, Tq = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64), Lq
+    _, first_k, Lk = sequence(cu_seqlens_k_ptr, batch, Lk)
+    batch, first_q, Lq = sequence(cu_seqlens_q_ptr, batch, Lq)
+    if start_m >= Lq:  # a sequence shorter than the longest
+        return
+    head_kv = head // G  # G query heads read the same K and V: an index, nothing is repeated
+    k_ptr += batch * stride_kb + first_k * stride_kn + head_kv * stride_kh
+    v_ptr += batch * stride_vb + first_k * stride_vn + head_kv * stride_vh
+    kv = (k_ptr, stride_kn, v_ptr, stride_vn)
+
+    offs_m = start_m + tl.arange(0, BLOCK_M)
+    offs_d = tl.arange(0, BLOCK_D)[None, :]
+    mask_q = (offs_m[:, None] < Lq) & (offs_d < D)
+    rows = offs_m.to(tl.int64)[:, None]
+    q_ptr += batch * stride_qb + first_q * stride_qm + head * stride_qh
+    q_ptrs = q_ptr + rows * stride_qm + offs_d
+    q = tl.load(q_ptrs, mask=mask_q, other=0.0)  # (BLOCK_M, BLOCK_D)
+
+    # Keys before `full` are seen by every row of the tile, keys from `stop` on by none.
+    full, stop = Lk, Lk
+    sees = tl.full((BLOCK_M,), 0, tl.int32) + Lk
+    if CAUSAL:  # bottom-right: the last query sees all keys, the one before it one less, …
+        sees = tl.minimum(offs_m + 1 + (Lk - Lq), Lk)
+        full = tl.maximum(start_m + 1 + (Lk - Lq), 0)
+        stop = tl.maximum(tl.minimum(start_m + BLOCK_M + (Lk - Lq), Lk), 0)
+    full = full // BLOCK_N * BLOCK_N
+
+    m_log2 = tl.full((BLOCK_M,), float("-inf"), tl.float32)
+    l = tl.zeros((BLOCK_M,), tl.float32)
+    acc = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
+    state = (m_log2, l, acc)
+    state = attend(state, q, kv, scale_log2, 0, full, sees, D, BLOCK_N, MASKED=False)
+    state = attend(state, q, kv, scale_log2, full, stop, sees, D, BLOCK_N, MASKED=True)
+    m_log2, l, acc = state
+
+    o, lse = finalize(m_log2, l, acc)  # the only division; lse leaves as a natural logarithm
+    first = (batch * Tq + first_q) * tl.num_programs(1) + head  # of B·Lq·Hq: one scalar, then rows
+    row = offs_m.to(tl.int64) * tl.num_programs(1)
+    tl.store(lse_ptr + first + row, lse, mask=offs_m < Lq)
+    o_ptrs = o_ptr + first * D + row[:, None] * D + offs_d
+    tl.store(o_ptrs, round_to(o, o_ptr.dtype.element_ty), mask=mask_q)
+
+
+def forward_call(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    o: Tensor,
+    lse: Tensor,
+    packing: Packing | None,
+    causal: bool,
+    scale: float,
+    launch: Launch,
+) -> KernelCall:
+    """Return the launch over (⌈Lq / BLOCK_M⌉, Hq, sequences); o and lse are contiguous."""
+    sequences, Lq, _ = extent(q, k, packing)
+    names = [f"stride_{x}" for x in ("qb", "qm", "qh", "kb", "kn", "kh", "vb", "vn", "vh")]
+    strides = [stride for x in (q, k, v) for stride in x.stride()[:3]]
+    args = {"q_ptr": q, "k_ptr": k, "v_ptr": v, "o_ptr": o, "lse_ptr": lse}
+    args |= {"cu_seqlens_q_ptr": packing.cu_seqlens_q if packing else None}
+    args |= {"cu_seqlens_k_ptr": packing.cu_seqlens_k if packing else None}
+    args |= dict(zip(names, strides, strict=True))
+    args |= {"Lq": q.shape[1], "Lk": k.shape[1], "G": q.shape[2] // k.shape[2]}
+    args |= {"scale_log2": scale * LOG2_E, "CAUSAL": causal, "D": q.shape[3]}
+    args |= {"BLOCK_M": launch.block_m, "BLOCK_N": launch.block_n, "BLOCK_D": launch.block_d}
+    grid = (triton.cdiv(Lq, launch.block_m), q.shape[2], sequences)
+    return KernelCall(flash_attention_kernel, grid, args, launch.num_warps, launch.num_stages)
+
+
+def forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor | None,
+    cu_seqlens_k: Tensor | None,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    causal: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Allocate o and lse and launch the kernel. Packed (cu_seqlens given): B is 1, see Packing."""
+    packing = None
+    if cu_seqlens_q is not None:
+        packing = Packing(cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
+        check_sequences("cu_seqlens_q", cu_seqlens_q, q.shape[1], max_seqlen_q)
+        check_sequences("cu_seqlens_k", cu_seqlens_k, k.shape[1], max_seqlen_k)
+    sequences, Lq, _ = extent(q, k, packing)
+    if sequences > 65535 or q.shape[2] > 65535:
+        raise ValueError(
+            "B, the number of sequences, and Hq should be at most 65535, the limit of a grid; got "
+            f"{sequences} and {q.shape[2]}"
+        )
+    o = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
+    launch = choose_prefill_launch(
+        num_queries=Lq,
+        head_dim=q.shape[3],
+        tensor_cores=q.dtype != torch.float32 and has_tensor_cores(q.device),
+        small=has_small_shared_memory(q.device),
+        interpreted=INTERPRETED,
+    )
+    if lse.numel() and sequences and Lq:
+        with torch.cuda.device(q.device) if q.is_cuda else nullcontext():
+            forward_call(q, k, v, o, lse, packing, causal, scale, launch).launch()
+    return o, lse

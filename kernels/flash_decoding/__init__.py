@@ -1,0 +1,160 @@
+"""Flash-Decoding: attention of the newest tokens over a long KV cache, the cache cut in splits.
+
+One query leaves FlashAttention-2 nothing to be parallel over but B·Hq programs, far fewer than a
+GPU can run. So the keys are cut, too:
+
+      stage 1   split      every split of the keys on its own → a normalised o and its lse
+      stage 2   combine    o = Σ exp(lse_s - lse) · o_s
+
+With one split, stage 1 writes the answer itself and stage 2 does not run. This file is the door;
+the rooms behind it, in the order of a call:
+
+      checks     what a call accepts          split      stage 1: the kernel and its grid
+      features   its optional arguments       attend     its loop: where a key lies in memory
+      launch     tiles, splits, launches      rows       each row's length and queries; the scores
+      op         for torch.compile            combine    stage 2
+
+What serving adds to plain attention comes as further keywords; `reference.features` says what each
+of them means.
+
+Source: Dao, Haziza, Massa & Sizov 2023, "Flash-Decoding for long-context inference".
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels.flash_decoding.checks import check_shapes
+from kernels.flash_decoding.features import Features, Splits
+from kernels.flash_decoding.launch import decode, plan_launch
+from kernels.flash_decoding.op import flash_decode_op, flat_arguments
+from kernels.plan import Plan, decode_plan
+
+
+def flash_decode(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    cache_seqlens: Tensor | None = None,
+    *,
+    causal: bool = True,
+    scale: float | None = None,
+    num_splits: int | None = None,
+    return_lse: bool = False,
+    split_size: int | None = None,
+    plan: Plan | None = None,
+    num_sms: int | None = None,
+    workspace: Tensor | None = None,
+    **features: Any,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Attention of the newest Lq tokens over a KV cache, parallel over splits of its keys.
+
+    Args:
+        q: (B, Lq, Hq, D), fp32, fp16 or bf16; D from 1 to 256, contiguous; other strides are free.
+        k_cache, v_cache: (B, Lk, Hkv, D) and (B, Lk, Hkv, Dv), on the device of q, the new tokens'
+            k and v already in them; Hq a multiple of Hkv. The dtype of q, or both int8,
+            float8_e4m3fn or float8_e5m2. With a single KV head D may be up to 576 and Dv up to
+            512: that is MLA, whose values are a part of the keys. Pass `k_cache[..., :512]` as
+            v_cache, and nothing is read twice.
+        cache_seqlens: (B,), int32 or int64, on the same device: valid keys of each row, the new
+            ones included. 0 is allowed. None: all Lk. Keys behind a row's length are never read.
+            On a GPU a length outside 0…Lk is clamped into it (looking at it would stop the host);
+            on the CPU it is an error.
+        causal: bottom-right aligned: query i sees the keys up to position length - Lq + i.
+        scale: factor of the scores; 1/√D if None.
+        num_splits: splits of the keys, at least 1; chosen by `kernels.heuristics` if None. It
+            changes the speed and the last bits, not the answer. The same inputs and num_splits
+            give the same bits. More than the cache has blocks are not launched.
+        return_lse: return lse as well.
+        split_size: keys of a split, instead of their number, a multiple of the kernel's block
+            (128 always is): a row's bits then do not depend on the batch or on other lengths.
+        plan: from `flash_decode_plan`, for ragged batches: equal chunks of keys.
+        num_sms: SMs to fill, where others have work to do; all of them if None.
+        workspace: fp32, contiguous, on the device: room for the partial results, so that nothing
+            is allocated; `workspace_bytes` says how much.
+        features: cache_batch_idx, cache_leftpad, block_table, window, softcap, sinks,
+            alibi_slopes, mask, k_scale, v_scale, as `reference.features.Features` has them.
+
+    Returns:
+        o (B, Lq, Hq, Dv) in the dtype of q; with return_lse also lse (B, Lq, Hq), fp32, natural
+        log, with the sink in it. A query that sees no key gets o = 0, lse = -inf (or the sink).
+
+    Raises:
+        TypeError: a dtype, a type or a keyword that is not one of those above.
+        ValueError: shapes, strides, devices, lengths or splits that do not fit; an input that
+            requires grad while grad is enabled (there is no backward).
+
+    Source: the Flash-Decoding post, steps 1–3. The partials take S·B·Lq·Hq·(Dv + 1)·4 bytes.
+    """
+    wishes = Features(cache_seqlens=cache_seqlens, **features)
+    splits = Splits(num_splits, split_size, plan, num_sms)
+    rest = {"causal": causal, "scale": scale, "workspace": workspace}
+    if torch.compiler.is_compiling():
+        o, lse = flash_decode_op(*flat_arguments((q, k_cache, v_cache), wishes, splits, **rest))
+    else:  # the dispatcher would cost more microseconds than some contexts take
+        o, lse = decode(q, k_cache, v_cache, wishes, splits, **rest)
+    return (o, lse) if return_lse else o
+
+
+def flash_decode_plan(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    cache_seqlens: Tensor,
+    *,
+    num_sms: int | None = None,
+    out: Plan | None = None,
+    **features: Any,
+) -> Plan:
+    """Return a balanced plan for `flash_decode(…, plan=plan)` with these arguments.
+
+    Made on the device from cache_seqlens; one plan serves every layer of a decode step, and none
+    but that step: with other lengths an old plan leaves keys out, without a word. It pays where the
+    rows of a batch differ much in length. out: an earlier plan for the same shapes, to be
+    written over. Arguments and errors as in `flash_decode` and `kernels.plan.decode_plan`.
+
+    Source: `kernels.plan`.
+    """
+    wishes = Features(cache_seqlens=cache_seqlens, **features)
+    check_shapes(q, k_cache, v_cache, wishes)
+    launch, _, _ = plan_launch(q, k_cache, v_cache, wishes, Splits(num_splits=1))
+    return decode_plan(
+        cache_seqlens,
+        kv_heads=k_cache.shape[2],
+        block_n=launch.block_n,
+        max_len=wishes.capacity(k_cache),
+        Lq=q.shape[1],
+        rows_per_head=q.shape[1] * q.shape[2] // k_cache.shape[2],
+        block_m=launch.block_m,
+        cache_leftpad=wishes.cache_leftpad,
+        window=wishes.window,
+        num_sms=num_sms,
+        out=out,
+    )
+
+
+def workspace_bytes(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    *,
+    num_splits: int | None = None,
+    split_size: int | None = None,
+    plan: Plan | None = None,
+    num_sms: int | None = None,
+    **features: Any,
+) -> int:
+    """Return the bytes of scratch memory that `flash_decode` takes for these arguments.
+
+    Arguments and errors as in `flash_decode`. A call with a single split may need none; the room is
+    counted all the same.
+
+    Source: the partial results are S normalised o and lse a query row, fp32.
+    """
+    splits = Splits(num_splits, split_size, plan, num_sms)
+    wishes = Features(**features)
+    check_shapes(q, k_cache, v_cache, wishes)
+    _, parts, _ = plan_launch(q, k_cache, v_cache, wishes, splits)
+    rows = q.shape[1] * q.shape[2] * (q.shape[0] if plan is None else 1)
+    return 4 * parts * rows * (v_cache.shape[3] + 1)

@@ -1,0 +1,258 @@
+"""What a decode call accepts, and what it says when it gets something else.
+
+Shapes, dtypes and devices are always checked. Numbers on the device are looked at only where that
+costs nothing, on the CPU: on a GPU the host would wait for them. There a kernel clamps lengths and
+padding; the pages and rows that a table names have to exist.
+"""
+
+import torch
+from torch import Tensor
+
+from kernels.checks import (
+    DTYPES,
+    MAX_HEAD_DIM,
+    QUANTISED,
+    check_device,
+    check_index,
+    check_pages,
+    check_scale,
+    kind,
+)
+from kernels.flash_decoding.features import Features
+from kernels.runtime import INTERPRETED
+
+MAX_KEYS = 2**30  # of a row: a place, a window and a block still add up in 32 bits
+SOFTCAPS = (1e-30, 1e30)  # fp32 holds s / c and c · log2(e)
+MAX_LATENT = (576, 512)  # D and Dv of MLA: one head whose values are a part of its keys
+
+
+def check_decode(q: Tensor, k_cache: Tensor, v_cache: Tensor, x: Features, causal: bool) -> None:
+    """Raise TypeError or ValueError unless everything fits, as `flash_decode` says."""
+    check_shapes(q, k_cache, v_cache, x)
+    if not isinstance(causal, bool):
+        raise TypeError(f"causal must be True or False; got {causal!r}")
+    if x.block_table is not None and x.cache_seqlens is None:
+        raise ValueError("block_table needs cache_seqlens: a table does not say where a row ends")
+    given = {"q": q, "k_cache": k_cache, "v_cache": v_cache} | vars(x)
+    for name, tensor in given.items():
+        if isinstance(tensor, Tensor) and tensor.requires_grad and torch.is_grad_enabled():
+            raise ValueError(
+                f"{name} requires grad, but decoding has no backward: call it under "
+                "torch.no_grad(), or differentiate through `kernels.flash_attention` or `reference`"
+            )
+    check_device(q.device)
+    B, rows, capacity = q.shape[0], k_cache.shape[0], x.capacity(k_cache)
+    check_index("cache_seqlens", x.cache_seqlens, B, q.device, capacity)
+    check_index("cache_leftpad", x.cache_leftpad, B, q.device, capacity)
+    check_index("cache_batch_idx", x.cache_batch_idx, B, q.device, rows - 1)
+    if INTERPRETED or not q.is_cuda:
+        check_pages_exist(q.shape[1], k_cache, x)
+
+
+def check_shapes(q: Tensor, k_cache: Tensor, v_cache: Tensor, x: Features) -> None:
+    """Check what types, shapes and dtypes tell, on any one device (the meta device, too)."""
+    for name, tensor in (("q", q), ("k_cache", k_cache), ("v_cache", v_cache)):
+        _check_tensor(name, tensor, q)
+    for name, tensor in vars(x).items():
+        if isinstance(tensor, Tensor):
+            _check_plain(name, tensor, q)
+    _check_dims(q, k_cache, v_cache, x)
+    _check_dtypes(q, k_cache, v_cache, x)
+    B, Lq, Hq, _ = q.shape
+    if x.block_table is not None:
+        check_pages(x.block_table, B, k_cache, x.cache_batch_idx)
+    if x.capacity(k_cache) >= MAX_KEYS:
+        raise ValueError(
+            f"a row of the cache must have room for less than 2^30 keys; got k_cache "
+            f"{tuple(k_cache.shape)}"
+            + ("" if x.block_table is None else f", block_table {tuple(x.block_table.shape)}")
+        )
+    _check_scores(B, Lq, Hq, x)
+
+
+def _check_plain(name: str, x: Tensor, q: Tensor) -> None:
+    """Check that a pointer and strides are all there is to it, and that it lies where q does."""
+    if x.is_nested or x.layout != torch.strided:
+        raise ValueError(f"{name} must be a dense, strided tensor; got {x.layout}, {type(x)}")
+    if x.device != q.device:
+        raise ValueError(f"{name} must be on the device of q, {q.device}; got {x.device}")
+
+
+def _check_tensor(name: str, x: Tensor, q: Tensor) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a tensor; got {type(x).__name__}")
+    _check_plain(name, x, q)
+    if x.ndim != 4:
+        layout = "(B, Lq, Hq, D)" if name == "q" else "(B, Lk, Hkv, D) or (pages, size, Hkv, D)"
+        raise ValueError(f"{name} must be {layout}, four dimensions; got {tuple(x.shape)}")
+    if x.stride(3) != 1 and x.shape[3] > 1:
+        raise ValueError(
+            f"{name} must be contiguous in D, its last dimension; got {tuple(x.shape)} with "
+            f"strides {x.stride()}: call .contiguous() on it"
+        )
+
+
+def _check_dims(q: Tensor, k: Tensor, v: Tensor, x: Features) -> None:
+    shapes = f"q {tuple(q.shape)}, k_cache {tuple(k.shape)}, v_cache {tuple(v.shape)}"
+    (B, _, Hq, D), Hkv, Dv = q.shape, k.shape[2], v.shape[3]
+    if k.shape[:3] != v.shape[:3]:
+        raise ValueError(f"k_cache and v_cache must agree in all but D; got {shapes}")
+    elsewhere = x.block_table is not None or x.cache_batch_idx is not None
+    if not elsewhere and k.shape[0] != B:
+        raise ValueError(
+            "q and the caches must have one batch size B, without block_table or cache_batch_idx; "
+            f"got {shapes}"
+        )
+    if k.shape[3] != D:
+        raise ValueError(f"q and k_cache must have one head dim D; got {shapes}")
+    if Hkv == 0 or Hq % Hkv:
+        raise ValueError(f"Hq must be a multiple of Hkv; got Hq = {Hq} and Hkv = {Hkv} ({shapes})")
+    if not (1 <= D <= MAX_HEAD_DIM and 1 <= Dv <= MAX_HEAD_DIM):
+        most = MAX_LATENT if Hkv == 1 else (MAX_HEAD_DIM, MAX_HEAD_DIM)
+        if not (1 <= D <= most[0] and 1 <= Dv <= most[1]):
+            raise ValueError(
+                f"head dims must be from 1 to {MAX_HEAD_DIM}, or, with a single KV head, D up to "
+                f"{MAX_LATENT[0]} and Dv up to {MAX_LATENT[1]}; got {shapes}"
+            )
+    if B > 65535 or Hq > 65535:
+        raise ValueError(f"B and Hq must be at most 65535, the limit of a grid; got {B} and {Hq}")
+
+
+def _check_dtypes(q: Tensor, k: Tensor, v: Tensor, x: Features) -> None:
+    if q.dtype not in DTYPES:
+        raise TypeError(f"q must be float32, float16 or bfloat16; got {q.dtype}")
+    dtypes = f"q {q.dtype}, k_cache {k.dtype}, v_cache {v.dtype}"
+    if k.dtype != v.dtype or k.dtype not in (q.dtype, *QUANTISED):
+        raise TypeError(
+            "k_cache and v_cache must have the dtype of q, or both int8, float8_e4m3fn or "
+            f"float8_e5m2; got {dtypes}"
+        )
+    for name in ("k_scale", "v_scale"):
+        check_scale(name, getattr(x, name), k)
+
+
+def _check_scores(B: int, Lq: int, Hq: int, x: Features) -> None:
+    """Check what decides how a key scores and who sees it."""
+    if isinstance(x.window, tuple) and len(x.window) != 2:
+        raise ValueError(f"window must be an int, None, or a pair of these; got {x.window!r}")
+    for side in x.sides:
+        if side is not None and (isinstance(side, bool) or not isinstance(side, int)):
+            raise TypeError(f"window must be an int, None, or a pair of these; got {x.window!r}")
+        if side is not None and not 0 <= side < 2**31:
+            raise ValueError(f"window must not be negative (None: no bound); got {x.window!r}")
+    if x.softcap is not None:
+        if isinstance(x.softcap, bool) or not isinstance(x.softcap, int | float):
+            raise TypeError(f"softcap must be a number or None; got {x.softcap!r}")
+        if not SOFTCAPS[0] <= x.softcap <= SOFTCAPS[1]:
+            raise ValueError(
+                f"softcap must be above 0, from {SOFTCAPS[0]} to {SOFTCAPS[1]} (None: none); got "
+                f"{x.softcap!r:.30}"
+            )
+    _check_float("sinks", x.sinks, ((Hq,),), (*DTYPES, torch.float64))
+    _check_float("alibi_slopes", x.alibi_slopes, ((Hq,), (B, Hq)), (torch.float32,))
+    shapes = ((Lq, Lq), (B, Lq, Lq))
+    _check_float("mask", x.mask, shapes, (torch.bool, *DTYPES))
+
+
+def _check_float(
+    name: str,
+    x: Tensor | None,
+    shapes: tuple[tuple[int, ...], ...],
+    dtypes: tuple[torch.dtype, ...],
+) -> None:
+    """Check a tensor's dtype and shape; its last dimension must be contiguous. None passes."""
+    if x is None:
+        return
+    if not isinstance(x, Tensor) or x.dtype not in dtypes:
+        wanted = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        raise TypeError(f"{name} must be a tensor, {wanted}; got {kind(x)}")
+    if tuple(x.shape) not in shapes:
+        raise ValueError(f"{name} must be {' or '.join(map(str, shapes))}; got {tuple(x.shape)}")
+    if x.ndim and x.shape[-1] > 1 and x.stride(-1) != 1:
+        raise ValueError(f"{name} must be contiguous in its last dimension; got {x.stride()}")
+
+
+def check_workspace(x: Tensor, numbers: int, device: torch.device) -> None:
+    """Check that the caller's scratch memory is fp32, contiguous, on the device, large enough."""
+    if not isinstance(x, Tensor) or x.dtype != torch.float32 or x.layout != torch.strided:
+        raise TypeError(f"workspace must be a float32 tensor; got {kind(x)}")
+    if x.ndim != 1 or not x.is_contiguous() or x.device != device:
+        raise ValueError(
+            f"workspace must be one contiguous row of numbers on {device}; got {tuple(x.shape)} on "
+            f"{x.device}"
+        )
+    if x.requires_grad and torch.is_grad_enabled():
+        raise ValueError("workspace requires grad, but it is written over")
+    if x.numel() < numbers:
+        raise ValueError(
+            f"workspace must hold {numbers} fp32 numbers for the partial results; got {x.numel()}: "
+            "`workspace_bytes` says how much a call needs"
+        )
+
+
+def check_grid(q: Tensor, programs: int, block_m: int) -> None:
+    """Check that tiles of block_m query rows fit in one axis of a launch."""
+    if programs > 65535:
+        raise ValueError(
+            f"q has too many rows for one launch: Hkv · ⌈G·Lq / {block_m}⌉ must be at most 65535; "
+            f"got {programs} for q {tuple(q.shape)}"
+        )
+
+
+def row_ends(B: int, Lq: int, k_cache: Tensor, x: Features) -> tuple[Tensor, Tensor]:
+    """Return the first place that each row sees and its length: two (B,), int64, on the CPU.
+
+    The first equals the length where a row sees nothing. Arguments as in `split_call`.
+    """
+    length = torch.full((B,), x.capacity(k_cache))
+    if x.cache_seqlens is not None:
+        length = x.cache_seqlens.cpu().long()
+    first = torch.zeros_like(length)
+    if x.cache_leftpad is not None:
+        first = x.cache_leftpad.cpu().long()
+    if x.sides[0] is not None:
+        first = torch.maximum(first, length - Lq - x.sides[0])
+    return torch.minimum(first, length), length
+
+
+def check_pages_exist(Lq: int, k_cache: Tensor, x: Features) -> None:
+    """Raise ValueError unless every page that a row reads is one; dead entries may be anything."""
+    if x.block_table is None:
+        return
+    table = x.block_table.cpu()
+    first, length = (n[:, None] for n in row_ends(len(table), Lq, k_cache, x))
+    begin = torch.arange(table.shape[1]) * k_cache.shape[1]
+    live = (first < length) & (begin < length) & (begin + k_cache.shape[1] > first)
+    pages = table[live]
+    if pages.numel() and not 0 <= pages.min() <= pages.max() < len(k_cache):
+        raise ValueError(
+            f"block_table must name pages from 0 to {len(k_cache) - 1} where a row has keys; got "
+            f"pages from {pages.min()} to {pages.max()}"
+        )
+
+
+def check_plan_fits(
+    items: Tensor, slots: Tensor, block_n: int, Lq: int, k_cache: Tensor, x: Features
+) -> None:
+    """Raise ValueError unless a plan cuts just the keys that the rows have now.
+
+    items (W, 4), slots (B + 1,): `items` and `first` of `kernels.plan.Plan`.
+    """
+    B = len(slots) - 1
+    row, start, stop, slot = items.cpu().long().unbind(1)
+    busy = row >= 0
+    row, start, stop, slot = (n[busy] for n in (row, start, stop, slot))
+    first, length = row_ends(B, Lq, k_cache, x)
+    wanted = torch.where(first < length, length - first // block_n * block_n, 0)
+    if (row < B).all():
+        planned = torch.zeros_like(length).index_add(0, row, stop - start)
+        inside = (start >= 0) & (start <= stop) & (stop <= length[row])
+        counted = torch.bincount(row, minlength=B)
+        own = (slot >= slots.cpu()[row]) & (slot < slots.cpu()[row + 1])
+        agree = torch.equal(planned, wanted) and torch.equal(slots.cpu().diff(), counted.int())
+        if agree and inside.all() and own.all() and slots[0] == 0:
+            return
+    raise ValueError(
+        "plan does not cut the keys that the rows have now: it was made for other cache_seqlens "
+        "(or padding); make it anew when they change"
+    )

@@ -1,0 +1,190 @@
+"""Stage 2 of Flash-Decoding: merge the splits of every query row into one answer.
+
+    o = Σ_s w_s · o_s,     w_s = exp(lse_s - lse),     lse = ln Σ_s exp(lse_s)
+
+Look at it twice: this *is* attention. A split is a key, its lse is the score, its o is the value,
+and the weights w_s are a softmax over the splits. An empty split comes as (o = 0, lse = -inf) and
+weighs nothing. There are few splits, so the kernel can afford the two passes of a plain safe
+softmax: one over the S scores for their maximum, one over the S values for the sum.
+
+    grid   (B·Lq·Hq,)    one program a query row, whatever the number of splits
+
+    o_partial (S, rows, D)      ┌── row r of split 0 ──┐
+                                ├── row r of split 1 ──┤  program r ──►  o (rows, D), lse (rows,)
+                                └── row r of split 2 ──┘
+
+A plan (`kernels.plan`) gives every row of a batch its own number of parts: it says where they lie.
+An attention sink is one more part, with no value: lse = sink, o = 0.
+
+The order of the sum is fixed, so the same inputs give the same bits.
+
+Source: Dao, Haziza, Massa & Sizov 2023, "Flash-Decoding for long-context inference", step 3.
+"""
+
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from kernels.call import KernelCall
+from kernels.checks import DTYPES, check_device
+from kernels.heuristics import next_power_of_2
+from kernels.primitives import round_to, to_fp32
+
+# isort: split
+import triton
+import triton.language as tl
+
+BLOCK_S = 16
+
+
+@triton.jit
+def combine_kernel(
+    o_partial_ptr,
+    lse_partial_ptr,
+    o_ptr,
+    lse_ptr,
+    first_ptr,  # of a plan (B + 1,): row b of the batch owns parts first[b] … first[b + 1] - 1
+    sinks_ptr,  # (Hq,) or None
+    rows,
+    num_splits,
+    Lq,
+    Hq,
+    D: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+) -> None:
+    """Merge the partial results of one query row."""
+    row = tl.program_id(0).to(tl.int64)
+    offs_d = tl.arange(0, BLOCK_D)
+    mask_d = offs_d < D
+
+    # 1. Where this row lies in each split.
+    begin, step = row, rows
+    if first_ptr is not None:
+        step = Lq * Hq
+        first = tl.load(first_ptr + row // step)
+        num_splits = tl.load(first_ptr + row // step + 1) - first
+        begin = first.to(tl.int64) * step + row % step
+
+    # 2. The ruler: the largest lse of all splits. It stays -inf if no split saw a key.
+    sink = float("-inf")
+    if sinks_ptr is not None:  # one more split, with lse = sink and o = 0
+        sink = to_fp32(tl.load(sinks_ptr + row % Hq))
+    m = sink
+    for start_s in range(0, num_splits, BLOCK_S):
+        offs_s = start_s + tl.arange(0, BLOCK_S)
+        offs_row = begin + offs_s.to(tl.int64) * step
+        lse_s = tl.load(lse_partial_ptr + offs_row, mask=offs_s < num_splits, other=float("-inf"))
+        m = tl.maximum(m, tl.max(lse_s, 0))
+    ruler = tl.where(m == float("-inf"), 0.0, m)  # -inf - (-inf) is NaN
+
+    # 3. The weighted sum. In natural logs: base 2 would round each lse before the subtraction.
+    l = tl.exp(sink - ruler)
+    acc = tl.zeros((BLOCK_D,), tl.float32)
+    for start_s in range(0, num_splits, BLOCK_S):
+        offs_s = start_s + tl.arange(0, BLOCK_S)
+        mask_s = offs_s < num_splits
+        offs_row = begin + offs_s.to(tl.int64) * step
+        lse_s = tl.load(lse_partial_ptr + offs_row, mask=mask_s, other=float("-inf"))  # (BLOCK_S,)
+        o_s = tl.load(
+            o_partial_ptr + offs_row[:, None] * D + offs_d[None, :],
+            mask=mask_s[:, None] & mask_d[None, :],
+            other=0.0,
+        )  # (BLOCK_S, BLOCK_D)
+        weight = tl.exp(lse_s - ruler)  # 0 for an empty split
+        l += tl.sum(weight, 0)
+        acc += tl.sum(weight[:, None] * to_fp32(o_s), 0)
+
+    l_safe = tl.where(l == 0.0, 1.0, l)  # l is 0 only where no split saw a key
+    tl.store(o_ptr + row * D + offs_d, round_to(acc / l_safe, o_ptr.dtype.element_ty), mask=mask_d)
+    tl.store(lse_ptr + row, m + tl.log(l_safe))
+
+
+def combine_call(
+    o_partial: Tensor,
+    lse_partial: Tensor,
+    o: Tensor,
+    lse: Tensor,
+    *,
+    first: Tensor | None = None,
+    sinks: Tensor | None = None,
+) -> KernelCall:
+    """Describe the launch of stage 2.
+
+    o_partial (S, ..., D), any float dtype, and lse_partial (S, ...), fp32: partial results; o
+    (..., D) and lse (...), fp32: where the merged ones go. All contiguous. With first (B + 1,),
+    int32, S counts the parts of a plan, and the partials are (S, Lq, Hq, D). sinks: (Hq,), the
+    last dimension of lse.
+    """
+    D = o.shape[-1]
+    args = {
+        "o_partial_ptr": o_partial,
+        "lse_partial_ptr": lse_partial,
+        "o_ptr": o,
+        "lse_ptr": lse,
+        "first_ptr": first,
+        "sinks_ptr": sinks,
+        "rows": lse.numel(),
+        "num_splits": o_partial.shape[0],
+        "Lq": lse.shape[-2] if lse.ndim > 1 else 1,
+        "Hq": lse.shape[-1] if lse.ndim else 1,
+        "D": D,
+        "BLOCK_S": BLOCK_S,
+        "BLOCK_D": next_power_of_2(D),
+    }
+    return KernelCall(combine_kernel, (lse.numel(),), args, num_warps=1 if D <= 256 else 4)
+
+
+def combine(
+    o_partial: Tensor, lse_partial: Tensor, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """Merge normalised partial results along their first dimension.
+
+    Args:
+        o_partial: (S, ..., D), fp32, fp16 or bf16, contiguous; 0 where a split saw no key.
+        lse_partial: (S, ...), fp32, contiguous, natural log; -inf where a split saw no key.
+        dtype: of the merged o.
+
+    Returns:
+        o (..., D) in `dtype` and lse (...), fp32, natural log. (0, -inf) where no split saw a key.
+
+    Raises:
+        TypeError: not tensors, or `dtype` not one of the three. ValueError: shapes or devices that
+        do not fit, a dtype or strides that are not as above, an input that requires grad.
+
+    Source: the Flash-Decoding post, step 3; `reference.flash_decoding.combine` is its twin.
+    """
+    _check(o_partial, lse_partial, dtype)
+    _, *shape, D = o_partial.shape
+    o = torch.empty(*shape, D, dtype=dtype, device=o_partial.device)
+    lse = torch.empty(shape, dtype=torch.float32, device=o_partial.device)
+    if lse.numel():
+        with torch.cuda.device(o.device) if o.is_cuda else nullcontext():
+            combine_call(o_partial, lse_partial, o, lse).launch()
+    return o, lse
+
+
+def _check(o_partial: Tensor, lse_partial: Tensor, dtype: torch.dtype) -> None:
+    for name, x, dtypes in (
+        ("o_partial", o_partial, DTYPES),
+        ("lse_partial", lse_partial, (torch.float32,)),
+    ):
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} must be a tensor; got {type(x).__name__}")
+        if x.dtype not in dtypes or x.layout != torch.strided or not x.is_contiguous():
+            names = " or ".join(str(kind).removeprefix("torch.") for kind in dtypes)
+            raise ValueError(f"{name} must be contiguous {names}; got {x.dtype}, {x.layout}")
+        if x.requires_grad and torch.is_grad_enabled():
+            raise ValueError(f"{name} requires grad, but merging has no backward")
+        if x.device != o_partial.device:
+            raise ValueError(f"{name} must be on {o_partial.device}; got {x.device}")
+    shape = o_partial.shape
+    if len(shape) < 2 or shape[:-1] != lse_partial.shape or shape[0] == 0 or shape[-1] == 0:
+        raise ValueError(
+            "o_partial and lse_partial must be (S, ..., D) and (S, ...) with S ≥ 1 and D ≥ 1; got "
+            f"{tuple(shape)} and {tuple(lse_partial.shape)}"
+        )
+    if dtype not in DTYPES:
+        raise TypeError(f"dtype must be float32, float16 or bfloat16; got {dtype}")
+    check_device(o_partial.device)

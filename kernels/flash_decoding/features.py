@@ -1,0 +1,158 @@
+"""The optional wishes of a decode call, and how a kernel is told of them.
+
+`reference.features` says what each of them means; this module turns them into the NamedTuples
+that `kernels.flash_decoding.split` reads. What is off becomes None there, and is not compiled.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kernels.call import Cells
+from kernels.flash_decoding.attend import Cache
+from kernels.flash_decoding.rows import HeadScale, HeadScales, Rows, Rules
+from kernels.plan import Plan
+
+Window = int | tuple[int | None, int | None] | None
+
+
+@dataclass(frozen=True)
+class Features:
+    """The keywords of `kernels.flash_decoding.flash_decode` beyond plain attention; None is off."""
+
+    cache_seqlens: Tensor | None = None
+    cache_batch_idx: Tensor | None = None
+    cache_leftpad: Tensor | None = None
+    block_table: Tensor | None = None
+    window: Window = None
+    softcap: float | None = None
+    sinks: Tensor | None = None
+    alibi_slopes: Tensor | None = None
+    mask: Tensor | None = None
+    k_scale: Tensor | None = None
+    v_scale: Tensor | None = None
+
+    @property
+    def sides(self) -> tuple[int | None, int | None]:
+        """The window as (left, right): places before and behind its position that a query sees."""
+        return self.window if isinstance(self.window, tuple) else (self.window, None)
+
+    def capacity(self, k_cache: Tensor) -> int:
+        """Return the keys that a row of k_cache (B or pages, Lk or page size, Hkv, D) can have."""
+        pages = 1 if self.block_table is None else self.block_table.shape[1]
+        return k_cache.shape[1] * pages
+
+    def span(self, k_cache: Tensor, Lq: int) -> int:
+        """Return the keys that a row can have in sight: its capacity, or less with a window."""
+        capacity, left = self.capacity(k_cache), self.sides[0]
+        return capacity if left is None else min(capacity, left + Lq)
+
+    def rows(self, items: Tensor | None = None) -> Rows:
+        """Return what the kernel is told of the rows; items: those of a plan."""
+        table = self.block_table
+        return Rows(
+            lengths_ptr=self.cache_seqlens,
+            leftpad_ptr=self.cache_leftpad,
+            index_ptr=self.cache_batch_idx,
+            table_ptr=table,
+            stride_table=None if table is None else table.stride(0),
+            items_ptr=items,
+        )
+
+    def rules(self, causal: bool, max_len: int) -> Rules:
+        """Return what happens to the scores; max_len: keys that a row can have."""
+        alibi, mask = self.alibi_slopes, self.mask
+        # A window wider than the cache bounds nothing, and could pass 2^31 in the kernel's sums.
+        left, right = (None if side is None else min(side, max_len) for side in self.sides)
+        if mask is not None and mask.dtype == torch.bool:
+            mask = mask.view(torch.uint8)
+        return Rules(
+            left=left,
+            right=None if causal else right,  # a causal query sees nothing behind it anyway
+            softcap=self.softcap,
+            alibi_ptr=alibi,
+            stride_alibi_b=_row_stride(alibi, 2),
+            mask_ptr=mask,
+            stride_mask_b=_row_stride(mask, 3),
+            stride_mask_m=None if mask is None else mask.stride(-2),
+        )
+
+    def cache(self, k_cache: Tensor, v_cache: Tensor | None) -> Cache:
+        """Return where keys, values and the scales of each token lie."""
+        k_scales, v_scales = (
+            Cells(x, *x.stride()) if x is not None and x.ndim == 3 else None
+            for x in (self.k_scale, self.v_scale)
+        )
+        v_cells = None if v_cache is None else Cells(v_cache, *v_cache.stride()[:3])
+        return Cache(Cells(k_cache, *k_cache.stride()[:3]), v_cells, k_scales, v_scales)
+
+    def head_scales(self) -> HeadScales:
+        """Return the scales that hold for a whole head or tensor."""
+        return HeadScales(*(_head_scale(x) for x in (self.k_scale, self.v_scale)))
+
+
+@dataclass(frozen=True)
+class Splits:
+    """At most one of num_splits, split_size (in keys) and plan; none: chosen by the heuristic.
+
+    num_sms: SMs to fill, where the number is to be chosen; those of the GPU if None.
+    """
+
+    num_splits: int | None = None
+    split_size: int | None = None
+    plan: Plan | None = None
+    num_sms: int | None = None
+
+    def check(self, *, block_n: int, **call: int | bool | None) -> None:
+        """Raise TypeError or ValueError unless the choice is clear and fits the call.
+
+        block_n: keys a block. call: B, Lq, max_len, left, padded, as in `kernels.plan.Plan`.
+        """
+        chosen = [x for x in ("num_splits", "split_size", "plan") if getattr(self, x) is not None]
+        if len(chosen) > 1:
+            raise ValueError(f"{' and '.join(chosen)} each cut the keys their own way: give one")
+        for name in ("num_splits", "split_size", "num_sms"):
+            number = getattr(self, name)
+            if number is None:
+                continue
+            if isinstance(number, bool) or not isinstance(number, int):
+                raise TypeError(f"{name} must be an int or None; got {number!r}")
+            if not 1 <= number < 2**31:
+                raise ValueError(f"{name} must be at least 1; got {number}")
+        if self.split_size is not None and self.split_size % block_n:
+            raise ValueError(
+                f"split_size must be a multiple of {block_n}, the block of this kernel; got "
+                f"{self.split_size}"
+            )
+        if self.plan is not None:
+            self._check_plan(block_n=block_n, **call)
+
+    def _check_plan(self, **wanted: int | bool | None) -> None:
+        if not isinstance(self.plan, Plan):
+            raise TypeError(f"plan must be a kernels.plan.Plan; got {type(self.plan).__name__}")
+        items, first, B = self.plan.items, self.plan.first, wanted["B"]
+        for name, x, fits in (
+            ("items", items, isinstance(items, Tensor) and items.shape[1:] == (4,)),
+            ("first", first, isinstance(first, Tensor) and first.shape == (B + 1,)),
+        ):
+            if not fits or x.dtype != torch.int32 or not x.is_contiguous():
+                raise ValueError(f"plan.{name} is not what `flash_decode_plan` makes")
+        made_for = {name: getattr(self.plan, name) for name in wanted}
+        if made_for != wanted:
+            raise ValueError(
+                f"the plan was made for {made_for}; this call is {wanted} (left: of the window, "
+                "padded: with cache_leftpad)"
+            )
+
+
+def _row_stride(x: Tensor | None, ndim: int) -> int | None:
+    """Elements from one row of the batch to the next; 0 where all rows share x."""
+    return None if x is None else x.stride(0) if x.ndim == ndim else 0
+
+
+def _head_scale(x: Tensor | None) -> HeadScale:
+    """Return a scale (), (1,) or (Hkv,) as a kernel takes it; none if each token has its own."""
+    if x is None or x.ndim == 3:
+        return HeadScale(None, None)
+    return HeadScale(x, x.stride(0) if x.numel() > 1 else 0)

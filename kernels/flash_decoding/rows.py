@@ -1,0 +1,215 @@
+"""What the split kernel knows of each row: its length, pages and queries, and what its scores obey.
+
+    place     0 ..... leftpad ................................ length ........ Lk
+              │ never  │  ◄──── left ────► pos of query 0        │  never read  │
+              │ read   │ ↑
+                         first: the earliest place that some query sees
+
+Lengths, padding and pages are read on the device, so the host never waits for them. A length
+outside 0 … Lk is clamped into it.
+
+What can happen to a score between q·k and the softmax, in the order in which the rules apply, for
+the query at position pos and the key at place j:
+
+    softcap c     s ← c · tanh(s / c)          scores stay within ±c
+    ALiBi         s ← s - slope · |pos - j|    distant keys count less, each head has its own slope
+    mask          s ← s + mask[i, j], or -inf  for the Lq new tokens: a tree of guesses, say
+    window        -inf unless pos - left ≤ j ≤ pos + right
+
+A rule that is off is None, and its code is not compiled.
+
+Sources: softcap: Gemma Team 2024, "Gemma 2", section 2; ALiBi: Press, Smith & Lewis 2022, "Train
+short, test long"; window: Beltagy, Peters & Cohan 2020, "Longformer"; tree mask: Miao et al. 2024,
+"SpecInfer", section 4.
+"""
+
+from typing import NamedTuple
+
+from kernels.primitives import LOG2_E, to_fp32
+
+# isort: split
+import triton
+import triton.language as tl
+
+_LOG2_E = tl.constexpr(LOG2_E)
+
+
+class Queries(NamedTuple):
+    """q (B, Lq, Hq, D) in memory; its columns are contiguous."""
+
+    ptr: tl.tensor
+    stride_b: tl.tensor
+    stride_m: tl.tensor
+    stride_h: tl.tensor
+
+
+class Rows(NamedTuple):
+    """What is known of each row of the batch; each member may be None."""
+
+    lengths_ptr: tl.tensor  # (B,): keys of the row
+    leftpad_ptr: tl.tensor  # (B,): its first keys, which do not count
+    index_ptr: tl.tensor  # (B,): the row of the cache to read
+    table_ptr: tl.tensor  # (B, max_pages): its pages
+    stride_table: tl.tensor
+    items_ptr: tl.tensor  # (items, 4), a plan: row, start, stop, number of the partial result
+
+
+class HeadScale(NamedTuple):
+    """A scale that holds for all tokens of a head, or, with a stride of 0, for all heads."""
+
+    ptr: tl.tensor  # None: no such scale
+    stride_h: tl.tensor
+
+
+class HeadScales(NamedTuple):
+    """The scales of a quantised cache that do not change from token to token."""
+
+    of_k: HeadScale
+    of_v: HeadScale
+
+
+@triton.jit
+def scaled(x, scale, kv_head) -> tl.tensor:
+    """Return x times the scale of a head, or x where there is none."""
+    if scale.ptr is not None:
+        x *= tl.load(scale.ptr + kv_head * scale.stride_h)
+    return x
+
+
+@triton.jit
+def row_range(rows, rules, b, Lq, Lk) -> tuple[tl.tensor, tl.tensor]:
+    """Return the length of row b and the first place that any of its queries may see."""
+    length, first = Lk, 0
+    if rows.lengths_ptr is not None:
+        length = tl.minimum(tl.maximum(tl.load(rows.lengths_ptr + b), 0), Lk).to(tl.int32)
+    if rows.leftpad_ptr is not None:
+        first = tl.minimum(tl.maximum(tl.load(rows.leftpad_ptr + b), 0), length).to(tl.int32)
+    if rules.left is not None:
+        first = tl.minimum(tl.maximum(length - Lq - rules.left, first), length)
+    return length, first
+
+
+@triton.jit
+def row_cells(rows, b, kv_head) -> tuple:
+    """Return (row of the cache, KV head, page table of the row, if there is one) for row b."""
+    row, table_ptr = b, b
+    if rows.index_ptr is not None:
+        row = tl.load(rows.index_ptr + b).to(tl.int64)
+    if rows.table_ptr is not None:
+        table_ptr = rows.table_ptr + b * rows.stride_table
+    return row, kv_head, table_ptr
+
+
+@triton.jit
+def load_queries(
+    q, b, query, head, mask_m, FIRST: tl.constexpr, D: tl.constexpr, BLOCK_D
+) -> tl.tensor:
+    """Load columns FIRST … of the rows (query, head) of a tile: (BLOCK_M, BLOCK_D)."""
+    offs_d = FIRST + tl.arange(0, BLOCK_D)[None, :]
+    offs_m = query.to(tl.int64) * q.stride_m + head.to(tl.int64) * q.stride_h
+    q_ptrs = q.ptr + b * q.stride_b + offs_m[:, None] + offs_d
+    return tl.load(q_ptrs, mask=mask_m[:, None] & (offs_d < D), other=0.0)
+
+
+@triton.jit
+def narrow(rows, rules, sees, whole, first, position, length, Lq) -> tuple[tuple, tuple]:
+    """Take window, padding and mask into who sees what; returns bounds and whole.
+
+    sees (BLOCK_M,): row i sees no place from sees[i] on. whole = (from, to): places that every row
+    sees, for sure. bounds = (first, since, sees): nor any before since[i], the earliest of them
+    being first.
+    """
+    since = tl.zeros_like(sees) + first
+    seen_from, seen_to = whole
+    if rows.leftpad_ptr is not None:
+        seen_from = tl.maximum(seen_from, first)
+    if rules.left is not None:
+        since = tl.maximum(position - rules.left, first)
+        seen_from = tl.maximum(seen_from, tl.maximum(length - 1 - rules.left, first))
+    if rules.right is not None:
+        sees = tl.minimum(sees, position + rules.right + 1)
+        seen_to = tl.minimum(seen_to, length - Lq + rules.right + 1)
+    if rules.mask_ptr is not None:
+        seen_to = tl.minimum(seen_to, length - Lq)
+    return (first, since, sees), (seen_from, seen_to)
+
+
+class Rules(NamedTuple):
+    """The rules of a launch; what is off is None."""
+
+    left: tl.tensor  # keys that a query sees before its own position
+    right: tl.tensor  # and behind it
+    softcap: tl.tensor
+    alibi_ptr: tl.tensor  # (B, Hq) fp32
+    stride_alibi_b: tl.tensor
+    mask_ptr: tl.tensor  # (B, Lq, Lq): uint8 (0 hides) or floating point (added)
+    stride_mask_b: tl.tensor
+    stride_mask_m: tl.tensor
+
+
+class TileRules(NamedTuple):
+    """What the rules need to know of the rows of one tile. Of a rule that is off: anything."""
+
+    slopes: tl.tensor  # (BLOCK_M,), in base 2
+    position: tl.tensor  # (BLOCK_M,), of each row's query
+    mask_ptrs: tl.tensor  # (BLOCK_M,), to each row's first mask entry
+    first_new: tl.tensor  # the place that entry is about
+    mask_rows: tl.tensor  # (BLOCK_M,), rows that have entries
+    Lq: tl.tensor
+
+
+@triton.jit
+def rules_of_tile(rules, b, query, head, mask_m, position, first_new, Lq) -> TileRules:
+    """Load what the rules say of the rows of one tile: (query, head) (BLOCK_M,) of row b."""
+    slopes, mask_ptrs = position, position
+    if rules.alibi_ptr is not None:
+        slopes_ptrs = rules.alibi_ptr + b * rules.stride_alibi_b + head
+        slopes = tl.load(slopes_ptrs, mask=mask_m, other=0.0) * _LOG2_E
+    if rules.mask_ptr is not None:
+        mask_ptrs = rules.mask_ptr + b * rules.stride_mask_b + query * rules.stride_mask_m
+    return TileRules(slopes, position, mask_ptrs, first_new, mask_m, Lq)
+
+
+@triton.jit
+def bend(scores_log2, rules, tile, offs_n) -> tl.tensor:
+    """Apply softcap and ALiBi to scores (BLOCK_M, BLOCK_N) in base 2."""
+    if rules.softcap is not None:
+        cap_log2 = rules.softcap * _LOG2_E
+        scores_log2 = cap_log2 * tanh(scores_log2 / cap_log2)
+    if rules.alibi_ptr is not None:
+        distance = tl.abs(tile.position[:, None] - offs_n[None, :]).to(tl.float32)
+        scores_log2 -= tile.slopes[:, None] * distance
+    return scores_log2
+
+
+@triton.jit
+def hide(scores_log2, rules, tile, offs_n, bounds, MASKED: tl.constexpr) -> tl.tensor:
+    """Set scores that a row may not see to -inf, and add the mask of the new tokens."""
+    _, since, sees = bounds
+    visible = offs_n[None, :] < sees[:, None]
+    if MASKED == 2:
+        visible = visible & (offs_n[None, :] >= since[:, None])
+    if rules.mask_ptr is not None:
+        column = offs_n - tile.first_new
+        inside = tile.mask_rows[:, None] & ((column >= 0) & (column < tile.Lq))[None, :]
+        ptrs = tile.mask_ptrs[:, None] + column[None, :]
+        if ptrs.dtype.element_ty == tl.uint8:
+            visible = visible & (tl.load(ptrs, mask=inside, other=1) != 0)
+        else:
+            scores_log2 += to_fp32(tl.load(ptrs, mask=inside, other=0.0)) * _LOG2_E
+    return tl.where(visible, scores_log2, float("-inf"))
+
+
+@triton.jit
+def tanh(x) -> tl.tensor:
+    """Return tanh(x) to about two roundings of fp32, from one exp2 and one division.
+
+    (1 - e^-2|x|) / (1 + e^-2|x|) loses digits where x is small; there the series is exact enough:
+    the first term left out is 0.0089 x^11, below 2^-24 of x for |x| < 0.3.
+    """
+    a = tl.abs(x)
+    e = tl.exp2(a * (-2.0 * _LOG2_E))
+    large = (1.0 - e) / (1.0 + e)
+    x2 = x * x
+    series = 1.0 + x2 * (-1 / 3 + x2 * (2 / 15 + x2 * (-17 / 315 + x2 * (62 / 2835))))
+    return tl.where(a < 0.3, x * series, tl.where(x < 0, -large, large))

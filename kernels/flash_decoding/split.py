@@ -1,0 +1,204 @@
+"""Stage 1 of Flash-Decoding: attend to every split of the keys by itself.
+
+    grid   (num_splits,  Hkv · m_tiles,  B)       one program: one split, one KV head, one row
+             axis 0          axis 1    axis 2     of the batch
+
+      cache of row b, KV head h:  keys 0 ............................... length ..... Lk
+                                  │  split 0   │  split 1   │  split 2  │   never read │
+      the G·Lq query rows that        │              │            │
+      read this KV head, in one   program 0      program 1     program 2
+      tile of BLOCK_M                 ▼              ▼            ▼
+                                   o₀, lse₀       o₁, lse₁     o₂, lse₂   ──► combine
+
+A tile packs all query rows that share a KV head, so K and V are read once and not G times. Its
+rows are ordered query by query: row r is query r // G, head r % G of the group.
+
+      G = 4, Lq = 2:   row  0    1    2    3    4    5    6    7    8 … 15
+                            q₀h₀ q₀h₁ q₀h₂ q₀h₃ q₁h₀ q₁h₁ q₁h₂ q₁h₃  padding, never stored
+
+More than 64 rows make more tiles (m_tiles). A single row is not padded: it takes sums, not a dot.
+
+Splits are made of whole blocks of BLOCK_N keys, cut from the row's own length on the device:
+⌈⌈length / BLOCK_N⌉ / num_splits⌉ blocks each, or SPLIT_BLOCKS, which makes the bits of a row
+independent of everything around it. They are contiguous and cover [0, length) exactly, and the
+last ones may be short or empty. Two things change the picture, where they are used: a window or
+padding on the left lets a row begin later; a plan (`kernels.plan`) lists the splits of a ragged
+batch. Its grid has one axis: Hkv · m_tiles programs in a row, all heads, take an item of the list.
+
+Source: Dao, Haziza, Massa & Sizov 2023, "Flash-Decoding for long-context inference", step 2; the
+loop is algorithm 1 of Dao 2023, "FlashAttention-2"; groups of query heads: Ainslie et al. 2023.
+"""
+
+from torch import Tensor
+
+from kernels.call import KernelCall
+from kernels.flash_decoding.attend import attend
+from kernels.flash_decoding.features import Features
+from kernels.flash_decoding.rows import (
+    Queries,
+    load_queries,
+    narrow,
+    row_cells,
+    row_range,
+    rules_of_tile,
+    scaled,
+)
+from kernels.heuristics import Launch
+from kernels.primitives import LOG2_E, finalize, round_to
+
+# isort: split
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def cut(first, length, SPLIT_BLOCKS: tl.constexpr, BLOCK_N: tl.constexpr) -> tuple:
+    """Return start and stop of this program's split: whole blocks, an equal share for each.
+
+    first: the earliest key that counts. SPLIT_BLOCKS: blocks of a split, if the size is fixed.
+    """
+    split, num_splits = tl.program_id(0), tl.num_programs(0)
+    skipped = first // BLOCK_N
+    chunk = tl.cdiv(tl.cdiv(length, BLOCK_N) - skipped, num_splits)
+    block = skipped + split * chunk
+    if SPLIT_BLOCKS is not None:  # counted from key 0, so that nothing moves a border
+        chunk, block = SPLIT_BLOCKS, split * SPLIT_BLOCKS
+    start = tl.minimum(block * BLOCK_N, length)
+    stop = tl.minimum(start + chunk * BLOCK_N, length)
+    return tl.maximum(start, skipped * BLOCK_N), stop
+
+
+@triton.jit
+def split_kernel(
+    q,  # kernels.flash_decoding.rows.Queries: (B, Lq, Hq, D)
+    cache,  # kernels.flash_decoding.attend.Cache: (B, Lk, Hkv, D), or (pages, PAGE, Hkv, D)
+    head_scales,  # kernels.flash_decoding.rows.HeadScales, of a quantised cache
+    rows,  # kernels.flash_decoding.rows.Rows: lengths, padding, pages, plan
+    rules,  # kernels.flash_decoding.rows.Rules: window, softcap, ALiBi, mask
+    o_ptr,  # (num_splits, B, Lq, Hq, DV), contiguous
+    lse_ptr,  # (num_splits, B, Lq, Hq), contiguous
+    scale_log2,
+    Lq,
+    Lk,
+    Hq,
+    G: tl.constexpr,
+    D: tl.constexpr,
+    DV: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    SPLIT_BLOCKS: tl.constexpr,
+    PAGE: tl.constexpr,
+    ONCE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_REST: tl.constexpr,
+    BLOCK_DV: tl.constexpr,
+    NUM_STAGES: tl.constexpr,
+) -> None:
+    """Attend with the query rows of one KV head to one split of one row of the cache."""
+    m_tiles = tl.cdiv(Lq * G, BLOCK_M)
+    item, program = tl.program_id(0), tl.program_id(1)
+    if rows.items_ptr is not None:  # programs start in the order of items, all heads of one first
+        item, program = item // (Hq // G * m_tiles), item % (Hq // G * m_tiles)
+    kv_head, m_tile = program // m_tiles, program % m_tiles
+
+    # 1. Which keys.
+    if rows.items_ptr is None:
+        b = tl.program_id(2).to(tl.int64)  # int64: a cache is larger than 2^31 elements
+        part = tl.program_id(0) * tl.num_programs(2) + b
+        length, first = row_range(rows, rules, b, Lq, Lk)
+        start, stop = cut(first, length, SPLIT_BLOCKS, BLOCK_N)
+    else:  # kernels.plan has cut the splits
+        item_ptr = rows.items_ptr + item * 4
+        b, part = tl.load(item_ptr).to(tl.int64), tl.load(item_ptr + 3).to(tl.int64)
+        if b < 0:  # more programs than items
+            return
+        length, first = row_range(rows, rules, b, Lq, Lk)
+        start, stop = tl.load(item_ptr + 1), tl.load(item_ptr + 2)
+
+    # 2. Which queries: G heads by Lq queries, packed.
+    offs_m = m_tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    query, head = offs_m // G, kv_head * G + offs_m % G
+    mask_m = query < Lq
+    q_tile = load_queries(q, b, query, head, mask_m, 0, D, BLOCK_D)  # (BLOCK_M, BLOCK_D)
+    q_rest = q_tile
+    if D > BLOCK_D:  # so far above a power of two that rounding up would cost too much
+        q_rest = load_queries(q, b, query, head, mask_m, BLOCK_D, D, BLOCK_REST)
+
+    # 3. How far they see. Bottom-right: the last query sees the last key.
+    position = length - Lq + query
+    sees = tl.zeros((BLOCK_M,), tl.int32) + length
+    if CAUSAL:
+        sees = position + 1
+    whole = (start, tl.minimum(tl.min(sees), stop))
+    bounds, whole = narrow(rows, rules, sees, whole, first, position, length, Lq)
+    tile = rules_of_tile(rules, b, query, head, mask_m, position, length - Lq, Lq)
+    begin = tl.minimum(tl.cdiv(whole[0], BLOCK_N) * BLOCK_N, stop)
+    end = begin + tl.maximum(whole[1] - begin, 0) // BLOCK_N * BLOCK_N
+
+    # 4. Blocks that all rows see whole: no masks. Then the blocks that an end or the diagonal cuts.
+    scale_log2 = scaled(scale_log2, head_scales.of_k, kv_head)
+    task = ((q_tile, q_rest), cache, row_cells(rows, b, kv_head), (rules, tile), scale_log2, bounds)
+    m_log2 = tl.full((BLOCK_M,), float("-inf"), tl.float32)
+    state = (m_log2, tl.zeros_like(m_log2), tl.zeros((BLOCK_M, BLOCK_DV), tl.float32))
+    MASKED: tl.constexpr = 1 if rules.left is None and rows.leftpad_ptr is None else 2
+    if MASKED == 2:  # before them, those that a window or padding cuts
+        state = attend(state, task, start, begin, D, DV, BLOCK_N, PAGE, 2, ONCE, MASKED)
+    state = attend(state, task, begin, end, D, DV, BLOCK_N, PAGE, NUM_STAGES, ONCE, 0)
+    m_log2, l, acc = attend(state, task, end, stop, D, DV, BLOCK_N, PAGE, 2, ONCE, MASKED)
+
+    # 5. A normalised partial and its lse; a split that saw no key writes (0, -inf).
+    o, lse = finalize(m_log2, l, scaled(acc, head_scales.of_v, kv_head))
+    row = (part * Lq + query) * Hq + head  # int64, as part is
+    offs_d = tl.arange(0, BLOCK_DV)[None, :]
+    o_ptrs = o_ptr + row[:, None] * DV + offs_d
+    tl.store(o_ptrs, round_to(o, o_ptr.dtype.element_ty), mask=mask_m[:, None] & (offs_d < DV))
+    tl.store(lse_ptr + row, lse, mask=mask_m)
+
+
+def split_call(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor | None,
+    features: Features,
+    o: Tensor,
+    lse: Tensor,
+    *,
+    num_splits: int,
+    causal: bool,
+    scale: float,
+    launch: Launch,
+    split_blocks: int | None = None,
+    items: Tensor | None = None,
+) -> KernelCall:
+    """Describe the launch of stage 1; the arguments are those of `flash_decode`, checked by it.
+
+    v_cache: None where the values are the first columns of the keys. o (parts, B, Lq, Hq, Dv) and
+    lse (parts, B, Lq, Hq): fp32 partial results, normalised over each split, lse in natural logs;
+    with a plan (parts, Lq, Hq, Dv). A single split is the answer itself: its o has the dtype of q.
+    """
+    (B, Lq, Hq, D), Hkv = q.shape, k_cache.shape[2]
+    programs = Hkv * triton.cdiv(Lq * Hq // Hkv, launch.block_m)
+    grid = (num_splits, programs, B) if items is None else (len(items) * programs,)
+    args = {
+        "q": Queries(q, *q.stride()[:3]),
+        "cache": features.cache(k_cache, v_cache),
+        "head_scales": features.head_scales(),
+        "rows": features.rows(items),
+        "rules": features.rules(causal, features.capacity(k_cache)),
+        "o_ptr": o,
+        "lse_ptr": lse,
+        "scale_log2": scale * LOG2_E,
+        "Lq": Lq,
+        "Lk": features.capacity(k_cache),
+        "Hq": Hq,
+        "G": Hq // Hkv,
+        "D": D,
+        "DV": o.shape[-1],
+        "CAUSAL": causal and Lq > 1,  # a single query is the newest: it sees every key
+        "SPLIT_BLOCKS": split_blocks,
+        "PAGE": None if features.block_table is None else k_cache.shape[1],
+        "ONCE": programs == Hkv,  # else other tiles of query rows read the same keys
+        **launch.constexprs(),
+    }
+    return KernelCall(split_kernel, grid, args, launch.num_warps)

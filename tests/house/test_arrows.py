@@ -1,0 +1,144 @@
+"""Who may import whom, and how big a file, a function and a kernel may be.
+
+Read from the syntax trees: nothing is imported.
+"""
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("reference", "kernels", "course", "benchmarks")
+FILES = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+
+STANDARD = set(sys.stdlib_module_names)
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+REQUIRED = {re.match(r"[\w-]+", text)[0] for text in PROJECT["dependencies"]}
+IMPORT_NAMES = {"ipython": "IPython"}  # where a package is imported by another name
+DECLARED = {IMPORT_NAMES.get(name, name) for name in REQUIRED}
+# Peers that `benchmarks` measures where they happen to be installed.
+OPTIONAL = {"flash_attn", "flashinfer", "xformers", "psutil"}
+
+MAY_IMPORT = {
+    "reference": STANDARD | {"torch", "reference"},
+    "kernels": STANDARD | {"torch", "triton", "kernels"},
+    "course": STANDARD | DECLARED | {"reference", "kernels", "course"},
+    "benchmarks": STANDARD | DECLARED | OPTIONAL | {"reference", "kernels", "course", "benchmarks"},
+}
+# The small model is not an algorithm to read but one to run: its weights are a file, and training
+# takes minutes. These two modules alone may see what reads the file and what shows the progress.
+MAY_ALSO_IMPORT = {
+    "reference/checkpoint.py": {"safetensors"},
+    "reference/train.py": {"tqdm"},
+}
+BEFORE_INSTALLATION = ("course/bootstrap.py", "course/launch.py")
+FILE_LINES, FUNCTION_LINES, KERNEL_LINES = 250, 40, 90
+
+
+def relative(file: Path) -> str:
+    return file.relative_to(ROOT).as_posix()
+
+
+def tree_of(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
+
+
+def imported(tree: ast.Module, package: str) -> Iterator[tuple[int, str]]:
+    """Yield line and top-level name of every import, wherever it stands."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name.split(".")[0]) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.lineno, package if node.level else str(node.module).split(".")[0]
+
+
+def forbidden_imports(source: str, package: str, allowed: set[str]) -> list[str]:
+    found = imported(ast.parse(source), package)
+    return [f"line {line} imports {name}" for line, name in found if name not in allowed]
+
+
+def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Count a function's lines without its docstring: shapes and sources may take their room."""
+    lines = function.end_lineno - function.lineno + 1
+    if ast.get_docstring(function, clean=False) is not None:
+        lines -= function.body[0].end_lineno - function.body[0].lineno + 1
+    return lines
+
+
+def is_kernel(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    return any("triton.jit" in ast.unparse(decorator) for decorator in function.decorator_list)
+
+
+def functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def too_long(source: str) -> list[str]:
+    found = []
+    for function in functions(ast.parse(source)):
+        limit = KERNEL_LINES if is_kernel(function) else FUNCTION_LINES
+        if code_lines(function) > limit:
+            found.append(f"{function.name}: {code_lines(function)} lines, at most {limit}")
+    return found
+
+
+@pytest.mark.parametrize("file", FILES, ids=relative)
+def test_imports_follow_the_arrows(file: Path) -> None:
+    package = relative(file).split("/")[0]
+    allowed = STANDARD if relative(file) in BEFORE_INSTALLATION else MAY_IMPORT[package]
+    allowed = allowed | MAY_ALSO_IMPORT.get(relative(file), set())
+    assert forbidden_imports(file.read_text(encoding="utf-8"), package, allowed) == []
+
+
+@pytest.mark.parametrize("file", FILES, ids=relative)
+def test_nothing_reads_code_out_of_a_notebook(file: Path) -> None:
+    names = {name for _, name in imported(tree_of(file), "")}
+    assert not names & {"notebooks", "solutions", "exercises", "tests", "importnb", "nbimporter"}
+
+
+@pytest.mark.parametrize("file", FILES + TESTS, ids=relative)
+def test_files_and_functions_stay_small(file: Path) -> None:
+    source = file.read_text(encoding="utf-8")
+    assert len(source.splitlines()) <= FILE_LINES, "split it"
+    assert too_long(source) == []
+
+
+@pytest.mark.parametrize("file", FILES, ids=relative)
+def test_no_module_is_a_drawer_for_odds_and_ends(file: Path) -> None:
+    assert not {"utils", "util", "helpers", "helper", "common", "misc"} & {file.stem, *file.parts}
+
+
+@pytest.mark.parametrize("file", FILES, ids=relative)
+def test_no_module_global_is_reassigned(file: Path) -> None:
+    found = [node.names for node in ast.walk(tree_of(file)) if isinstance(node, ast.Global)]
+    assert found == []
+
+
+def test_every_package_is_looked_at() -> None:
+    """A renamed folder must not turn these tests into tests of nothing."""
+    assert {relative(file).split("/")[0] for file in FILES} == set(PACKAGES)
+    assert set(BEFORE_INSTALLATION) | set(MAY_ALSO_IMPORT) <= {relative(file) for file in FILES}
+
+
+def test_the_import_rule_can_fail() -> None:
+    source = "def f():\n    from kernels.softmax import softmax\n    import numpy.linalg\n"
+    found = forbidden_imports(source, "reference", MAY_IMPORT["reference"])
+    assert found == ["line 2 imports kernels", "line 3 imports numpy"]
+    assert forbidden_imports("from . import attention", "reference", {"reference"}) == []
+
+
+@pytest.mark.parametrize(("decorator", "limit"), [("", 40), ("@triton.jit\n", 90)])
+def test_the_length_rule_can_fail(decorator: str, limit: int) -> None:
+    body = '    """Words\n    that do not count."""\n' + "    x = 1\n" * (limit - 1)
+    assert too_long(f"{decorator}def f():\n{body}") == []
+    assert too_long(f"{decorator}def f():\n{body}    x = 1\n") == [
+        f"f: {limit + 1} lines, at most {limit}"
+    ]

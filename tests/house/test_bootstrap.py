@@ -1,0 +1,230 @@
+"""Set-up and its errors: each must be one sentence that says what to do."""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from course import bootstrap
+
+ROOT = Path(__file__).resolve().parents[2]
+FITTING = sys.version_info
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project that has nothing but what the set-up reads."""
+    (tmp_path / "course").mkdir()
+    shutil.copy(ROOT / "course" / "bootstrap.py", tmp_path / "course")
+    (tmp_path / "pyproject.toml").write_text(
+        '[project]\nname = "small"\nversion = "1"\noptional-dependencies.dev = []\n'
+        '[build-system]\nrequires = ["setuptools>=77"]\n'
+    )
+    return tmp_path
+
+
+@pytest.fixture
+def made(project: Path) -> Path:
+    """The same with a .venv that looks finished (its Python and pip are this test's)."""
+    python = Path(bootstrap.venv_python(str(project)))
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    version = ".".join(map(str, FITTING[:3]))
+    base = Path(sys._base_executable).parent
+    (project / ".venv" / "pyvenv.cfg").write_text(
+        f"home = {base}\ninclude-system-site-packages = false\nversion = {version}\n"
+    )
+    packages = project / ".venv" / "lib" / f"python{FITTING[0]}.{FITTING[1]}" / "site-packages"
+    (packages / "pip").mkdir(parents=True)
+    (packages / "pip" / "__init__.py").touch()
+    (project / ".venv" / ".installed").write_text(bootstrap.fingerprint(str(project)))
+    return project
+
+
+def one_sentence(text: str) -> bool:
+    """Say whether a text is one line and one sentence: versions and file names may hold dots."""
+    return text.count("\n") == 0 and text.endswith(".") and ". " not in text
+
+
+def test_parses_on_old_pythons() -> None:
+    source = (ROOT / "course" / "bootstrap.py").read_text(encoding="utf-8")
+    ast.parse(source, feature_version=(3, 6))
+
+
+@pytest.mark.parametrize("version", [(3, 6, 15), (3, 9, 2), (3, 10, 14)])
+def test_an_old_python_says_that_it_is_too_old(version: tuple) -> None:
+    with pytest.raises(bootstrap.SetupError, match=r"too old .* install Python 3\.11") as caught:
+        bootstrap.check_python(version)
+    assert one_sentence(str(caught.value))
+
+
+def test_a_python_newer_than_the_course_says_so() -> None:
+    with pytest.raises(bootstrap.SetupError, match=r"3\.14 is too new") as caught:
+        bootstrap.check_python((3, 14, 0))
+    assert one_sentence(str(caught.value))
+
+
+@pytest.mark.parametrize("version", [(3, 11, 0), (3, 12, 4), (3, 13, 9)])
+def test_a_fitting_python_passes(version: tuple) -> None:
+    bootstrap.check_python(version)
+
+
+@pytest.mark.parametrize("minor", range(6, 11))
+def test_a_real_old_python_where_there_is_one(minor: int, project: Path) -> None:
+    python = shutil.which(f"python3.{minor}")
+    if python is None or subprocess.run([python, "-c", ""], capture_output=True).returncode:
+        pytest.skip(f"this machine has no Python 3.{minor}")
+    done = subprocess.run(
+        [python, str(project / "course" / "bootstrap.py"), "lab"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert f"Python 3.{minor} is too old" in done.stderr
+    assert one_sentence(done.stderr.strip())
+
+
+@pytest.mark.parametrize("absent", ["venv", "ensurepip"])
+def test_a_missing_venv_module_names_the_package(
+    absent: str, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = bootstrap.importlib.util.find_spec
+    monkeypatch.setattr(
+        bootstrap.importlib.util, "find_spec", lambda name: None if name == absent else seen(name)
+    )
+    package = f"sudo apt install python{FITTING[0]}.{FITTING[1]}-venv"
+    with pytest.raises(bootstrap.SetupError, match=package) as caught:
+        bootstrap.install(str(project))
+    assert one_sentence(str(caught.value))
+    assert not (project / ".venv").exists()
+
+
+def test_without_network_it_says_so_and_the_next_run_starts_again(project: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if "PIP_" not in name}
+    environment.update(
+        PIP_CONFIG_FILE=os.devnull,
+        PIP_INDEX_URL="http://127.0.0.1:9/",  # port 9, "discard": nobody answers
+        PIP_RETRIES="1",
+        PIP_NO_CACHE_DIR="1",
+    )
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, str(project / "course" / "bootstrap.py"), "install"],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 1
+        assert done.stderr.startswith("No network")
+        assert one_sentence(done.stderr.strip())
+        assert str(project / "setup.log") in done.stderr
+        assert "Connection refused" in (project / "setup.log").read_text()
+        assert not (project / ".venv" / ".installed").exists()
+        assert bootstrap.venv_is_usable(str(project), FITTING)  # whole, only empty
+
+
+@pytest.mark.parametrize(
+    ("log", "advice"),
+    [
+        ("OSError: [Errno 28] No space left on device", "The disk is full"),
+        ("NameResolutionError: Failed to resolve 'index'", "No network"),
+        (
+            "ERROR: No matching distribution found for torch<2.14,>=2.11",
+            "no build for this machine",
+        ),
+        ("NewConnectionError\nNo matching distribution found for torch", "No network"),
+        ("No matching distribution found for setuptools>=77", "No network"),
+        ("error: metadata-generation-failed", "mend what its last lines name"),
+    ],
+)
+def test_pips_log_is_read(log: str, advice: str) -> None:
+    assert advice in bootstrap.diagnose(log)
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("  Downloading torch-2.13.0-cp311-cp311-linux.whl (526.6 MB)", "torch-2.13.0 (526.6 MB)"),
+        ("  Downloading six-1.17.0-py2.py3-none-any.whl (11 kB)", ""),
+        ("Installing collected packages: six, torch", "unpacking, the last step"),
+        ("Collecting six", ""),
+        ("", ""),
+    ],
+)
+def test_only_big_downloads_are_shown(line: str, shown: str) -> None:
+    assert bootstrap.progress(line) == shown
+
+
+def test_a_finished_venv_is_left_alone(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "make_venv", lambda root: pytest.fail("made .venv again"))
+    monkeypatch.setattr(bootstrap, "pip_install", lambda root: pytest.fail("installed again"))
+    assert bootstrap.install(str(made)) == bootstrap.venv_python(str(made))
+
+
+def test_changed_requirements_are_installed_into_the_same_venv(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    monkeypatch.setattr(bootstrap, "make_venv", lambda root: pytest.fail("made .venv again"))
+    monkeypatch.setattr(bootstrap, "pip_install", calls.append)
+    text = (made / "pyproject.toml").read_text()
+    (made / "pyproject.toml").write_text(text + '[tool.ruff]\nline-length = "100"\n')
+    bootstrap.install(str(made))
+    assert calls == []  # a linter's settings install nothing
+    (made / "pyproject.toml").write_text(text.replace("dev = []", 'dev = ["tqdm"]'))
+    bootstrap.install(str(made))
+    assert calls == [str(made)]
+    bootstrap.install(str(made))
+    assert calls == [str(made)]
+
+
+@pytest.mark.parametrize("damage", ["cut short", "other Python", "moved", "Python gone", "no pip"])
+def test_a_broken_venv_is_made_again(
+    damage: str, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, calls = made / ".venv", []
+    if damage == "cut short":
+        (folder / ".unfinished").touch()
+    elif damage == "other Python":
+        (folder / "pyvenv.cfg").write_text("version = 3.10.2\n")
+    elif damage == "moved":
+        (folder / ".installed").write_text("0123 /somewhere/else")
+    elif damage == "Python gone":
+        Path(bootstrap.venv_python(str(made))).unlink()
+    elif damage == "no pip":
+        shutil.rmtree(next(folder.glob("lib/*/site-packages/pip")))
+    monkeypatch.setattr(bootstrap, "make_venv", calls.append)
+    monkeypatch.setattr(bootstrap, "pip_install", calls.append)
+    bootstrap.install(str(made))
+    assert calls == [str(made), str(made)]
+
+
+def test_an_interrupted_installation_leaves_a_mark(
+    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    (made / ".venv" / ".installed").unlink()
+    monkeypatch.setattr(bootstrap.subprocess, "Popen", interrupted)
+    monkeypatch.setattr(bootstrap, "venv_is_usable", lambda root, version: True)
+    monkeypatch.setattr(bootstrap, "ROOT", str(made))
+    assert bootstrap.main(["install"]) == 130
+    assert "run the same command again" in capsys.readouterr().err
+    assert (made / ".venv" / ".unfinished").exists()
+
+
+@pytest.mark.parametrize(("status", "marked"), [(-9, True), (1, False)])
+def test_only_a_killed_pip_leaves_a_mark(
+    status: int, marked: bool, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = SimpleNamespace(stdout=[], wait=lambda: status)
+    monkeypatch.setattr(bootstrap.subprocess, "Popen", lambda *_, **__: ended)
+    with pytest.raises(bootstrap.SetupError):
+        bootstrap.pip_install(str(made))
+    assert (made / ".venv" / ".unfinished").exists() == marked

@@ -1,0 +1,43 @@
+"""The README keeps its word: its snippet runs, its links lead somewhere, its map is complete."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "README.md").read_text()
+
+
+SNIPPETS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+
+
+def test_there_are_two_snippets():
+    assert ["flash_decode(" in SNIPPETS[0], "flash_attn_with_kvcache(" in SNIPPETS[1]] == [True] * 2
+    assert len(SNIPPETS) == 2
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=["ours", "flash-attn"])
+def test_snippet_runs(snippet, capsys):
+    pytest.importorskip("triton", reason="triton has wheels for Linux only")
+    promised = re.search(r"print\(.*\)  # (.*)", snippet).group(1)
+    exec(compile(snippet, "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip() == promised
+
+
+def test_links_lead_to_files():
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", TEXT)
+    assert len(links) > 10
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_every_lesson_is_on_the_map():
+    lessons = {path.name for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert lessons == set(re.findall(r"\(notebooks/([^)]+)\)", TEXT))
+
+
+def test_minutes_are_those_the_lessons_say():
+    said = dict(re.findall(r"\(notebooks/([^)]+)\) \| (\d+)", TEXT))
+    for name, minutes in said.items():
+        lesson = (ROOT / "notebooks" / name).read_text()
+        assert re.search(r"\*\*Time\*\* (\d+) minutes", lesson).group(1) == minutes, name

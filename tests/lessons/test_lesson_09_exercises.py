@@ -1,0 +1,71 @@
+"""The exercises of lesson 09 want what the finished kernels do."""
+
+import pytest
+import torch
+
+from course.check import lesson_09_bug, lesson_09_combine, lesson_09_pack, lesson_09_range
+from course.check.faulty import EPS, randn
+from kernels.flash_decoding import flash_decode
+from kernels.flash_decoding.combine import combine
+from kernels.flash_decoding.rows import Queries, load_queries
+from kernels.flash_decoding.split import cut
+from kernels.runtime import device
+
+# isort: split
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def cut_kernel(bounds_ptr, length, BLOCK_N: tl.constexpr):
+    start, stop = cut(0, length, None, BLOCK_N)
+    tl.store(bounds_ptr + 2 * tl.program_id(0), start)
+    tl.store(bounds_ptr + 2 * tl.program_id(0) + 1, stop)
+
+
+@pytest.mark.parametrize("length", [0, 1, 16, 130, 160])
+@pytest.mark.parametrize("splits", [1, 4, 11])
+def test_key_range(length, splits):
+    bounds = torch.full((splits, 2), -1, dtype=torch.int32, device=device())
+    cut_kernel[(splits,)](bounds, length, BLOCK_N=16)
+    wanted = [list(lesson_09_range.truth(length, s, splits, 16)) for s in range(splits)]
+    assert bounds.tolist() == wanted
+
+
+@triton.jit
+def pack_kernel(q, tile_ptr, Lq, G: tl.constexpr, D: tl.constexpr, BLOCK_M: tl.constexpr):
+    kv_head, b, offs_m = tl.program_id(0), tl.program_id(1), tl.arange(0, BLOCK_M)
+    query, head = offs_m // G, kv_head * G + offs_m % G
+    tile = load_queries(q, b, query, head, query < Lq, 0, D, D)
+    row = (b * tl.num_programs(0) + kv_head) * BLOCK_M + offs_m
+    tl.store(tile_ptr + row[:, None] * D + tl.arange(0, D)[None, :], tile)
+
+
+def test_pack():
+    rng = torch.Generator().manual_seed(0)
+    q = randn(rng, 2, 6, 3, 16).transpose(1, 2)  # (B, Lq, Hq, D), not contiguous
+    wanted = lesson_09_pack.packed(q, Hkv=2, block_m=16)
+    tile = torch.full_like(wanted, torch.nan)
+    pack_kernel[(2, 2)](Queries(q, *q.stride()[:3]), tile, 3, G=3, D=16, BLOCK_M=16)
+    assert torch.equal(tile, wanted)
+
+
+@pytest.mark.parametrize("splits", [1, 3, 20])
+def test_combine(splits):
+    o, lse = lesson_09_combine.partials(torch.Generator().manual_seed(splits), splits, 5, 6)
+    o[0, 2], lse[0, 2] = 0.0, -torch.inf
+    size = max(1.0, lse[lse.isfinite()].abs().max().item()) * max(1.0, o.abs().max().item())
+    wanted = lesson_09_combine.merged(o, lse)
+    atol = EPS * (splits + 4) * size  # one rounding a term, of an lse of this size
+    torch.testing.assert_close(combine(o, lse), wanted, atol=atol, rtol=0)
+
+
+@pytest.mark.parametrize("splits", [1, 4])
+def test_mended(splits):
+    q, k, v = lesson_09_bug.fresh(torch.Generator().manual_seed(splits), 70)
+    seen = lesson_09_bug.ask(lesson_09_bug.BUG.alternative, q, k, v, splits)
+    cache = (x[None, :, None] for x in (k, v))
+    o, lse = flash_decode(q[None, None, None], *cache, num_splits=splits, return_lse=True)
+    tolerance = {"atol": seen.atol, "rtol": seen.rtol}
+    torch.testing.assert_close((o.flatten(), lse[0, 0, 0]), seen.wanted, **tolerance)
+    torch.testing.assert_close(seen.got, seen.wanted, **tolerance)
