@@ -1,25 +1,20 @@
-"""Attention in Triton: the functions of `reference`, fast.
+"""Attention in Triton: the functions of `reference`, fast. Names and arguments are the same there.
 
-The modules carry the same names as in `reference` and their functions the same arguments. In the
-order in which they are best read:
-
-    what all share      runtime (compiled or interpreted), primitives (the online softmax), call
-                        (a launch as a value), heuristics (tiles, plain Python) and split_rules
-                        (how many splits)
+    the ground floor    runtime (compiled or interpreted), primitives (the online softmax), call (a
+                        launch as a value), checks (of arguments, shared), heuristics (tile sizes),
+                        split_rules (how many splits), devices (GPUs in numbers)
     first kernels       primer, softmax
-    FlashAttention-2    flash_attention_forward, flash_attention; then attention_op, packed,
-                        flash_attention_varlen, and flash_attention_backward with backward_*
-    Flash-Decoding      split (stage 1), attend (its loop), combine (stage 2); then decode, which
-                        launches them, and flash_decoding, the function to import
-    what serving adds   features, rows, score_rules; quantization, rotary, append (the cache
-                        grows); plan and splits (ragged batches); merge, cascade; kvcache_api
-    without a GPU       explain, with devices (a model of time); compile_report, with targets and
-                        compile_* (what the compiler made of it)
+    FlashAttention-2    flash_attention/ (forward, then backward), flash_attention_varlen
+    Flash-Decoding      flash_decoding/ (split: stage 1, attend: its loop, combine: stage 2)
+    around it           append/ (the cache grows), plan/ (ragged batches), merge, cascade,
+                        kvcache_api (flash-attn's own call)
+    without a GPU       explain/ (a model of time), compile_report/ (what the compiler made of it)
 
-`*_arguments` check what a caller hands over, `*_cases` list what is compiled, `*_op` tell PyTorch.
+A folder is a door with several rooms: import its function from the folder itself, for instance
+`from kernels.flash_decoding import flash_decode`. In every folder `checks` says what is accepted.
 
-`heuristics`, `split_rules`, `devices`, `explain`, `targets` and `call` import without triton; every
-module with a kernel needs it, and imports `kernels.runtime` before it, which decides whether
-kernels are compiled or interpreted. So nothing is imported here: importing a kernel binds that
-decision for the whole process, and must be asked for by name.
+`heuristics`, `split_rules`, `devices`, `explain` and `call` import without triton. Every module
+that has a kernel imports `kernels.runtime` before triton, which decides whether kernels are
+compiled or interpreted. So nothing is imported here: importing a kernel settles that decision for
+the whole process, and must be asked for by name.
 """

@@ -1,7 +1,7 @@
 """Tile sizes of the backward kernels: plain Python on plain numbers, no GPU and no triton.
 
-A table, not a search: compiled for every target of `kernels.compile_report`, each row keeps its state
-in registers. The backward needs more of them than the forward, since a program of dk and dv sums up
+A table, not a search: compiled for every target of `kernels.compile_report`, each row keeps its
+state in registers. The backward needs more than the forward, since a program of dk and dv sums up
 two tiles, and both kernels hold two operands all the time. It has not been tuned on a GPU.
 """
 

@@ -38,7 +38,8 @@ MAY_ALSO_IMPORT = {
     "reference/train.py": {"tqdm"},
 }
 BEFORE_INSTALLATION = ("course/bootstrap.py", "course/launch.py")
-FILE_LINES, FUNCTION_LINES, KERNEL_LINES = 250, 40, 90
+FILE_LINES, FUNCTION_LINES, KERNEL_LINES = 350, 40, 90
+TOP_FILES, TOP_FOLDERS, FILES_OF_A_CALL = 16, 6, 14  # of kernels/; of one decode call
 
 
 def relative(file: Path) -> str:
@@ -142,3 +143,79 @@ def test_the_length_rule_can_fail(decorator: str, limit: int) -> None:
     assert too_long(f"{decorator}def f():\n{body}    x = 1\n") == [
         f"f: {limit + 1} lines, at most {limit}"
     ]
+
+
+def module_of(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def arrows(packages: tuple[str, ...] = ("kernels",)) -> dict[str, set[str]]:
+    """For each module, the modules of these packages that importing it imports."""
+    files = {module_of(file): file for file in FILES if relative(file).split("/")[0] in packages}
+    found: dict[str, set[str]] = {}
+    for name, file in files.items():
+        found[name] = set()
+        for node in tree_of(file).body:  # what stands inside a function is imported when called
+            if isinstance(node, ast.Import):
+                found[name] |= {alias.name for alias in node.names} & set(files)
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                inner = {f"{node.module}.{alias.name}" for alias in node.names} & set(files)
+                found[name] |= inner or ({node.module} & set(files))
+    return found
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """A chain of modules that leads back to its start, or []."""
+    done: set[str] = set()
+
+    def walk(name: str, chain: list[str]) -> list[str]:
+        if name in chain:
+            return [*chain[chain.index(name) :], name]
+        if name in done:
+            return []
+        for other in sorted(graph.get(name, ())):
+            if found := walk(other, [*chain, name]):
+                return found
+        done.add(name)
+        return []
+
+    return next((found for name in graph if (found := walk(name, []))), [])
+
+
+def test_no_import_goes_in_a_circle() -> None:
+    assert circle(arrows(PACKAGES)) == []
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]  # the rule can fail
+
+
+def test_the_compile_report_imports_kernels_and_never_the_reverse() -> None:
+    graph = arrows()
+    report = {name for name in graph if name.startswith("kernels.compile_report")}
+    assert len(report) > 10 and any(graph[name] - report for name in report)
+    assert {
+        name: graph[name] & report for name in set(graph) - report if graph[name] & report
+    } == {}
+
+
+def test_the_ground_floor_imports_no_room() -> None:
+    graph = arrows()
+    ground = ("runtime", "primitives", "call", "checks", "heuristics", "split_rules", "devices")
+    for name in ground:
+        assert {other.split(".")[1] for other in graph[f"kernels.{name}"]} <= set(ground), name
+
+
+def test_kernels_is_seen_at_one_look() -> None:
+    inside = [path for path in (ROOT / "kernels").iterdir() if path.name != "__pycache__"]
+    folders = [path for path in inside if path.is_dir()]
+    assert len(folders) <= TOP_FOLDERS and len(inside) - len(folders) <= TOP_FILES
+
+
+def test_a_decode_call_is_read_in_few_files() -> None:
+    """Whatever `flash_decode` imports, except torch.compile's operator and plans."""
+    graph, read, todo = arrows(), set(), ["kernels.flash_decoding"]
+    while todo:
+        name = todo.pop()
+        if name not in read and not name.startswith(("kernels.plan", "kernels.flash_decoding.op")):
+            read.add(name)
+            todo += graph[name]
+    assert {"kernels.flash_decoding.split", "kernels.runtime"} <= read
+    assert len(read) <= FILES_OF_A_CALL

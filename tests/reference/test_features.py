@@ -6,13 +6,13 @@ from itertools import combinations, permutations
 
 import pytest
 import torch
+from feature_cases import FEATURES, brute_force, draw_case
 
 from reference import features as module
 from reference.attention import attention_with_cache, oracle_with_cache
 from reference.closeness import assert_close_to_oracle
 from reference.features import Features, row_range
 from reference.flash_decoding import flash_decode, row_partials, split_row
-from tests.given.feature_cases import FEATURES, brute_force, draw_case
 
 # fp64: scores are sums of 8 products, weights sums of at most 25; numbers below 10
 FP64 = {"atol": 1e-12, "rtol": 1e-12}
