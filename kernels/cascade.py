@@ -85,14 +85,14 @@ def cascade_decode(
 
     Source: the posts and papers above; what each feature means: `reference.features`.
     """
-    wishes = Features(cache_seqlens=cache_seqlens, **features)
+    given = Features(cache_seqlens=cache_seqlens, **features)
     options = {"causal": causal, "scale": scale, "num_splits": num_splits, "return_lse": True}
     own = flash_decode(q, k_cache, v_cache, cache_seqlens, **options, **features)
     _check_prefix(q, prefix_k, prefix_v, k_cache, v_cache)
-    _check_rows(q, len(prefix_k), k_cache, wishes, causal)
+    _check_rows(q, len(prefix_k), k_cache, given, causal)
     states = [own]  # with the sinks in it: they count once
     if own[1].numel():
-        states += _prefix_states(q, prefix_k, prefix_v, k_cache, wishes, causal, scale)
+        states += _prefix_states(q, prefix_k, prefix_v, k_cache, given, causal, scale)
     o, lse = merge_states(*zip(*states, strict=True)) if len(states) > 1 else own
     return (o, lse) if return_lse else o
 

@@ -1,9 +1,11 @@
 """Exact attention that never writes a score to memory, forward and backward.
 
-    flash_attention            the public function, here; packed: `kernels.flash_attention_varlen`
-    flash_attention_forward    the kernel that lesson 06 builds: o and lse
-    flash_attention_backward   dq, dk and dv, by making p again from lse
-    attention_op               both as operators of PyTorch, for autograd and torch.compile
+    here        the public function; for packed sequences: `kernels.flash_attention_varlen`
+    forward     the kernel that lesson 06 builds: o and lse
+    backward    dq, dk and dv, by computing p again from lse: backward_rows, _dkdv, _dq
+    tiles       the tile sizes of the backward
+    packed      where each of several packed sequences lies
+    op          both directions as operators of PyTorch, for autograd and torch.compile
 
 Source: Dao 2023, "FlashAttention-2: Faster Attention with Better Parallelism and Work
 Partitioning", arXiv:2307.08691, algorithms 1 and 2.

@@ -87,13 +87,13 @@ def flash_decode(
 
     Source: the Flash-Decoding post, steps 1–3. The partials take S·B·Lq·Hq·(Dv + 1)·4 bytes.
     """
-    wishes = Features(cache_seqlens=cache_seqlens, **features)
+    given = Features(cache_seqlens=cache_seqlens, **features)
     splits = Splits(num_splits, split_size, plan, num_sms)
     rest = {"causal": causal, "scale": scale, "workspace": workspace}
     if torch.compiler.is_compiling():
-        o, lse = flash_decode_op(*flat_arguments((q, k_cache, v_cache), wishes, splits, **rest))
+        o, lse = flash_decode_op(*flat_arguments((q, k_cache, v_cache), given, splits, **rest))
     else:  # the dispatcher would cost more microseconds than some contexts take
-        o, lse = decode(q, k_cache, v_cache, wishes, splits, **rest)
+        o, lse = decode(q, k_cache, v_cache, given, splits, **rest)
     return (o, lse) if return_lse else o
 
 
@@ -116,19 +116,19 @@ def flash_decode_plan(
 
     Source: `kernels.plan`.
     """
-    wishes = Features(cache_seqlens=cache_seqlens, **features)
-    check_shapes(q, k_cache, v_cache, wishes)
-    launch, _, _ = plan_launch(q, k_cache, v_cache, wishes, Splits(num_splits=1))
+    given = Features(cache_seqlens=cache_seqlens, **features)
+    check_shapes(q, k_cache, v_cache, given)
+    launch, _, _ = plan_launch(q, k_cache, v_cache, given, Splits(num_splits=1))
     return decode_plan(
         cache_seqlens,
         kv_heads=k_cache.shape[2],
         block_n=launch.block_n,
-        max_len=wishes.capacity(k_cache),
+        max_len=given.capacity(k_cache),
         Lq=q.shape[1],
         rows_per_head=q.shape[1] * q.shape[2] // k_cache.shape[2],
         block_m=launch.block_m,
-        cache_leftpad=wishes.cache_leftpad,
-        window=wishes.window,
+        cache_leftpad=given.cache_leftpad,
+        window=given.window,
         num_sms=num_sms,
         out=out,
     )
@@ -153,8 +153,8 @@ def workspace_bytes(
     Source: the partial results are S normalised o and lse a query row, fp32.
     """
     splits = Splits(num_splits, split_size, plan, num_sms)
-    wishes = Features(**features)
-    check_shapes(q, k_cache, v_cache, wishes)
-    _, parts, _ = plan_launch(q, k_cache, v_cache, wishes, splits)
+    given = Features(**features)
+    check_shapes(q, k_cache, v_cache, given)
+    _, parts, _ = plan_launch(q, k_cache, v_cache, given, splits)
     rows = q.shape[1] * q.shape[2] * (q.shape[0] if plan is None else 1)
     return 4 * parts * rows * (v_cache.shape[3] + 1)

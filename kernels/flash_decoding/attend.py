@@ -1,4 +1,4 @@
-"""The loop that all attention kernels share: carry the online softmax over a range of keys.
+"""The loop of the split kernel: carry the online softmax over a range of keys, wherever they lie.
 
 A key has a *place*: its number in the sequence. Where it lies in memory is another question, and
 this module is the only one that answers it:
@@ -16,7 +16,7 @@ management for large language model serving with PagedAttention", section 4.
 from typing import NamedTuple
 
 from kernels.call import Cells
-from kernels.flash_decoding.rows import bend, hide
+from kernels.flash_decoding.rows import Bounds, Rules, TileRules, Where, bend, hide
 from kernels.primitives import dot, online_softmax_step, product, round_to, to_fp32, widen
 
 # isort: split
@@ -31,6 +31,26 @@ class Cache(NamedTuple):
     v_cells: Cells  # None: the values are the first columns of the keys, as in MLA
     scales_of_k: Cells
     scales_of_v: Cells
+
+
+class Cell(NamedTuple):
+    """Where the keys of a block lie in a cache."""
+
+    row: tl.tensor  # of the cache, or the page; one for all keys, or (BLOCK_N,)
+    slot: tl.tensor  # (BLOCK_N,), in that row or page
+
+
+class Task(NamedTuple):
+    """What stays the same while the loop walks over the keys."""
+
+    q: tl.tensor  # (BLOCK_M, BLOCK_D)
+    q_rest: tl.tensor  # (BLOCK_M, BLOCK_REST), the columns after BLOCK_D, if D is larger
+    cache: Cache
+    where: Where
+    rules: Rules
+    tile: TileRules
+    scale_log2: tl.tensor
+    bounds: Bounds
 
 
 @triton.jit
@@ -49,16 +69,12 @@ def attend(
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
     """Carry state = (m_log2, l, acc) over the keys from start to stop, a block at a time.
 
-    task = ((q, q_rest), cache, where, (rules, tile), scale_log2, bounds): the query tile and, if D
-    is larger, its columns behind BLOCK_D; where the keys of this row lie; what happens to scores;
-    bounds = (first, since, sees): row i of the tile may see the places since[i] … sees[i] - 1, and
-    first is the least of since. ONCE: no other program will read these keys, they may leave the L2.
-    MASKED: 0 if every row sees every key, and stop - start is a multiple of BLOCK_N; 1 if sees and
-    stop have to be looked at; 2 if since and first, too.
+    Row i may see the places bounds.since[i] … bounds.sees[i] - 1. ONCE: no other program will read
+    these keys, so they may leave the L2. MASKED: 0 if every row sees every key, and stop - start is
+    a multiple of BLOCK_N; 1 if sees and stop must be looked at; 2 if since and first_key, too.
     """
-    q_tile, cache, where, ruling, scale_log2, bounds = task
-    q, q_rest = q_tile  # a level at a time: Triton before 3.9 unpacks no tuple in a tuple
-    rules, tile = ruling
+    q, cache, where, bounds = task.q, task.cache, task.where, task.bounds
+    rules, tile = task.rules, task.tile
     m_log2, l, acc = state
     for start_n in tl.range(start, stop, BLOCK_N, num_stages=NUM_STAGES):
         offs_n = start_n + tl.arange(0, BLOCK_N)
@@ -66,16 +82,16 @@ def attend(
         if MASKED:
             exists = offs_n < stop
             if MASKED == 2:
-                exists = exists & (offs_n >= bounds[0])
+                exists = exists & (offs_n >= bounds.first_key)
         cell = locate(where, start_n, offs_n, exists, BLOCK_N, PAGE)
 
         k = load_tile(cache.k_cells, where, cell, exists, 0, D, q.shape[1], ONCE)
         scores = multiply(q, k)  # (BLOCK_M, BLOCK_N)
         if q.shape[1] < D:
-            rest: tl.constexpr = q_rest.shape[1]
+            rest: tl.constexpr = task.q_rest.shape[1]
             k_rest = load_tile(cache.k_cells, where, cell, exists, q.shape[1], D, rest, ONCE)
-            scores += multiply(q_rest, k_rest)
-        factor = tl.zeros_like(scores) + scale_log2
+            scores += multiply(task.q_rest, k_rest)
+        factor = tl.zeros_like(scores) + task.scale_log2
         if cache.scales_of_k is not None:
             factor *= load_scales(cache.scales_of_k, where, cell, exists)[None, :]
         scores_log2, lost = product(scores, factor)
@@ -108,20 +124,20 @@ def locate(
     exists,
     BLOCK_N: tl.constexpr,
     PAGE: tl.constexpr,
-) -> tuple[tl.tensor, tl.tensor]:
-    """Return (row or page, slot in it) of the places offs_n = start_n … start_n + BLOCK_N - 1.
+) -> Cell:
+    """Return where in the cache to find the places offs_n = start_n … start_n + BLOCK_N - 1.
 
     A page that holds whole blocks is looked up once for the block; smaller ones place by place.
     """
-    row, _, table_ptr = where
     if PAGE is None:
-        cell = (row, offs_n.to(tl.int64))
+        cell = Cell(where.row, offs_n.to(tl.int64))
     elif PAGE >= BLOCK_N:  # powers of two, and blocks start at multiples of BLOCK_N
-        page = tl.load(table_ptr + start_n // PAGE)
-        cell = (page.to(tl.int64), (offs_n % PAGE).to(tl.int64))
+        page = tl.load(where.table_ptr + start_n // PAGE)
+        cell = Cell(page.to(tl.int64), (offs_n % PAGE).to(tl.int64))
     else:  # entries of places that do not exist are never followed
-        page = tl.load(table_ptr + offs_n // PAGE, mask=exists, other=None if exists is None else 0)
-        cell = (page.to(tl.int64), (offs_n % PAGE).to(tl.int64))
+        ptrs = where.table_ptr + offs_n // PAGE
+        page = tl.load(ptrs, mask=exists, other=None if exists is None else 0)
+        cell = Cell(page.to(tl.int64), (offs_n % PAGE).to(tl.int64))
     return cell  # int64: a cache may pass 2^31 elements
 
 
@@ -138,8 +154,8 @@ def load_tile(
 ) -> tl.tensor:
     """Load columns FIRST … LAST - 1 of a block of cells as (BLOCK_N, BLOCK), 0 where none is."""
     offs_d = FIRST + tl.arange(0, BLOCK)[None, :]
-    base = cells.ptr + where[1].to(tl.int64) * cells.stride_h
-    offs = cell[0] * cells.stride_b + cell[1] * cells.stride_n  # (BLOCK_N,)
+    base = cells.ptr + where.kv_head.to(tl.int64) * cells.stride_h
+    offs = cell.row * cells.stride_b + cell.slot * cells.stride_n  # (BLOCK_N,)
     mask = offs_d < LAST  # folded away by the compiler where the block is full
     if exists is not None:
         mask = mask & exists[:, None]
@@ -150,8 +166,8 @@ def load_tile(
 @triton.jit
 def load_scales(cells, where, cell, exists) -> tl.tensor:
     """Load the scales of a block of tokens (BLOCK_N,), fp32; 0 where there is none."""
-    base = cells.ptr + where[1].to(tl.int64) * cells.stride_h
-    offs = cell[0] * cells.stride_b + cell[1] * cells.stride_n
+    base = cells.ptr + where.kv_head.to(tl.int64) * cells.stride_h
+    offs = cell.row * cells.stride_b + cell.slot * cells.stride_n
     return tl.load(base + offs, mask=exists, other=None if exists is None else 0.0)
 
 

@@ -26,14 +26,16 @@ SOFTCAPS = (1e-30, 1e30)  # fp32 holds s / c and c · log2(e)
 MAX_LATENT = (576, 512)  # D and Dv of MLA: one head whose values are a part of its keys
 
 
-def check_decode(q: Tensor, k_cache: Tensor, v_cache: Tensor, x: Features, causal: bool) -> None:
+def check_decode(
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, features: Features, causal: bool
+) -> None:
     """Raise TypeError or ValueError unless everything fits, as `flash_decode` says."""
-    check_shapes(q, k_cache, v_cache, x)
+    check_shapes(q, k_cache, v_cache, features)
     if not isinstance(causal, bool):
         raise TypeError(f"causal must be True or False; got {causal!r}")
-    if x.block_table is not None and x.cache_seqlens is None:
+    if features.block_table is not None and features.cache_seqlens is None:
         raise ValueError("block_table needs cache_seqlens: a table does not say where a row ends")
-    given = {"q": q, "k_cache": k_cache, "v_cache": v_cache} | vars(x)
+    given = {"q": q, "k_cache": k_cache, "v_cache": v_cache} | vars(features)
     for name, tensor in given.items():
         if isinstance(tensor, Tensor) and tensor.requires_grad and torch.is_grad_enabled():
             raise ValueError(
@@ -41,33 +43,37 @@ def check_decode(q: Tensor, k_cache: Tensor, v_cache: Tensor, x: Features, causa
                 "torch.no_grad(), or differentiate through `kernels.flash_attention` or `reference`"
             )
     check_device(q.device)
-    B, rows, capacity = q.shape[0], k_cache.shape[0], x.capacity(k_cache)
-    check_index("cache_seqlens", x.cache_seqlens, B, q.device, capacity)
-    check_index("cache_leftpad", x.cache_leftpad, B, q.device, capacity)
-    check_index("cache_batch_idx", x.cache_batch_idx, B, q.device, rows - 1)
+    B, rows, capacity = q.shape[0], k_cache.shape[0], features.capacity(k_cache)
+    check_index("cache_seqlens", features.cache_seqlens, B, q.device, capacity)
+    check_index("cache_leftpad", features.cache_leftpad, B, q.device, capacity)
+    check_index("cache_batch_idx", features.cache_batch_idx, B, q.device, rows - 1)
     if INTERPRETED or not q.is_cuda:
-        check_pages_exist(q.shape[1], k_cache, x)
+        check_pages_exist(q.shape[1], k_cache, features)
 
 
-def check_shapes(q: Tensor, k_cache: Tensor, v_cache: Tensor, x: Features) -> None:
+def check_shapes(q: Tensor, k_cache: Tensor, v_cache: Tensor, features: Features) -> None:
     """Check what types, shapes and dtypes tell, on any one device (the meta device, too)."""
     for name, tensor in (("q", q), ("k_cache", k_cache), ("v_cache", v_cache)):
         _check_tensor(name, tensor, q)
-    for name, tensor in vars(x).items():
+    for name, tensor in vars(features).items():
         if isinstance(tensor, Tensor):
             _check_plain(name, tensor, q)
-    _check_dims(q, k_cache, v_cache, x)
-    _check_dtypes(q, k_cache, v_cache, x)
+    _check_dims(q, k_cache, v_cache, features)
+    _check_dtypes(q, k_cache, v_cache, features)
     B, Lq, Hq, _ = q.shape
-    if x.block_table is not None:
-        check_pages(x.block_table, B, k_cache, x.cache_batch_idx)
-    if x.capacity(k_cache) >= MAX_KEYS:
+    if features.block_table is not None:
+        check_pages(features.block_table, B, k_cache, features.cache_batch_idx)
+    if features.capacity(k_cache) >= MAX_KEYS:
         raise ValueError(
             f"a row of the cache must have room for less than 2^30 keys; got k_cache "
             f"{tuple(k_cache.shape)}"
-            + ("" if x.block_table is None else f", block_table {tuple(x.block_table.shape)}")
+            + (
+                ""
+                if features.block_table is None
+                else f", block_table {tuple(features.block_table.shape)}"
+            )
         )
-    _check_scores(B, Lq, Hq, x)
+    _check_scores(B, Lq, Hq, features)
 
 
 def _check_plain(name: str, x: Tensor, q: Tensor) -> None:
@@ -92,12 +98,12 @@ def _check_tensor(name: str, x: Tensor, q: Tensor) -> None:
         )
 
 
-def _check_dims(q: Tensor, k: Tensor, v: Tensor, x: Features) -> None:
+def _check_dims(q: Tensor, k: Tensor, v: Tensor, features: Features) -> None:
     shapes = f"q {tuple(q.shape)}, k_cache {tuple(k.shape)}, v_cache {tuple(v.shape)}"
     (B, _, Hq, D), Hkv, Dv = q.shape, k.shape[2], v.shape[3]
     if k.shape[:3] != v.shape[:3]:
         raise ValueError(f"k_cache and v_cache must agree in all but D; got {shapes}")
-    elsewhere = x.block_table is not None or x.cache_batch_idx is not None
+    elsewhere = features.block_table is not None or features.cache_batch_idx is not None
     if not elsewhere and k.shape[0] != B:
         raise ValueError(
             "q and the caches must have one batch size B, without block_table or cache_batch_idx; "
@@ -118,7 +124,7 @@ def _check_dims(q: Tensor, k: Tensor, v: Tensor, x: Features) -> None:
         raise ValueError(f"B and Hq must be at most 65535, the limit of a grid; got {B} and {Hq}")
 
 
-def _check_dtypes(q: Tensor, k: Tensor, v: Tensor, x: Features) -> None:
+def _check_dtypes(q: Tensor, k: Tensor, v: Tensor, features: Features) -> None:
     if q.dtype not in DTYPES:
         raise TypeError(f"q must be float32, float16 or bfloat16; got {q.dtype}")
     dtypes = f"q {q.dtype}, k_cache {k.dtype}, v_cache {v.dtype}"
@@ -128,30 +134,36 @@ def _check_dtypes(q: Tensor, k: Tensor, v: Tensor, x: Features) -> None:
             f"float8_e5m2; got {dtypes}"
         )
     for name in ("k_scale", "v_scale"):
-        check_scale(name, getattr(x, name), k)
+        check_scale(name, getattr(features, name), k)
 
 
-def _check_scores(B: int, Lq: int, Hq: int, x: Features) -> None:
+def _check_scores(B: int, Lq: int, Hq: int, features: Features) -> None:
     """Check what decides how a key scores and who sees it."""
-    if isinstance(x.window, tuple) and len(x.window) != 2:
-        raise ValueError(f"window must be an int, None, or a pair of these; got {x.window!r}")
-    for side in x.sides:
+    if isinstance(features.window, tuple) and len(features.window) != 2:
+        raise ValueError(
+            f"window must be an int, None, or a pair of these; got {features.window!r}"
+        )
+    for side in features.sides:
         if side is not None and (isinstance(side, bool) or not isinstance(side, int)):
-            raise TypeError(f"window must be an int, None, or a pair of these; got {x.window!r}")
+            raise TypeError(
+                f"window must be an int, None, or a pair of these; got {features.window!r}"
+            )
         if side is not None and not 0 <= side < 2**31:
-            raise ValueError(f"window must not be negative (None: no bound); got {x.window!r}")
-    if x.softcap is not None:
-        if isinstance(x.softcap, bool) or not isinstance(x.softcap, int | float):
-            raise TypeError(f"softcap must be a number or None; got {x.softcap!r}")
-        if not SOFTCAPS[0] <= x.softcap <= SOFTCAPS[1]:
+            raise ValueError(
+                f"window must not be negative (None: no bound); got {features.window!r}"
+            )
+    if features.softcap is not None:
+        if isinstance(features.softcap, bool) or not isinstance(features.softcap, int | float):
+            raise TypeError(f"softcap must be a number or None; got {features.softcap!r}")
+        if not SOFTCAPS[0] <= features.softcap <= SOFTCAPS[1]:
             raise ValueError(
                 f"softcap must be above 0, from {SOFTCAPS[0]} to {SOFTCAPS[1]} (None: none); got "
-                f"{x.softcap!r:.30}"
+                f"{features.softcap!r:.30}"
             )
-    _check_float("sinks", x.sinks, ((Hq,),), (*DTYPES, torch.float64))
-    _check_float("alibi_slopes", x.alibi_slopes, ((Hq,), (B, Hq)), (torch.float32,))
+    _check_float("sinks", features.sinks, ((Hq,),), (*DTYPES, torch.float64))
+    _check_float("alibi_slopes", features.alibi_slopes, ((Hq,), (B, Hq)), (torch.float32,))
     shapes = ((Lq, Lq), (B, Lq, Lq))
-    _check_float("mask", x.mask, shapes, (torch.bool, *DTYPES))
+    _check_float("mask", features.mask, shapes, (torch.bool, *DTYPES))
 
 
 def _check_float(
@@ -199,28 +211,28 @@ def check_grid(q: Tensor, programs: int, block_m: int) -> None:
         )
 
 
-def row_ends(B: int, Lq: int, k_cache: Tensor, x: Features) -> tuple[Tensor, Tensor]:
+def row_ends(B: int, Lq: int, k_cache: Tensor, features: Features) -> tuple[Tensor, Tensor]:
     """Return the first place that each row sees and its length: two (B,), int64, on the CPU.
 
     The first equals the length where a row sees nothing. Arguments as in `split_call`.
     """
-    length = torch.full((B,), x.capacity(k_cache))
-    if x.cache_seqlens is not None:
-        length = x.cache_seqlens.cpu().long()
+    length = torch.full((B,), features.capacity(k_cache))
+    if features.cache_seqlens is not None:
+        length = features.cache_seqlens.cpu().long()
     first = torch.zeros_like(length)
-    if x.cache_leftpad is not None:
-        first = x.cache_leftpad.cpu().long()
-    if x.sides[0] is not None:
-        first = torch.maximum(first, length - Lq - x.sides[0])
+    if features.cache_leftpad is not None:
+        first = features.cache_leftpad.cpu().long()
+    if features.sides[0] is not None:
+        first = torch.maximum(first, length - Lq - features.sides[0])
     return torch.minimum(first, length), length
 
 
-def check_pages_exist(Lq: int, k_cache: Tensor, x: Features) -> None:
+def check_pages_exist(Lq: int, k_cache: Tensor, features: Features) -> None:
     """Raise ValueError unless every page that a row reads is one; dead entries may be anything."""
-    if x.block_table is None:
+    if features.block_table is None:
         return
-    table = x.block_table.cpu()
-    first, length = (n[:, None] for n in row_ends(len(table), Lq, k_cache, x))
+    table = features.block_table.cpu()
+    first, length = (n[:, None] for n in row_ends(len(table), Lq, k_cache, features))
     begin = torch.arange(table.shape[1]) * k_cache.shape[1]
     live = (first < length) & (begin < length) & (begin + k_cache.shape[1] > first)
     pages = table[live]
@@ -232,7 +244,7 @@ def check_pages_exist(Lq: int, k_cache: Tensor, x: Features) -> None:
 
 
 def check_plan_fits(
-    items: Tensor, slots: Tensor, block_n: int, Lq: int, k_cache: Tensor, x: Features
+    items: Tensor, slots: Tensor, block_n: int, Lq: int, k_cache: Tensor, features: Features
 ) -> None:
     """Raise ValueError unless a plan cuts just the keys that the rows have now.
 
@@ -242,7 +254,7 @@ def check_plan_fits(
     row, start, stop, slot = items.cpu().long().unbind(1)
     busy = row >= 0
     row, start, stop, slot = (n[busy] for n in (row, start, stop, slot))
-    first, length = row_ends(B, Lq, k_cache, x)
+    first, length = row_ends(B, Lq, k_cache, features)
     wanted = torch.where(first < length, length - first // block_n * block_n, 0)
     if (row < B).all():
         planned = torch.zeros_like(length).index_add(0, row, stop - start)

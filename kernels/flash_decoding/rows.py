@@ -68,6 +68,22 @@ class HeadScales(NamedTuple):
     of_v: HeadScale
 
 
+class Where(NamedTuple):
+    """Where in the cache one row of the batch, seen by one KV head, has its keys."""
+
+    row: tl.tensor  # of the cache
+    kv_head: tl.tensor
+    table_ptr: tl.tensor  # the row's page table, if the cache has pages
+
+
+class Bounds(NamedTuple):
+    """Which places the rows of a tile may see."""
+
+    first_key: tl.tensor  # the least of since
+    since: tl.tensor  # (BLOCK_M,): row i sees no place before since[i]
+    sees: tl.tensor  # (BLOCK_M,): nor any from sees[i] on
+
+
 @triton.jit
 def scaled(x, scale, kv_head) -> tl.tensor:
     """Return x times the scale of a head, or x where there is none."""
@@ -79,25 +95,25 @@ def scaled(x, scale, kv_head) -> tl.tensor:
 @triton.jit
 def row_range(rows, rules, b, Lq, Lk) -> tuple[tl.tensor, tl.tensor]:
     """Return the length of row b and the first place that any of its queries may see."""
-    length, first = Lk, 0
+    length, first_key = Lk, 0
     if rows.lengths_ptr is not None:
         length = tl.minimum(tl.maximum(tl.load(rows.lengths_ptr + b), 0), Lk).to(tl.int32)
     if rows.leftpad_ptr is not None:
-        first = tl.minimum(tl.maximum(tl.load(rows.leftpad_ptr + b), 0), length).to(tl.int32)
+        first_key = tl.minimum(tl.maximum(tl.load(rows.leftpad_ptr + b), 0), length).to(tl.int32)
     if rules.left is not None:
-        first = tl.minimum(tl.maximum(length - Lq - rules.left, first), length)
-    return length, first
+        first_key = tl.minimum(tl.maximum(length - Lq - rules.left, first_key), length)
+    return length, first_key
 
 
 @triton.jit
-def row_cells(rows, b, kv_head) -> tuple:
+def row_cells(rows, b, kv_head) -> Where:
     """Return (row of the cache, KV head, page table of the row, if there is one) for row b."""
     row, table_ptr = b, b
     if rows.index_ptr is not None:
         row = tl.load(rows.index_ptr + b).to(tl.int64)
     if rows.table_ptr is not None:
         table_ptr = rows.table_ptr + b * rows.stride_table
-    return row, kv_head, table_ptr
+    return Where(row, kv_head, table_ptr)
 
 
 @triton.jit
@@ -112,26 +128,25 @@ def load_queries(
 
 
 @triton.jit
-def narrow(rows, rules, sees, whole, first, position, length, Lq) -> tuple[tuple, tuple]:
-    """Take window, padding and mask into who sees what; returns bounds and whole.
+def narrow(rows, rules, sees, whole, first_key, position, length, Lq) -> tuple[Bounds, tuple]:
+    """Apply window, padding and mask to what each row sees; return bounds and whole.
 
     sees (BLOCK_M,): row i sees no place from sees[i] on. whole = (from, to): places that every row
-    sees, for sure. bounds = (first, since, sees): nor any before since[i], the earliest of them
-    being first.
+    is certain to see.
     """
-    since = tl.zeros_like(sees) + first
+    since = tl.zeros_like(sees) + first_key
     seen_from, seen_to = whole
     if rows.leftpad_ptr is not None:
-        seen_from = tl.maximum(seen_from, first)
+        seen_from = tl.maximum(seen_from, first_key)
     if rules.left is not None:
-        since = tl.maximum(position - rules.left, first)
-        seen_from = tl.maximum(seen_from, tl.maximum(length - 1 - rules.left, first))
+        since = tl.maximum(position - rules.left, first_key)
+        seen_from = tl.maximum(seen_from, tl.maximum(length - 1 - rules.left, first_key))
     if rules.right is not None:
         sees = tl.minimum(sees, position + rules.right + 1)
         seen_to = tl.minimum(seen_to, length - Lq + rules.right + 1)
     if rules.mask_ptr is not None:
         seen_to = tl.minimum(seen_to, length - Lq)
-    return (first, since, sees), (seen_from, seen_to)
+    return Bounds(first_key, since, sees), (seen_from, seen_to)
 
 
 class Rules(NamedTuple):
@@ -185,10 +200,9 @@ def bend(scores_log2, rules, tile, offs_n) -> tl.tensor:
 @triton.jit
 def hide(scores_log2, rules, tile, offs_n, bounds, MASKED: tl.constexpr) -> tl.tensor:
     """Set scores that a row may not see to -inf, and add the mask of the new tokens."""
-    _, since, sees = bounds
-    visible = offs_n[None, :] < sees[:, None]
+    visible = offs_n[None, :] < bounds.sees[:, None]
     if MASKED == 2:
-        visible = visible & (offs_n[None, :] >= since[:, None])
+        visible = visible & (offs_n[None, :] >= bounds.since[:, None])
     if rules.mask_ptr is not None:
         column = offs_n - tile.first_new
         inside = tile.mask_rows[:, None] & ((column >= 0) & (column < tile.Lq))[None, :]

@@ -32,7 +32,7 @@ loop is algorithm 1 of Dao 2023, "FlashAttention-2"; groups of query heads: Ains
 from torch import Tensor
 
 from kernels.call import KernelCall
-from kernels.flash_decoding.attend import attend
+from kernels.flash_decoding.attend import Task, attend
 from kernels.flash_decoding.features import Features
 from kernels.flash_decoding.rows import (
     Queries,
@@ -52,13 +52,13 @@ import triton.language as tl
 
 
 @triton.jit
-def cut(first, length, SPLIT_BLOCKS: tl.constexpr, BLOCK_N: tl.constexpr) -> tuple:
+def cut(first_key, length, SPLIT_BLOCKS: tl.constexpr, BLOCK_N: tl.constexpr) -> tuple:
     """Return start and stop of this program's split: whole blocks, an equal share for each.
 
-    first: the earliest key that counts. SPLIT_BLOCKS: blocks of a split, if the size is fixed.
+    first_key: the earliest key that counts. SPLIT_BLOCKS: blocks of a split, if the size is fixed.
     """
     split, num_splits = tl.program_id(0), tl.num_programs(0)
-    skipped = first // BLOCK_N
+    skipped = first_key // BLOCK_N
     chunk = tl.cdiv(tl.cdiv(length, BLOCK_N) - skipped, num_splits)
     block = skipped + split * chunk
     if SPLIT_BLOCKS is not None:  # counted from key 0, so that nothing moves a border
@@ -106,14 +106,14 @@ def split_kernel(
     if rows.items_ptr is None:
         b = tl.program_id(2).to(tl.int64)  # int64: a cache is larger than 2^31 elements
         part = tl.program_id(0) * tl.num_programs(2) + b
-        length, first = row_range(rows, rules, b, Lq, Lk)
-        start, stop = cut(first, length, SPLIT_BLOCKS, BLOCK_N)
+        length, first_key = row_range(rows, rules, b, Lq, Lk)
+        start, stop = cut(first_key, length, SPLIT_BLOCKS, BLOCK_N)
     else:  # kernels.plan has cut the splits
         item_ptr = rows.items_ptr + item * 4
         b, part = tl.load(item_ptr).to(tl.int64), tl.load(item_ptr + 3).to(tl.int64)
         if b < 0:  # more programs than items
             return
-        length, first = row_range(rows, rules, b, Lq, Lk)
+        length, first_key = row_range(rows, rules, b, Lq, Lk)
         start, stop = tl.load(item_ptr + 1), tl.load(item_ptr + 2)
 
     # 2. Which queries: G heads by Lq queries, packed.
@@ -131,21 +131,24 @@ def split_kernel(
     if CAUSAL:
         sees = position + 1
     whole = (start, tl.minimum(tl.min(sees), stop))
-    bounds, whole = narrow(rows, rules, sees, whole, first, position, length, Lq)
+    bounds, whole = narrow(rows, rules, sees, whole, first_key, position, length, Lq)
     tile = rules_of_tile(rules, b, query, head, mask_m, position, length - Lq, Lq)
     begin = tl.minimum(tl.cdiv(whole[0], BLOCK_N) * BLOCK_N, stop)
     end = begin + tl.maximum(whole[1] - begin, 0) // BLOCK_N * BLOCK_N
 
     # 4. Blocks that all rows see whole: no masks. Then the blocks that an end or the diagonal cuts.
     scale_log2 = scaled(scale_log2, head_scales.of_k, kv_head)
-    task = ((q_tile, q_rest), cache, row_cells(rows, b, kv_head), (rules, tile), scale_log2, bounds)
+    where = row_cells(rows, b, kv_head)
+    task = Task(q_tile, q_rest, cache, where, rules, tile, scale_log2, bounds)
     m_log2 = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     state = (m_log2, tl.zeros_like(m_log2), tl.zeros((BLOCK_M, BLOCK_DV), tl.float32))
+    EDGE_STAGES: tl.constexpr = 2  # few blocks: little to pipeline
     MASKED: tl.constexpr = 1 if rules.left is None and rows.leftpad_ptr is None else 2
     if MASKED == 2:  # before them, those that a window or padding cuts
-        state = attend(state, task, start, begin, D, DV, BLOCK_N, PAGE, 2, ONCE, MASKED)
-    state = attend(state, task, begin, end, D, DV, BLOCK_N, PAGE, NUM_STAGES, ONCE, 0)
-    m_log2, l, acc = attend(state, task, end, stop, D, DV, BLOCK_N, PAGE, 2, ONCE, MASKED)
+        state = attend(state, task, start, begin, D, DV, BLOCK_N, PAGE, EDGE_STAGES, ONCE, MASKED)
+    state = attend(state, task, begin, end, D, DV, BLOCK_N, PAGE, NUM_STAGES, ONCE, MASKED=0)
+    state = attend(state, task, end, stop, D, DV, BLOCK_N, PAGE, EDGE_STAGES, ONCE, MASKED)
+    m_log2, l, acc = state
 
     # 5. A normalised partial and its lse; a split that saw no key writes (0, -inf).
     o, lse = finalize(m_log2, l, scaled(acc, head_scales.of_v, kv_head))

@@ -97,7 +97,7 @@ def _case(
     return LaunchCase(title, make, streams=streams, dots=dots, unsupported=unsupported or {})
 
 
-def _split(shape: Shape, wishes: dict[str, object], target: Target) -> KernelCall:
+def _split(shape: Shape, given: dict[str, object], target: Target) -> KernelCall:
     dtype, kv = DTYPES[shape.dtype], DTYPES[shape.kv or shape.dtype]
     Hkv = 1 if shape.latent else HKV
     Dv, rows = shape.Dv or shape.D, (B, LK)
@@ -105,12 +105,12 @@ def _split(shape: Shape, wishes: dict[str, object], target: Target) -> KernelCal
     if shape.page is not None:
         rows = (B * LK // shape.page, shape.page)
         indices["block_table"] = meta(B, LK // shape.page, dtype=torch.int32)
-    wishes = dict(wishes)
-    if wishes.pop("cache_leftpad", None):
+    given = dict(given)
+    if given.pop("cache_leftpad", None):
         indices["cache_leftpad"] = meta(B, dtype=torch.int32)
-    shapes = {name: wish for name, wish in wishes.items() if isinstance(wish, tuple)}
+    shapes = {name: wish for name, wish in given.items() if isinstance(wish, tuple)}
     token = (*rows, Hkv)
-    wishes |= {name: meta(*(token if s == ("token",) else s)) for name, s in shapes.items()}
+    given |= {name: meta(*(token if s == ("token",) else s)) for name, s in shapes.items()}
     launch = choose_decode_launch(
         rows=shape.G * shape.Lq,
         head_dim=shape.D,
@@ -127,7 +127,7 @@ def _split(shape: Shape, wishes: dict[str, object], target: Target) -> KernelCal
         q,
         k,
         None if shape.latent else v,
-        Features(**indices, **wishes),
+        Features(**indices, **given),
         o,
         meta(*o.shape[:-1]),
         num_splits=SPLITS,
