@@ -81,8 +81,7 @@ DECODE_STEP = Exercise(
         ),
         Mistake(
             "exponentials not divided by their sum",
-            "The weights are exponentials **not divided by their sum**: they don't add up "
-            "to 1.",
+            "The weights are exponentials **not divided by their sum**: they don't add up to 1.",
             lambda q, k, v: torch.exp(k @ q / q.shape[0] ** 0.5) @ v,
         ),
         Mistake(

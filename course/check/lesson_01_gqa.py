@@ -115,9 +115,7 @@ GROUPED_ATTENTION = Exercise(
         Property("groups", "G = 4 and G = 3: head h reads KV head h // G", _groups),
         Property("several queries", "Lq = 3", _several_queries),
         Property("part of a cache", "k and v are slices of something longer", _part_of_a_cache),
-        Property(
-            "nothing repeated", "no tensor G times the size of k is made", _nothing_repeated
-        ),
+        Property("nothing repeated", "no tensor G times the size of k is made", _nothing_repeated),
     ),
     mistakes=(
         Mistake(

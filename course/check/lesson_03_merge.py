@@ -214,7 +214,7 @@ MERGE = Exercise(
         ),
         Mistake(
             "wrong sign",
-            "The exponent has the **wrong sign**: exp(m_new - m_old) grows what should shrink.",
+            "The exponent has the **wrong sign**: exp(m_new - m_old) enlarges what should shrink.",
             _wrong_sign,
         ),
         Mistake(

@@ -168,8 +168,8 @@ ONE_PASS = Exercise(
         ),
         Mistake(
             "the tiles' answers averaged",
-            "Each tile's softmax was taken on its own, and the results were **averaged as equals**: "
-            "a tile with larger scores has to count for more.",
+            "Each tile's softmax was taken on its own, and the results were **averaged as "
+            "equals**: a tile with larger scores has to count for more.",
             answers.averaged,
         ),
         Mistake(
