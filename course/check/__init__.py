@@ -3,9 +3,9 @@
     from course.check import check
     check("3.2 merge", merge)
 
-prints a report, and raises `CheckFailed` where a property does not hold. One file of specs a
-lesson (`lesson_03.py`, its exercises in `lesson_03_*.py`) says what holds and what people get
-wrong; `judge` finds out, `report` says it.
+prints a report, and raises `CheckFailed` if a property does not hold. One file of specs per
+lesson (`lesson_03.py`, its exercises in `lesson_03_*.py`) says what must hold and what people get
+wrong; `judge` decides, `report` tells the learner.
 """
 
 from course.check.judge import CheckFailed, check, judge

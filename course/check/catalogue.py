@@ -1,4 +1,4 @@
-"""All exercises of all lessons, found by id."""
+"""All exercises of all lessons, looked up by id."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from course.check.spec import Exercise
 
 
 class UnknownExercise(LookupError):
-    """No exercise has that id; says which ones come near."""
+    """No exercise has that id; the message lists the nearest ones."""
 
     def _render_traceback_(self) -> list[str]:
         return [f"UnknownExercise: {self}"]
 
 
 class NeedsPackage(ImportError):
-    """A lesson's specs can't be imported here, because a package (triton) is not installed."""
+    """A lesson's specs can't be imported here because a package (triton) is not installed."""
 
 
 def lessons() -> list[str]:
@@ -32,19 +32,19 @@ def lessons() -> list[str]:
 def exercises(lesson: str) -> tuple[Exercise, ...]:
     """Return the exercises of a lesson ("03").
 
-    Raises NeedsPackage where its spec file imports what is not installed.
+    Raises NeedsPackage if its spec file imports something that is not installed.
     """
     try:
         module = importlib.import_module(f"course.check.lesson_{lesson}")
     except ImportError as error:
         if error.name and error.name.split(".")[0] in ("course", "reference", "kernels", "torch"):
-            raise  # a fault of ours, not a missing package
+            raise  # our own bug, not a missing package
         raise NeedsPackage(str(error), name=error.name) from error
     return module.EXERCISES
 
 
 def find(exercise_id: str) -> Exercise:
-    """Return the exercise of an id such as "3.2", or of an id and name, "3.2 merge".
+    """Return the exercise with an id such as "3.2", or an id and name, "3.2 merge".
 
     Raises UnknownExercise, naming the nearest ids; NeedsPackage as `exercises` does.
     """
@@ -67,4 +67,4 @@ def _nearest(exercise_id: str, lesson: str) -> str:
     own = [label for label in labels if label.split(".")[0].zfill(2) == lesson]
     near = own or difflib.get_close_matches(exercise_id, labels, n=4, cutoff=0.3) or labels[:4]
     quoted = ", ".join(f'"{label}"' for label in near)
-    return f'There is no exercise "{exercise_id}". Near it: {quoted or "none"}.'
+    return f'There is no exercise "{exercise_id}". Nearest: {quoted or "none"}.'

@@ -1,4 +1,4 @@
-"""Is what came what was wanted, and if not, what is the matter with it?"""
+"""Is the answer what was wanted, and if not, what is wrong with it?"""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TOLERANCES = {
 
 @dataclass(frozen=True)
 class Complaint:
-    """What is wrong with an answer. An empty sentence: got and wanted speak for themselves."""
+    """What is wrong with an answer. Empty sentence: got and wanted speak for themselves."""
 
     kind: str  # value, shape, dtype, nan, structure, guard
     sentence: str = ""
@@ -30,7 +30,7 @@ class Complaint:
 
 @dataclass(frozen=True)
 class Closeness:
-    """The tolerances of one `Seen`, and whether dtypes count."""
+    """The tolerances of one `Seen`, and whether the dtype matters."""
 
     atol: float | None
     rtol: float | None
@@ -38,7 +38,7 @@ class Closeness:
     guarded: bool = False
 
     def of(self, got: torch.Tensor, wanted: torch.Tensor) -> tuple[float, float]:
-        """Return (atol, rtol) as stated, or the coarser dtype's default; 0 for integers."""
+        """Return (atol, rtol) as given, or the coarser dtype's default; 0 for integers."""
         if self.atol is not None or self.rtol is not None:
             return self.atol or 0.0, self.rtol or 0.0
         floats = [t.dtype for t in (got, wanted) if t.dtype.is_floating_point]
@@ -47,7 +47,7 @@ class Closeness:
 
 
 def complain(seen: Seen) -> Complaint | None:
-    """Return what is wrong with `seen`, or None if nothing is."""
+    """Return what is wrong with `seen`, or None if nothing is wrong."""
     for guard in seen.guards:
         if not guard.intact():
             which = f"the buffer `{guard.name}`" if guard.name else "its buffer"
@@ -65,7 +65,7 @@ def same(got: Any, other: Any, like: Seen) -> bool:
 
 
 def contrast(seen: Seen) -> tuple[str, str]:
-    """Return got and wanted in few characters: large tensors from where they begin to differ."""
+    """Return got and wanted in short form: large tensors from where they first differ."""
     return _contrast(seen.got, seen.wanted, Closeness(seen.atol, seen.rtol, seen.any_dtype))
 
 
@@ -90,7 +90,7 @@ def _contrast(got: Any, wanted: Any, near: Closeness) -> tuple[str, str]:
 
 
 def _first(got: torch.Tensor, wanted: torch.Tensor, near: Closeness) -> int:
-    """The first entry, counted flat, that is not as wanted; 0 if it is among the first three."""
+    """Flat index of the first wrong entry; 0 if it is among the first three."""
     atol, rtol = near.of(got, wanted)
     close = torch.isclose(got.double(), wanted.double(), rtol=rtol, atol=atol, equal_nan=True)
     first = int((~close).flatten().int().argmax())
@@ -103,7 +103,7 @@ def _differ(got: Any, wanted: Any, near: Closeness, names: tuple, where: str) ->
     if isinstance(wanted, dict):
         if not isinstance(got, dict) or got.keys() != wanted.keys():
             keys = ", ".join(map(str, wanted))
-            return Complaint("structure", f"{where or 'The answer'} should be a dict of: {keys}.")
+            return Complaint("structure", f"{where or 'The answer'} must be a dict of: {keys}.")
         pairs = [(str(key), got[key], wanted[key]) for key in wanted]
     elif isinstance(wanted, (tuple, list)):
         labels = getattr(wanted, "_fields", names) or tuple(
@@ -112,9 +112,7 @@ def _differ(got: Any, wanted: Any, near: Closeness, names: tuple, where: str) ->
         if not isinstance(got, (tuple, list)) or len(got) != len(wanted):
             came = f"{len(got)} values" if isinstance(got, (tuple, list)) else _kind(got)
             parts = f" ({', '.join(labels)})" if len(labels) == len(wanted) <= 6 else ""
-            sentence = (
-                f"{where or 'The answer'} should be {len(wanted)} values{parts}; came {came}."
-            )
+            sentence = f"{where or 'The answer'} must be {len(wanted)} values{parts}; got {came}."
             return Complaint("structure", sentence)
         pairs = list(zip(labels, got, wanted, strict=True))
     else:
@@ -137,26 +135,26 @@ def _differ_in_numbers(got: Any, wanted: Any, near: Closeness, where: str) -> Co
     named = f"`{where}`" if where else "The answer"
     plain = _is_number(wanted)
     if not (isinstance(got, torch.Tensor) or _is_number(got)):
-        return Complaint("structure", f"{named} should be {_kind(wanted)}; came {_kind(got)}.")
+        return Complaint("structure", f"{named} must be {_kind(wanted)}; got {_kind(got)}.")
     if isinstance(got, torch.Tensor) and got.layout != torch.strided:
-        return Complaint("structure", f"{named} should be a dense tensor.")
+        return Complaint("structure", f"{named} must be a dense tensor.")
     if not plain and not isinstance(got, torch.Tensor):
-        return Complaint("structure", f"{named} should be {_kind(wanted)}; came {_kind(got)}.")
+        return Complaint("structure", f"{named} must be {_kind(wanted)}; got {_kind(got)}.")
     got = torch.as_tensor(got, dtype=torch.float64 if isinstance(got, float) else None)
     wanted = torch.as_tensor(wanted, dtype=torch.float64 if isinstance(wanted, float) else None)
     if got.shape != wanted.shape:
-        shapes = f"{tuple(wanted.shape)}; came {tuple(got.shape)}"
-        return Complaint("shape", f"{named} should have shape {shapes}.")
+        shapes = f"{tuple(wanted.shape)}; got {tuple(got.shape)}"
+        return Complaint("shape", f"{named} must have shape {shapes}.")
     if not (plain or near.any_dtype) and got.dtype != wanted.dtype:
-        came = f"{dtype_name(wanted.dtype)}; came {dtype_name(got.dtype)}"
-        return Complaint("dtype", f"{named} should have dtype {came}.")
+        came = f"{dtype_name(wanted.dtype)}; got {dtype_name(got.dtype)}"
+        return Complaint("dtype", f"{named} must have dtype {came}.")
     return _differ_in_values(got.detach().cpu(), wanted.detach().cpu(), near, where, plain)
 
 
 def _differ_in_values(
     got: torch.Tensor, wanted: torch.Tensor, near: Closeness, where: str, plain: bool
 ) -> Complaint | None:
-    # a plain number may have been computed in fp32, whatever Python makes of it
+    # a plain number may have been computed in fp32, though Python holds it in fp64
     coarse = got.float() if plain and got.dtype.is_floating_point else got
     atol, rtol = near.of(coarse, wanted.float() if plain and wanted.is_floating_point() else wanted)
     x, y = got.double(), wanted.double()
@@ -167,12 +165,12 @@ def _differ_in_values(
     astray = torch.isnan(x) & ~torch.isnan(y)
     if bool(astray.any()):
         amount = _amount(astray)
-        why = " It was read outside an input, or never written, or came of 0 / 0 or -inf - (-inf)."
+        why = " It was read outside an input, never written, or is 0 / 0 or -inf - (-inf)."
         why = why if near.guarded else ""
         return Complaint("nan", f"{named} is NaN (not a number){amount}.{why}")
     if got.numel() <= FEW:
         return Complaint("value", f"The difference is in {named}." if where else "")
-    if got.dtype == wanted.dtype == torch.bool:  # of True and False none is the worst
+    if got.dtype == wanted.dtype == torch.bool:  # with bools, no entry is the worst
         return Complaint("value", f"{named} differs{_amount(~close)}.")
     error = torch.where(close, torch.zeros_like(x), (x - y).abs())
     worst = int(torch.where(torch.isnan(error), torch.full_like(error, math.inf), error).argmax())

@@ -1,4 +1,4 @@
-"""Random numbers for probes, all taken from the generator that a probe is given."""
+"""Random numbers for probes, all drawn from the generator a probe is given."""
 
 import torch
 

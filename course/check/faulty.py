@@ -1,4 +1,4 @@
-"""What the kernel exercises share: launching a kernel with one fault in it, and its inputs."""
+"""Shared by the kernel exercises: launching a kernel with one fault in it, and random inputs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,10 +12,10 @@ EPS = torch.finfo(torch.float32).eps
 
 
 class Faulty:
-    """A Triton kernel with `WRONG` fixed; launched as any other, `faulty[grid](...)`.
+    """A Triton kernel with `WRONG` fixed; launched like any other, `faulty[grid](...)`.
 
-    A catalogued mistake is a line or two of a kernel. Writing each kernel out again would bury
-    them, so one kernel has them all, under the names that `WRONG` takes.
+    A catalogued mistake is a line or two of a kernel. Writing the kernel out again for each would
+    bury them, so one kernel contains them all; the value of `WRONG` picks one by name.
     """
 
     def __init__(self, kernel: Any, wrong: str) -> None:
@@ -28,8 +28,8 @@ class Faulty:
         return launch
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
-        """Refuse, as a kernel does that is called without a grid."""
-        raise TypeError("a kernel is launched with a grid: kernel[grid](...)")
+        """Refuse, as a kernel called without a grid does."""
+        raise TypeError("a kernel must be launched with a grid: kernel[grid](...)")
 
 
 def randn(rng: torch.Generator, *shape: int) -> Tensor:

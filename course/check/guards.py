@@ -1,18 +1,19 @@
-"""Buffers with poisoned surroundings, so that a bad pointer shows even on a CPU.
+"""Buffers with poisoned surroundings, so that a bad pointer shows up even on a CPU.
 
-A Triton kernel run by the interpreter reads past the end of a tensor without a word. Here every
-tensor lies in the middle of a larger buffer of NaN: what is read out of bounds turns the result
-into NaN, and what is written out of bounds changes the surroundings, which `intact()` notices.
-Inputs and outputs lie in different NaNs (the bits below the exponent say which), since arithmetic
-hands a NaN on as it is: a kernel without any mask writes an input's poison over an output's.
+A Triton kernel run by the interpreter silently reads past the end of a tensor. Here every
+tensor lies in the middle of a larger buffer of NaN: a read out of bounds turns the result
+into NaN, and a write out of bounds changes the surroundings, which `intact()` notices.
+Inputs and outputs lie in different NaNs (the bits below the exponent tell them apart), since
+arithmetic passes a NaN on unchanged: a kernel without a mask writes an input's poison over an
+output's.
 
     x = guarded(torch.randn(4, 100), row_gap=28)
     y = poisoned((4, 100))
     kernel[grid](x.tensor, y.tensor, ...)
     Seen(got=y.tensor, wanted=..., guards=(x, y))
 
-Not seen: what is read astray and then dropped; what lands in the tensor itself or beyond the
-margin; and poison that is written back where it came from, as by an update in place without mask.
+Not detected: a stray read that is then discarded; a write that lands in the tensor itself or beyond
+the margin; and poison written back where it came from, as by an in-place update without a mask.
 """
 
 from __future__ import annotations
@@ -26,22 +27,22 @@ import torch
 
 MARGIN = 1024  # entries of poison on either side; larger than any block an exercise loads
 
-_INPUT, _OUTPUT = 0b010101, 0b101010  # six bits of a NaN; no processor makes either by itself
+_INPUT, _OUTPUT = 0b010101, 0b101010  # six bits of a NaN; no processor produces either on its own
 _PAYLOAD = 6
 
 
 @dataclass(frozen=True)
 class Guarded:
-    """A tensor inside poison: `tensor` is the view to hand out, `intact()` the question after."""
+    """A tensor inside poison: `tensor` is the view to hand out; ask `intact()` afterwards."""
 
     tensor: torch.Tensor
     name: str
     _buffer: torch.Tensor
-    _surroundings: torch.Tensor  # bool, True where only poison may be
+    _surroundings: torch.Tensor  # bool, True where there may only be poison
     _before: torch.Tensor  # the buffer's bytes as they were
 
     def intact(self) -> bool:
-        """Return whether everything outside `tensor` is bit for bit what it was."""
+        """Return whether everything outside `tensor` is bit for bit as it was."""
         now = _bytes(self._buffer)
         return torch.equal(now[self._surroundings], self._before[self._surroundings])
 
@@ -51,10 +52,10 @@ def guarded(
 ) -> Guarded:
     """Return a copy of `tensor` lying inside a larger buffer of NaN.
 
-    row_gap: entries of poison between rows (the last dimension), so that running over the end
-        of one row is seen too and does not just read the next; `stride(-2)` grows by it.
-    margin: entries of poison before and behind. Integers have no NaN and get -1 (used as
-        a page or row number it leads in front of its buffer: into NaN, and not into the wild).
+    row_gap: entries of poison between rows (the last dimension), so that running past the end
+        of a row is detected too, instead of just reading the next row; `stride(-2)` grows by it.
+    margin: entries of poison before and after. Integers have no NaN and get -1 (used as
+        a page or row number, it points just before its buffer: into NaN, not into the wild).
     """
     return _inside(_poison(tensor, _INPUT), tensor, name, row_gap, margin)
 
@@ -83,10 +84,10 @@ def poisoned(
     row_gap: int = 0,
     device: str | torch.device = "cpu",
 ) -> Guarded:
-    """Return an output buffer of `shape` that is NaN within and without.
+    """Return an output buffer of `shape` that is NaN inside and around.
 
     What a kernel forgets to write stays NaN, and no zero left by the allocator hides it.
-    Integers get -2, which no input's poison is.
+    Integers get -2, which is no input's poison.
     """
     fill = math.nan if dtype.is_floating_point else -2
     tensor = torch.full(shape, fill, dtype=dtype, device=device)
@@ -96,7 +97,7 @@ def poisoned(
 def _poison(like: torch.Tensor, payload: int) -> torch.Tensor:
     """Return one entry of poison, (1,), with the dtype and device of `like`.
 
-    The payload stands in the highest bits below the one that makes a NaN quiet: there it outlives
+    The payload sits in the highest bits below the one that makes a NaN quiet: there it survives
     a cast to fewer bits. An 8-bit float has no room for it and gets a plain NaN.
     """
     if not like.dtype.is_floating_point:
@@ -111,7 +112,7 @@ def _poison(like: torch.Tensor, payload: int) -> torch.Tensor:
 
 @contextlib.contextmanager
 def empty_is_nan() -> Iterator[None]:
-    """Let `torch.empty` give NaN: rows that nobody wrote then look the same every time."""
+    """Let `torch.empty` return NaN: rows never written then look the same every time."""
     before = torch.are_deterministic_algorithms_enabled()
     gently = torch.is_deterministic_algorithms_warn_only_enabled()
     filling = torch.utils.deterministic.fill_uninitialized_memory

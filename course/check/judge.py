@@ -28,20 +28,20 @@ NONE_CAME = "This one is not written yet, or the `return` is missing: the functi
 
 
 class CheckFailed(AssertionError):
-    """An answer does not pass. The report is printed; this is what graders see."""
+    """An answer did not pass. The report is printed; this is what graders see."""
 
     def _render_traceback_(self) -> list[str]:
-        """Tell Jupyter to show one line: the report above it says more than a stack would."""
+        """Tell Jupyter to show one line: the report above it says more than a traceback would."""
         return [f"CheckFailed: {self}"]
 
 
 def check(exercise_id: str, answer: Any) -> None:
     """Check an answer to an exercise, print the report, and note a pass in the progress file.
 
-    exercise_id: the id, and for the reader the name: `check("3.2 merge", merge)`.
+    exercise_id: the id, followed by the name for the reader: `check("3.2 merge", merge)`.
     Raises CheckFailed if a property does not hold. An answer that can't be checked on this
-    machine is reported as *not verified*: no error, and no pass either; only a grader
-    (nbgrader sets NBGRADER_EXECUTION) gets the error, lest it give points for it.
+    machine is reported as *not verified*: no error, but no pass either; only a grader
+    (nbgrader sets NBGRADER_EXECUTION) gets the error, so that it gives no points.
     """
     report = judge(exercise_id, answer)
     print(report)
@@ -52,7 +52,7 @@ def check(exercise_id: str, answer: Any) -> None:
 
 
 def judge(exercise_id: str | Exercise, answer: Any, *, seed: int | None = None) -> Report:
-    """Return the verdict on an answer; print nothing, raise nothing that the answer raises.
+    """Return the verdict on an answer; print nothing, and raise nothing that the answer raises.
 
     seed: fixes the inputs; None draws fresh ones. Raises UnknownExercise.
     """
@@ -89,7 +89,7 @@ def unfit(exercise: Exercise, answer: Any) -> str:
         return UNWRITTEN
     if callable(exercise.alternative) and not callable(answer):
         call = f'check("{exercise.label}", {exercise.solution_name})'
-        return f"Hand over the function itself, without calling it: {call}."
+        return f"Pass the function itself, without calling it: {call}."
     kernel = getattr(answer, "fn", None)  # a Triton kernel: the compiler would choke on the stub
     if inspect.isfunction(kernel):
         try:
@@ -102,7 +102,7 @@ def unfit(exercise: Exercise, answer: Any) -> str:
 
 
 def seeds(exercise: Exercise, index: int, seed: int) -> list[int]:
-    """Return the seeds of one property: the same whoever answers, others for each property."""
+    """Return the seeds of one property: the same for every answer, different for each property."""
     return [seed + 1009 * index + trial for trial in range(exercise.trials)]
 
 
@@ -138,13 +138,13 @@ def said(raised: Raised) -> str:
 
 
 def recognise(exercise: Exercise, outcomes: list[Outcome], seed: int) -> Mistake | None:
-    """Return the catalogued mistake that behaves on these inputs as the answer did, or None.
+    """Return the catalogued mistake that behaves as the answer did on these inputs, or None.
 
-    It has to agree on every property, the failing ones first, since those tell most apart.
+    It has to agree on every property, the failing ones first, since they discriminate best.
     """
     order = sorted(outcomes, key=lambda outcome: outcome.status is not Status.FAIL)
     failures = [outcome.telling for outcome in outcomes if outcome.status is Status.FAIL]
-    # nothing but exceptions to go by: then their messages must agree too, not just their types
+    # with nothing but exceptions to go by, their messages must agree too, not just their types
     to_the_word = all(isinstance(telling, Raised) for telling in failures)
     try:
         with time_limit(exercise.seconds):
@@ -170,7 +170,7 @@ def _agrees(
 def _of_mistake(
     exercise: Exercise, mistake: Mistake, index: int, seed: int
 ) -> tuple[Observation, ...]:
-    """What a mistake does under one property. Kept: with one seed, many answers ask for it."""
+    """What a mistake does under one property. Cached: with one seed, many answers need it."""
     prop = exercise.properties[index]
     return tuple(observe(exercise, prop, mistake.implementation, seeds(exercise, index, seed)))
 

@@ -75,14 +75,13 @@ DECODE_STEP = Exercise(
         ),
         Mistake(
             "no softmax",
-            "The scores are used as weights **without softmax**: they are neither positive nor do "
-            "they sum to 1.",
+            "The scores are used as weights **without softmax**: they are not all positive and "
+            "do not sum to 1.",
             lambda q, k, v: (k @ q / q.shape[0] ** 0.5) @ v,
         ),
         Mistake(
             "exponentials not divided by their sum",
-            "The weights are exponentials that **nobody divided by their sum**: they don't add up "
-            "to 1.",
+            "The weights are exponentials **not divided by their sum**: they don't add up to 1.",
             lambda q, k, v: torch.exp(k @ q / q.shape[0] ** 0.5) @ v,
         ),
         Mistake(
@@ -93,8 +92,8 @@ DECODE_STEP = Exercise(
         ),
         Mistake(
             "scaled after softmax",
-            "The √D divides the **weights**, after softmax: they no longer sum to 1. It belongs to "
-            "the scores, before.",
+            "√D divides the **weights**, after the softmax, so they no longer sum to 1. Divide the "
+            "scores instead, before it.",
             lambda q, k, v: (torch.softmax(k @ q, -1) / q.shape[0] ** 0.5) @ v,
         ),
         Mistake(
@@ -115,7 +114,7 @@ DECODE_STEP = Exercise(
         ),
         Mistake(
             "plain mean",
-            "Every value gets **the same weight**: the query was never looked at.",
+            "Every value gets **the same weight**: the query is never used.",
             lambda q, k, v: v.mean(0),
         ),
     ),
@@ -154,7 +153,7 @@ CACHE_BYTES = Exercise(
     properties=(
         Property(
             "by hand",
-            "one token, one head, D = 1, two bytes a number",
+            "one token, one head, D = 1, two bytes per number",
             lambda answer, rng: _bytes_seen(answer, (1, 1, 1, 1, 2)),
         ),
         Property(
@@ -188,13 +187,13 @@ CACHE_BYTES = Exercise(
         ),
         Mistake(
             "size fixed at 4",
-            "Every number is taken for 4 bytes: **`bytes_per_number` is not used**.",
+            "Every number is taken to have 4 bytes: **`bytes_per_number` is not used**.",
             lambda Lk, Hq, Hkv, D, size: 2 * Lk * Hkv * D * 4,
         ),
         Mistake(
             "query heads, and keys only",
-            "Two slips at once: the **query heads** are counted where the KV heads should be, and "
-            "only **one of the two** caches.",
+            "Two slips at once: the **query heads** are counted instead of the KV heads, and "
+            "only **one of the two** caches is counted.",
             lambda Lk, Hq, Hkv, D, size: Lk * Hq * D * size,
         ),
         Mistake(
@@ -204,7 +203,7 @@ CACHE_BYTES = Exercise(
         ),
         Mistake(
             "bits",
-            "This counts **bits**: the size of a number was given in bytes already.",
+            "This counts **bits**: the size of a number is already in bytes.",
             lambda Lk, Hq, Hkv, D, size: 16 * Lk * Hkv * D * size,
         ),
     ),

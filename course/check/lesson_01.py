@@ -1,4 +1,4 @@
-"""Exercises of lesson 01, one module each: what holds, and what people get wrong."""
+"""Exercises of lesson 01, one module each: what must hold, and what people get wrong."""
 
 from course.check.lesson_01_cost import ATTENTION_COST
 from course.check.lesson_01_gqa import GROUPED_ATTENTION

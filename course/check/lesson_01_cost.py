@@ -39,7 +39,7 @@ def _bytes_each(answer: Callable, rng: Generator) -> list[Seen]:
 
 
 def _one_by_one(B: int, Lq: int, Lk: int, Hq: int, Hkv: int, D: int, each: int) -> Cost:
-    """Another right answer: by shapes."""
+    """Another correct answer: from the shapes."""
     q = o = B * Lq * Hq * D
     k = v = B * Lk * Hkv * D
     score = 2 * D  # a product and a sum for each of D numbers
@@ -49,7 +49,7 @@ def _one_by_one(B: int, Lq: int, Lk: int, Hq: int, Hkv: int, D: int, each: int) 
 def _cost(
     flops: int = 4, q_and_o: int = 2, k_and_v: int = 2, shared: str = "Hkv", scores: int = 0
 ) -> Callable:
-    """The cost with some factor wrong; shared: the heads that k and v are counted with."""
+    """The cost with one factor wrong; shared: the heads counted for k and v."""
 
     def wrong(B: int, Lq: int, Lk: int, Hq: int, Hkv: int, D: int, bytes_each: int) -> Cost:
         heads = {"Hkv": Hkv, "Hq": Hq}[shared]
@@ -76,17 +76,17 @@ ATTENTION_COST = Exercise(
     section="6 · What it costs",
     solution_name="attention_cost",
     properties=(
-        Property("one head", "one query, one head, one byte a number", _one_head),
+        Property("one head", "one query, one head, one byte per number", _one_head),
         Property("several queries", "Lq > 1", _more_queries),
         Property("shared heads", "G = 4: k and v have fewer heads than q", _shared_heads),
         Property("batch", "B > 1", _batch),
-        Property("bytes each", "2 and 4 bytes a number", _bytes_each),
+        Property("bytes each", "2 and 4 bytes per number", _bytes_each),
     ),
     mistakes=(
         Mistake(
             "not shared",
             "The bytes of k and v are counted **once for every query head**. Heads of a group "
-            "share one KV head, and it need be read only once: there are Hkv of them.",
+            "share one KV head, which need be read only once: there are Hkv of them.",
             _cost(shared="Hq"),
             see="5 · Heads, and how they share",
         ),
@@ -99,12 +99,12 @@ ATTENTION_COST = Exercise(
         Mistake(
             "half the FLOPs",
             "The FLOPs are **half** of what they should be. Either only one of the two products "
-            "is counted (scores, weighted sum), or a multiplication and an addition as one.",
+            "(scores, weighted sum) is counted, or a multiplication and an addition count as one.",
             _cost(flops=2),
         ),
         Mistake(
             "output forgotten",
-            "The bytes lack **the output**: o is as large as q, and has to be written.",
+            "The bytes lack **the output**: o is as large as q and has to be written.",
             _cost(q_and_o=1),
         ),
         Mistake(
@@ -114,7 +114,7 @@ ATTENTION_COST = Exercise(
         ),
         Mistake(
             "only k and v",
-            "The bytes are those of **k and v only**. q has to be read and o to be written, too.",
+            "The bytes are those of **k and v only**. q has to be read and o written, too.",
             _cost(q_and_o=0),
         ),
         Mistake(
@@ -125,7 +125,7 @@ ATTENTION_COST = Exercise(
         ),
         Mistake(
             "numbers, not bytes",
-            "These are **numbers instead of bytes**: each takes `bytes_each`.",
+            "This counts **numbers, not bytes**: each takes `bytes_each`.",
             _numbers,
         ),
     ),

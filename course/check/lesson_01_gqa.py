@@ -66,7 +66,7 @@ def _part_of_a_cache(answer: Callable, rng: Generator) -> Seen:
 
 
 class _Largest(TorchDispatchMode):
-    """Note the size of the largest tensor that any operation makes."""
+    """Record the size of the largest tensor that any operation creates."""
 
     def __init__(self, seen: SimpleNamespace) -> None:
         super().__init__()
@@ -91,14 +91,14 @@ def _largest_made() -> Iterator[SimpleNamespace]:
 def _nothing_repeated(answer: Callable, rng: Generator) -> Seen:
     q = torch.randn(1, 1, 16, 32, generator=rng)
     k, v = torch.randn(2, 1, 24, 2, 32, generator=rng).unbind(0)
-    k, v = k.clone(), v.clone()  # each with a storage of its own
+    k, v = k.clone(), v.clone()  # each with its own storage
     with _largest_made() as largest:
         o = answer(q, k, v)
     right = Seen(o, _one_by_one(q, k, v), "G = 8", atol=TOLERANCE, rtol=0)
-    if complain(right):  # how it was computed matters once it is right
+    if complain(right):  # how it was computed matters only once it is right
         return right
     given = f"k and v of {k.numel()} numbers each, G = 8; the largest tensor on the way has "
-    # k may be laid out anew once, never G times; scores and q are smaller than k here
+    # k may be copied to a new layout once, never G times; scores and q are smaller than k here
     came = "copies" if largest.size > 2 * k.numel() else "no copies"
     return Seen(came, "no copies", f"{given}{largest.size}")
 
@@ -110,14 +110,12 @@ GROUPED_ATTENTION = Exercise(
     section="5 · Heads, and how they share",
     solution_name="grouped_attention",
     properties=(
-        Property("no sharing", "Hkv = Hq, every head has keys of its own", _no_sharing),
+        Property("no sharing", "Hkv = Hq, every head has its own keys", _no_sharing),
         Property("one for all", "Hkv = 1, all heads share", _one_for_all),
         Property("groups", "G = 4 and G = 3: head h reads KV head h // G", _groups),
         Property("several queries", "Lq = 3", _several_queries),
         Property("part of a cache", "k and v are slices of something longer", _part_of_a_cache),
-        Property(
-            "nothing repeated", "no tensor of G times the size of k is made", _nothing_repeated
-        ),
+        Property("nothing repeated", "no tensor G times the size of k is made", _nothing_repeated),
     ),
     mistakes=(
         Mistake(
@@ -128,25 +126,25 @@ GROUPED_ATTENTION = Exercise(
         ),
         Mistake(
             "split in another order",
-            "The heads of q are split as **(G, Hkv)**, but neighbours share a KV head: the member "
-            "of the group counts fastest, so the split is (Hkv, G).",
+            "The heads of q are split as **(G, Hkv)**, but neighbours share a KV head: the index "
+            "within the group varies fastest, so the split is (Hkv, G).",
             answers.split_otherwise,
         ),
         Mistake(
             "joined in another order",
-            "Each head is computed rightly, but at the end **G and Hkv are joined in the other "
+            "Each head is computed correctly, but at the end **G and Hkv are joined in the other "
             "order**, so the heads come out shuffled: join (Hkv, G), as they were split.",
             answers.joined_otherwise,
         ),
         Mistake(
             "k and v repeated",
             "The numbers are right, but k or v was **copied for every query head** on the way. "
-            "The saving of GQA is lost with that: give q the extra dimension instead.",
+            "That throws away the saving of GQA: give q the extra dimension instead.",
             answers.repeated,
         ),
         Mistake(
             "not scaled",
-            "This is what comes out **without scale**: the scores are to be multiplied by 1/√D "
+            "This is what you get **without the scale**: multiply the scores by 1/√D "
             "before the softmax.",
             answers.grouped_with(scale=0.0),
             see="1 · One query, four keys",
@@ -160,21 +158,21 @@ GROUPED_ATTENTION = Exercise(
         ),
         Mistake(
             "scaled by the heads",
-            "The scores are divided by **√Hq instead of √D**: what grows is a sum of D products, "
+            "The scores are divided by **√Hq instead of √D**: each score is a sum of D products, "
             "however many heads there are.",
             answers.scaled_by_heads,
             see="1 · One query, four keys",
         ),
         Mistake(
             "scaled after the softmax",
-            "The scale comes **after the softmax**, and only makes the output smaller. The scores "
-            "are to be scaled before.",
+            "The scale comes **after the softmax** and only makes the output smaller. Scale the "
+            "scores, before it.",
             answers.scaled_after,
             see="1 · One query, four keys",
         ),
         Mistake(
             "masked",
-            "This is attention with a **causal mask**. None is asked for here: every query sees "
+            "This is attention with a **causal mask**. The task asks for none: every query sees "
             "every key.",
             answers.causal,
         ),
@@ -187,8 +185,8 @@ GROUPED_ATTENTION = Exercise(
         ),
         Mistake(
             "not moved back",
-            "Each head is right by itself, but with several queries the result is **reshaped "
-            "without moving dimensions first**: heads and queries are mixed up in it.",
+            "Each head is right on its own, but with several queries the result is **reshaped "
+            "without moving dimensions first**, which mixes up heads and queries.",
             answers.not_moved_back,
         ),
     ),

@@ -1,4 +1,4 @@
-"""Answers to exercise 1.3: one more that is right, and those that people get wrong."""
+"""Answers to exercise 1.3: another correct one, and the mistakes people make."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def by_matmul(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Another right answer: the rows of a group stacked, one matrix product per KV head."""
+    """Another correct answer: the rows of a group stacked, one matrix product per KV head."""
     B, Lq, Hq, width = q.shape
     Hkv, G = k.shape[2], Hq // k.shape[2]
     rows = q.reshape(B, Lq, Hkv, G, width).permute(0, 2, 3, 1, 4).reshape(B, Hkv, G * Lq, width)
@@ -43,12 +43,12 @@ def scaled_after(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def scaled_by_heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """√Hq for √D."""
+    """√Hq in place of √D."""
     return _weighted(torch.softmax(q.shape[2] ** -0.5 * _scores(q, k), -1), v)
 
 
 def causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """A causal mask that nobody asked for."""
+    """A causal mask that the task does not ask for."""
     Lq, Lk = q.shape[1], k.shape[1]
     visible = torch.ones(Lq, Lk, dtype=torch.bool).tril(Lk - Lq)
     scores = (q.shape[-1] ** -0.5 * _scores(q, k)).masked_fill(~visible, -math.inf)
@@ -56,7 +56,7 @@ def causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def joined_otherwise(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Heads rightly split, joined as (G, Hkv)."""
+    """Heads split correctly, joined as (G, Hkv)."""
     p = torch.softmax(q.shape[-1] ** -0.5 * _scores(q, k), -1)
     return torch.einsum("bhgqk,bkhd->bqghd", p, v).flatten(2, 3)
 

@@ -43,7 +43,7 @@ def _nothing(answer: Callable, rng: Generator) -> list[Seen]:
 
 
 def _by_tril(Lq: int, Lk: int) -> Tensor:
-    """Another right answer: a triangle, moved to the right corner."""
+    """Another correct answer: a triangle, moved to the correct corner."""
     return torch.ones(Lq, Lk, dtype=torch.bool).tril(diagonal=Lk - Lq)
 
 
@@ -115,7 +115,7 @@ CAUSAL_MASK = Exercise(
     mistakes=(
         Mistake(
             "top-left",
-            "This is the **top-left** mask: query i is taken for token i. With keys in a cache, "
+            "This is the **top-left** mask: query i is treated as token i. With keys in a cache, "
             "query 0 is not the first token, and would see almost nothing of its past.",
             _top_left,
         ),
@@ -127,20 +127,20 @@ CAUSAL_MASK = Exercise(
         ),
         Mistake(
             "not itself",
-            "Each query is **hidden from its own token**. The last query should see every key, "
-            "the newest included: look again at < and ≤.",
+            "Each query has **its own token hidden** from it. The last query should see every key, "
+            "including the newest: look again at < and ≤.",
             _not_itself,
         ),
         Mistake(
             "one token of the future",
             "Each query sees **one token of the future**: the triangle starts one column too far "
-            "to the right. The last query stands at key Lk - 1, not at Lk.",
+            "to the right. The last query is at key Lk - 1, not at Lk.",
             _one_of_the_future,
         ),
         Mistake(
             "upper triangle",
             "This is the **upper** triangle: each query sees its own token and all later ones. "
-            "The lower one, with the same diagonal, is the past.",
+            "The past is the lower one, with the same diagonal.",
             _upper_triangle,
         ),
         Mistake(
@@ -152,18 +152,18 @@ CAUSAL_MASK = Exercise(
         Mistake(
             "never empty",
             "With more queries than keys the distance is negative, and it **must stay negative** "
-            "(it was cut off at 0): the first queries came before any key and see nothing.",
+            "(yours was clamped at 0): the first queries came before any key and see nothing.",
             _never_empty,
         ),
         Mistake(
             "transposed",
-            "**Rows and columns are exchanged**: one row per query, one column per key.",
+            "**Rows and columns are swapped**: you need one row per query, one column per key.",
             _transposed,
         ),
         Mistake(
             "in floats",
             "The zeros and ones are in the right places, but they are **floats**. `~mask` and "
-            "`masked_fill` want a mask of dtype bool.",
+            "`masked_fill` need a mask of dtype bool.",
             _in_floats,
         ),
         Mistake(
@@ -175,7 +175,7 @@ CAUSAL_MASK = Exercise(
         Mistake(
             "to be added",
             "This is a mask **to be added to the scores**: 0 where a query may see, -inf where "
-            "not. Here a bool mask is asked for, True where it may see.",
+            "not. The task asks for a bool mask, True where it may see.",
             _to_be_added,
         ),
     ),

@@ -11,8 +11,8 @@ from torch import Generator, Tensor
 from course.check import lesson_01_softmax_answers as answers
 from course.check.spec import Exercise, Mistake, Property, Seen
 
-# fp32. A sum of at most 9 terms with exponents down to -16 costs under 32 eps. Who computes p as
-# exp(scores - lse) also carries the rounding of lse: eps/2 · 256 for scores around 200. Twice both.
+# fp32. A sum of at most 9 terms with exponents down to -16 costs under 32 eps. Computing p as
+# exp(scores - lse) adds the rounding of lse: eps/2 · 256 for scores around 200. Twice both.
 TOLERANCE = 512 * torch.finfo(torch.float32).eps
 
 
@@ -69,7 +69,7 @@ SAFE_SOFTMAX = Exercise(
     solution_name="safe_softmax",
     properties=(
         Property("one row", "four scores of ordinary size", _one_row),
-        Property("many rows", "any number of dimensions; each row by itself", _many_rows),
+        Property("many rows", "any number of dimensions; each row on its own", _many_rows),
         Property("large scores", "scores near 200 and near -200", _large_scores),
         Property("rows far apart", "one row near -200, one near 0, one near 200", _rows_apart),
         Property("hidden keys", "some scores are -inf: their weight is 0", _hidden_keys),
@@ -85,21 +85,21 @@ SAFE_SOFTMAX = Exercise(
         ),
         Mistake(
             "one maximum for all rows",
-            "This is what comes out with **one maximum for the whole tensor**. A row that lies "
+            "This is what you get with **one maximum for the whole tensor**. A row that lies "
             "far below it then has nothing but zeros to divide: each row needs its own.",
             answers.one_maximum_for_all,
             see="2 · When exp overflows",
         ),
         Mistake(
             "one maximum, divided safely",
-            "This is what comes out with **one maximum for the whole tensor**: a row far below it "
+            "This is what you get with **one maximum for the whole tensor**: a row far below it "
             "gets weights of 0, as if all its keys were hidden. Each row needs its own maximum.",
             answers.one_maximum_divided_safely,
             see="2 · When exp overflows",
         ),
         Mistake(
             "maximum at least 0",
-            "The maximum is **never taken below 0**. Rows of very negative scores are then not "
+            "The maximum is **never allowed below 0**. Rows of very negative scores are then not "
             "shifted, and all their weights round to 0. Only -inf needs a stand-in.",
             answers.maximum_at_least_0,
             see="2 · When exp overflows",
@@ -107,25 +107,25 @@ SAFE_SOFTMAX = Exercise(
         Mistake(
             "over the first dimension",
             "The softmax runs over the **first** dimension. Keys are in the last one; the first "
-            "is queries, heads or batch, and they have nothing to do with each other.",
+            "holds queries, heads or batch, which have nothing to do with each other.",
             answers.first_dimension,
         ),
         Mistake(
             "-inf - (-inf)",
-            "All is well except in a row without keys. Its maximum is -inf, and **-inf minus -inf "
-            "is not a number**: subtract a finite stand-in there.",
+            "Everything is right except in a row without keys. Its maximum is -inf, and **-inf "
+            "minus -inf is not a number**: subtract a finite stand-in there.",
             answers.empty_row_is_nan,
         ),
         Mistake(
             "lse of an empty row is 0",
-            "lse of an empty row **is 0 here**. Either the guarded sum (1 instead of 0) went into "
-            "the logarithm, or NaN was replaced by 0. Take the log of the unguarded sum.",
+            "Here **the lse of an empty row is 0**. Either the guarded sum (1 instead of 0) went "
+            "into the logarithm, or NaN was replaced by 0. Take the log of the unguarded sum.",
             answers.empty_row_has_lse_0,
         ),
         Mistake(
             "a little added to the sum",
-            "**A small number was added to the sum**, so as not to divide by 0. Then lse of an "
-            "empty row is a finite number instead of -inf: it claims a weight.",
+            "**A small number was added to the sum** to avoid dividing by 0. The lse of an "
+            "empty row is then finite instead of -inf: it claims a weight.",
             answers.a_little_added,
         ),
         Mistake(
@@ -136,8 +136,8 @@ SAFE_SOFTMAX = Exercise(
         ),
         Mistake(
             "a huge number for -inf",
-            "This is what comes out if -inf is replaced by a **huge negative number**. It is still "
-            "a score: a row of nothing else shares its weight evenly among hidden keys.",
+            "This is what you get if -inf is replaced by a **huge negative number**. It is still "
+            "a score: a row of nothing else spreads its weight evenly over hidden keys.",
             answers.huge_for_infinite,
         ),
         Mistake(
@@ -149,7 +149,7 @@ SAFE_SOFTMAX = Exercise(
         Mistake(
             "maximum subtracted",
             "p is right. For lse the maximum was **subtracted instead of added**: the sum had "
-            "lost a factor e to the m, and the logarithm gets m back.",
+            "lost a factor of e to the m, so the logarithm needs m added back.",
             answers.lse_minus_maximum,
         ),
         Mistake(
@@ -161,13 +161,13 @@ SAFE_SOFTMAX = Exercise(
         Mistake(
             "lse in base 2",
             "p is right. The whole lse is **in base 2**; in this course it is a natural "
-            "logarithm, and whoever merges it relies on that.",
+            "logarithm, and code that merges it relies on that.",
             answers.lse_in_base_2,
         ),
         Mistake(
             "lse keeps a dimension",
             "The values are right, but lse still has the **last dimension, of length 1**, which "
-            "keepdim left behind: it should have the shape of scores without the last dimension.",
+            "keepdim left in place: it should have the shape of scores without that dimension.",
             answers.lse_keeps_dimension,
         ),
     ),

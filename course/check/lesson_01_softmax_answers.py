@@ -1,4 +1,4 @@
-"""Answers to exercise 1.1: one more that is right, and those that people get wrong."""
+"""Answers to exercise 1.1: another correct one, and the mistakes people make."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Pair = tuple[Tensor, Tensor]
 
 
 def by_logsumexp(scores: Tensor) -> Pair:
-    """Another right answer: the weights from the finished lse."""
+    """Another correct answer: the weights from the finished lse."""
     lse = torch.logsumexp(scores, dim=-1)
     empty = torch.isinf(lse) & (lse < 0)
     return torch.exp(scores - lse.masked_fill(empty, 0.0).unsqueeze(-1)), lse
@@ -30,7 +30,7 @@ def _shares(weights: Tensor, total: Tensor) -> Tensor:
 
 
 def not_shifted(scores: Tensor) -> Pair:
-    """The formula as it stands."""
+    """The formula as written."""
     weights = torch.exp(scores)
     total = weights.sum(-1, keepdim=True)
     return weights / total, total.log().squeeze(-1)
@@ -52,7 +52,7 @@ def one_maximum_divided_safely(scores: Tensor) -> Pair:
 
 
 def first_dimension(scores: Tensor) -> Pair:
-    """All over dimension 0."""
+    """Everything over dimension 0."""
     m = scores.amax(0, keepdim=True)
     m = torch.where(m == -math.inf, 0.0, m)
     weights = torch.exp(scores - m)
@@ -84,7 +84,7 @@ def maximum_at_least_0(scores: Tensor) -> Pair:
 
 
 def a_little_added(scores: Tensor) -> Pair:
-    """1e-6 against a division by 0."""
+    """1e-6 added to avoid a division by 0."""
     m, weights, total = _parts(scores)
     total = total + 1e-6
     return weights / total, (m + total.log()).squeeze(-1)
@@ -120,7 +120,7 @@ def logarithm_of_base_2(scores: Tensor) -> Pair:
 
 
 def lse_in_base_2(scores: Tensor) -> Pair:
-    """Base 2 for all of it."""
+    """Base 2 for everything."""
     m, weights, total = _parts(scores)
     return _shares(weights, total), (m / math.log(2) + total.log2()).squeeze(-1)
 

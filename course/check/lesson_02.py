@@ -1,4 +1,4 @@
-"""Exercises of lesson 02, one module each: what holds, and what people get wrong."""
+"""Exercises of lesson 02, one module each: what must hold, and what people get wrong."""
 
 from course.check.lesson_02_append import APPEND
 from course.check.lesson_02_intensity import INTENSITY

@@ -1,4 +1,4 @@
-"""Exercise 2.1: put new tokens into a cache, in place, each row behind its own length."""
+"""Exercise 2.1: put new tokens into a cache, in place, each row after its own length."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ACCEPTED, REFUSED = "no error: all tokens fit", "a ValueError"
 
 
 def _cache(rng: Generator, name: str, shape: tuple[int, ...], lengths: list[int]) -> Filled:
-    """A cache filled up to the lengths, NaN behind them and around it."""
+    """A cache filled up to the lengths, NaN after them and around it."""
     cache = poisoned(shape, name=name, row_gap=3)
     for b, length in enumerate(lengths):
         cache.tensor[b, :length] = torch.randn(length, *shape[2:], generator=rng)
@@ -29,8 +29,8 @@ def _append(
 ) -> list[Seen]:
     """Append Ln tokens to rows of these lengths: was it refused, the cells, the lengths.
 
-    A part each, so that a message shows the one that differs; the first difference in a cache in
-    words, and then all of it, by which mistakes are told apart.
+    Each is a separate observation, so that a message shows the one that differs; for a cache,
+    the first difference in words, and then the whole cache, which tells mistakes apart.
     """
     B, D = len(lengths), 2
     names, shape = ("k", "v"), (B, capacity, Hkv, D)
@@ -59,7 +59,7 @@ def _append(
 
 
 def _call(answer: Callable, args: tuple, fits: bool, given: str) -> tuple[str, object, str]:
-    """Call the answer: how it ended, in words, what it returned, and which other error it was."""
+    """Call the answer: how it ended, in words, what it returned, and any other error it raised."""
     try:
         result = answer(*args)
     except ValueError:
@@ -76,7 +76,7 @@ def _call(answer: Callable, args: tuple, fits: bool, given: str) -> tuple[str, o
 def _first_difference(
     cache: Guarded, old: Tensor, wanted: Tensor, new: list[Tensor]
 ) -> tuple[str, str]:
-    """The first cell (row, place) of a cache that is not as wanted: what is in it, and should be.
+    """The first wrong cell (row, place) of a cache: what is in it, and what should be.
 
     old: the cache as it was; new: k and v.
     """
@@ -131,7 +131,7 @@ def _a_full_row(answer: Callable, rng: Generator) -> list[Seen]:
 
 
 def _no_room(answer: Callable, rng: Generator) -> list[Seen]:
-    """Row 0 has room, a later one has not: nothing at all may have been written."""
+    """Row 0 has room, a later one does not: nothing at all may be written."""
     return _append(answer, rng, [1, 2, integer(rng, 4, 5)], 3, 6)
 
 
@@ -139,52 +139,52 @@ SHARED = "lengths changed"
 MISTAKES = (
     (
         "one place too far",
-        "The new tokens begin **one place too far**: they leave a gap that nobody wrote. Places "
+        "The new tokens begin **one place too far**: they leave an unwritten gap. Places "
         "count from 0, so lengths[b] itself is the first free one.",
     ),
     (
         "one length for all",
-        "All rows are written at the place of **row 0's length**. Each row of a batch has a "
-        "length of its own.",
+        "All rows are written at the place given by **row 0's length**. Each row of a batch has "
+        "its own length.",
     ),
     (
         "new tensors, no question of room",
-        "The caches that were given are **unchanged**: torch.cat and the like make a new tensor. "
-        "Write into the cells of the old one. And ask first whether they suffice: torch.cat never "
-        "runs out of room.",
+        "The caches you were given are **unchanged**: torch.cat and the like make a new tensor. "
+        "Write into the cells of the old one. And check first that there is room: torch.cat never "
+        "runs out of it.",
     ),
     (
         "new tensors",
-        "The caches that were given are **unchanged**: torch.cat, clone and the like make a new "
+        "The caches you were given are **unchanged**: torch.cat, clone and the like make a new "
         "tensor, and the caller never sees it. Write into the cells of the old one.",
     ),
     (
         "only the first token",
         "Only the **first** of the new tokens is in the cache. There may be several: Ln of them, "
-        "behind each other.",
+        "one after another.",
     ),
     (
         "lengths changed",
-        "The cells are right, but the tensor `lengths` that was given is **changed** as well. In "
-        "a model the next layer appends the same tokens at the same places, and would go astray. "
+        "The cells are right, but the tensor `lengths` you were given is **changed** as well. In "
+        "a model the next layer appends the same tokens, and now would put them too far along. "
         "Return a new tensor.",
     ),
     (
         "a full row is not noticed",
-        "Nobody asked **whether there is room**. A token for a full row is then lost without a "
-        "word (a slice that begins behind the end is empty, and assigning to it is no error); "
-        "several that fit only in part end in PyTorch's own error, when other rows are written "
-        "already.",
+        "The code never checks **whether there is room**. A token for a full row is then silently "
+        "lost (a slice that begins past the end is empty, and assigning to it is no error); "
+        "several that fit only in part end in PyTorch's own error, after other rows have already "
+        "been written.",
     ),
     (
         "room for one",
-        "The question for room is right for **one** new token. There may be several: all Ln of "
+        "The check for room is right for **one** new token. There may be several: all Ln of "
         "them need a place.",
     ),
     (
         "half is written",
-        "Here is a ValueError, but only **after other rows were written**: whoever catches it has"
-        " a cache that is half new. Ask for all rows first, then write.",
+        "There is a ValueError, but only **after other rows were written**: code that catches it"
+        " is left with a cache that is half new. Check all rows first, then write.",
     ),
     (
         "the last cell refused",
@@ -201,9 +201,9 @@ APPEND = Exercise(
     properties=(
         Property("one token", "one row, one new token", _one_token),
         Property("an empty row", "length 0: the cache begins", _empty_row),
-        Property("ragged lengths", "three rows, each with a length of its own", _ragged),
+        Property("ragged lengths", "three rows, each with its own length", _ragged),
         Property("several tokens", "a chunk of new tokens, two KV heads", _several),
-        Property("just fits", "the last cell is used, and none behind it", _just_fits),
+        Property("just fits", "the last cell is used, and none after it", _just_fits),
         Property(
             "a full row", "one more token is a ValueError, and nothing is written", _a_full_row
         ),

@@ -1,4 +1,4 @@
-"""Answers to exercise 2.1, right and wrong: what the check compares with."""
+"""Answers to exercise 2.1, right and wrong: what the check compares against."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def by_index(k_cache: Tensor, v_cache: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> Tensor:
-    """All cells at once, by an index for each: right, and written otherwise than the solution."""
+    """All cells at once, each by its index: correct, but written differently from the solution."""
     B, Ln = k.shape[:2]
     places = lengths[:, None] + torch.arange(Ln)  # (B, Ln)
     if places.numel() and int(places.max()) >= k_cache.shape[1]:
@@ -19,7 +19,7 @@ def by_index(k_cache: Tensor, v_cache: Tensor, k: Tensor, v: Tensor, lengths: Te
 
 
 def joined(k_cache: Tensor, v_cache: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> Tensor:
-    """Wrong: the caches that were given stay as they are, and room is never short."""
+    """Wrong: the given caches stay as they are, and there is always room."""
     k_cache, v_cache = torch.cat([k_cache, k], 1), torch.cat([v_cache, v], 1)
     return lengths + k.shape[1]
 

@@ -1,4 +1,4 @@
-"""Exercise 2.2: how many operations a byte decode does, and what it waits for."""
+"""Exercise 2.2: how many operations per byte decode does, and what it waits for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RIDGE = "The ridge"
 def one_by_one(
     G: int, Lq: int, bytes_each: int, peak_tflops: float, bandwidth: float
 ) -> tuple[float, str]:
-    """Another right answer: by the times for one KV head with a million keys of D = 128."""
+    """Another correct answer: from the times for one KV head with a million keys of D = 128."""
     numbers = 2 * 10**6 * 128  # of K and V
     operations = sum(2 for _ in range(G * Lq)) * numbers
     moved = numbers * bytes_each
@@ -49,7 +49,7 @@ def _formats(answer: Callable, rng: Generator) -> list[Seen]:
 
 
 def _near_the_ridge(answer: Callable, rng: Generator) -> list[Seen]:
-    """The ridge at 125 operations a byte, then a little higher: a float holds these exactly."""
+    """The ridge at 125 operations per byte, then a little higher: floats hold these exactly."""
     queries = 5 ** integer(rng, 0, 2)
     return [
         _seen(answer, 125 // queries, queries, 2, 256.0, 2048.0),
@@ -59,7 +59,7 @@ def _near_the_ridge(answer: Callable, rng: Generator) -> list[Seen]:
 
 
 def _this_cpu(answer: Callable, rng: Generator) -> list[Seen]:
-    """Ridges of 1 to 2.5 and of 0.25 operations a byte."""
+    """Ridges of 1 to 2.5 and of 0.25 operations per byte."""
     return [
         _seen(answer, 8, 1, 4, 0.01 * integer(rng, 2, 5), 20.0),
         _seen(answer, 1, 1, 4, 0.01, 40.0),
@@ -96,19 +96,19 @@ INTENSITY = Exercise(
     section="6 · Why decode waits for memory",
     solution_name="decode_limit",
     properties=(
-        Property("one head", "G = 1, Lq = 1, 16 bits: one operation a byte", _one_head),
+        Property("one head", "G = 1, Lq = 1, 16 bits: one operation per byte", _one_head),
         Property("a group", "G query heads share each key", _group),
         Property("several queries", "Lq > 1, as when drafts are verified", _several_queries),
-        Property("formats", "4 bytes and 1 byte an element", _formats),
+        Property("formats", "4 bytes and 1 byte per element", _formats),
         Property("near the ridge", "below it, on it, above it", _near_the_ridge, RIDGE),
-        Property("a CPU", "a ridge of a few operations a byte", _this_cpu, RIDGE),
+        Property("a CPU", "a ridge of a few operations per byte", _this_cpu, RIDGE),
     ),
     mistakes=(
         Mistake(
             "a multiply-add counted once",
             "The intensity is **half** of what it should be. A product and an addition are two "
-            "operations for each element and query row; or, if you counted K's operations only, "
-            "then also K's bytes only.",
+            "operations for each element and query row; or, if you counted only K's operations, "
+            "count only K's bytes, too.",
             _answer(lambda G, Lq, b: G * Lq / b),
         ),
         Mistake(
@@ -130,43 +130,44 @@ INTENSITY = Exercise(
         ),
         Mistake(
             "bytes an operation",
-            "The intensity is **upside down**: these are bytes for each operation, and not "
-            "operations for each byte.",
+            "The intensity is **upside down**: these are bytes per operation, not "
+            "operations per byte.",
             _answer(lambda G, Lq, b: b / (2 * G * Lq)),
         ),
         Mistake(
             "a thousand too small",
-            "The intensities are right, the verdicts not: the ridge is **a thousand times** too "
-            "low. peak_tflops is in 10¹² operations a second, bandwidth in 10⁹ bytes.",
+            "The intensities are right, but the verdicts are not: the ridge is **a thousand "
+            "times** too low. peak_tflops is in 10¹² operations per second, bandwidth in 10⁹ "
+            "bytes per second.",
             _answer(right, lambda x, peak, bandwidth: x < peak / bandwidth),
             see=RIDGE,
         ),
         Mistake(
             "ridge upside down",
-            "The intensities are right, but the ridge is **upside down**: it is operations a "
-            "second over bytes a second.",
+            "The intensities are right, but the ridge is **upside down**: it is operations "
+            "per second over bytes per second.",
             _answer(right, lambda x, peak, bandwidth: x < bandwidth / (1e3 * peak)),
             see=RIDGE,
         ),
         Mistake(
             "verdicts swapped",
-            "The intensities are right, and the two verdicts **swapped**: few operations a byte "
-            "means that memory is what one waits for.",
+            "The intensities are right, but the two verdicts are **swapped**: few operations per "
+            "byte means waiting for memory.",
             _answer(right, lambda x, peak, bandwidth: x >= 1e3 * peak / bandwidth),
             see=RIDGE,
         ),
         Mistake(
             "always memory",
-            'The intensities are right, but the verdict is **always** "memory". It is usual for '
-            "decode, and no law: compare the intensity with the device's ridge, with the units in "
-            "mind.",
+            'The intensities are right, but the verdict is **always** "memory". That is usual for '
+            "decode, but not a law: compare the intensity with the device's ridge, and mind the "
+            "units.",
             _answer(right, lambda x, peak, bandwidth: True),
             see=RIDGE,
         ),
         Mistake(
             "on the ridge",
             "Only the case **on the ridge** is wrong: both take equally long there, and the task "
-            "counts it as arithmetic.",
+            "counts that as arithmetic.",
             _answer(right, lambda x, peak, bandwidth: x <= 1e3 * peak / bandwidth),
             see=RIDGE,
         ),

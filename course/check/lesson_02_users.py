@@ -1,4 +1,4 @@
-"""Exercise 2.3: bytes of a token in the KV cache, and the users that fit."""
+"""Exercise 2.3: bytes per token in the KV cache, and how many users fit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _plan(
     users: Callable[[float, int], float] = lambda free, user: max(0, int(free // user)),
     says_user: bool = False,
 ) -> Callable:
-    """A right answer, or one with some piece of it replaced."""
+    """A correct answer, or one with some piece replaced."""
 
     def kv_plan(
         layers: int, Hq: int, Hkv: int, D: int, bytes_each: int, context: int, weights: int,
@@ -39,7 +39,7 @@ def _plan(
 def user_by_user(
     layers: int, Hq: int, Hkv: int, D: int, bytes_each: int, context: int, weights: int, memory: int
 ) -> tuple[int, int]:
-    """Another right answer: let users come in until one finds no room."""
+    """Another correct answer: let users in until one finds no room."""
     token = 0
     for _ in ("k", "v"):
         token += layers * Hkv * D * bytes_each
@@ -54,7 +54,7 @@ def _seen(answer: Callable, *sizes: int) -> Seen:
 
 
 def _sizes(rng: Generator, Hkv: int, group: int) -> tuple[int, ...]:
-    """Layers, Hq, Hkv, D, bytes of an element, context."""
+    """Layers, Hq, Hkv, D, bytes per element, context."""
     layers, D = integer(rng, 3, 12), 16 * integer(rng, 2, 6)
     return layers, group * Hkv, Hkv, D, 2, 100 * integer(rng, 3, 9)
 
@@ -62,13 +62,13 @@ def _sizes(rng: Generator, Hkv: int, group: int) -> tuple[int, ...]:
 def _filled(
     answer: Callable, sizes: tuple[int, ...], users: int, rest: float, weights: int
 ) -> Seen:
-    """Ask about a memory that has room for so many users, and the rest of another one."""
+    """Ask about a memory with room for this many users, and a fraction `rest` of another."""
     user = user_by_user(*sizes, 0, 0)[0] * sizes[5]
     return _seen(answer, *sizes, weights, weights + users * user + int(rest * user))
 
 
-# The first three ask about the bytes of a token: the weights are light, and no user fits only just,
-# so that whoever errs in the users alone fails later, and is sent to read about users.
+# The first three ask about the bytes per token: the weights are light, and no user only just fits,
+# so that a mistake in the users alone fails later, with a pointer to the section about users.
 FEW, ROOM, LIGHT = 3, 0.45, 1000
 
 
@@ -110,10 +110,10 @@ USERS = Exercise(
     section="7 · What the cache takes",
     solution_name="kv_plan",
     properties=(
-        Property("own heads", "Hkv = Hq: every query head has its keys", _own_heads, BY_HAND),
+        Property("own heads", "Hkv = Hq: every query head has its own keys", _own_heads, BY_HAND),
         Property("shared heads", "eight query heads share a KV head", _shared_heads, BY_HAND),
-        Property("formats", "1 and 4 bytes an element", _formats, BY_HAND),
-        Property("beside weights", "many users, and weights that count", _beside_weights, FIT),
+        Property("formats", "1 and 4 bytes per element", _formats, BY_HAND),
+        Property("beside weights", "many users, and weights that matter", _beside_weights, FIT),
         Property("exactly full", "the last user takes the last byte", _exactly_full, FIT),
         Property("none fits", "no room for a user, or not even for the weights", _none_fits, FIT),
     ),
@@ -154,14 +154,14 @@ USERS = Exercise(
         ),
         Mistake(
             "a user's bytes",
-            "The first number is what a **user** takes. Asked for is what one token takes.",
+            "The first number is what a **user** takes. The task asks what one token takes.",
             _plan(says_user=True),
             see=BY_HAND,
         ),
         Mistake(
             "weights forgotten",
             "The bytes of a token are right, but the users get **the whole memory**: the weights "
-            "lie in it as well.",
+            "are in it as well.",
             _plan(free=lambda memory, weights: memory),
             see=FIT,
         ),

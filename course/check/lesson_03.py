@@ -1,4 +1,4 @@
-"""Exercises of lesson 03, one module each: what holds, and what people get wrong."""
+"""Exercises of lesson 03, one module each: what must hold, and what people get wrong."""
 
 from course.check.lesson_03_merge import MERGE
 from course.check.lesson_03_merge_all import MERGE_ALL

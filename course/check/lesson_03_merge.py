@@ -19,10 +19,10 @@ def partial(rng: Generator, around: float = 0.0, rows: int = 1, D: int = 1) -> S
 
 
 def tolerance(states: list[State], wanted: State) -> dict[str, float]:
-    """The `atol` and `rtol` that a right merge of these states needs.
+    """The `atol` and `rtol` that a correct merge of these states needs.
 
-    Each rescaling is a subtraction, an exp and two products, 4 roundings; whoever goes by way of
-    lse rounds at the size of m once more. All relative to the sums of absolute values, which are
+    Each rescaling is a subtraction, an exp and two products, 4 roundings; going by way of
+    lse adds a rounding at the size of m. All relative to the sums of absolute values, which are
     at most l times the largest value, and that is below 5.
     """
     finite = [m[m.isfinite()].abs().max().item() for m, _, _ in states if m.isfinite().any()]
@@ -78,7 +78,7 @@ def _far_apart(answer: Callable, rng: Generator) -> Seen:
 
 
 def _merge_by_lse(x: State, y: State) -> tuple[Tensor, ...]:
-    """Another right answer: by way of lse, of which l and acc are then taken apart again."""
+    """Another correct answer: by way of lse, from which l and acc are then recovered."""
     lse = torch.stack([x[0] + x[1].log(), y[0] + y[1].log()])
     weights = torch.softmax(lse, 0)[..., None]  # (2, rows, 1)
     o = [part[2] / part[1].clamp(min=1)[:, None] for part in (x, y)]  # l ≥ 1, or nothing was seen
@@ -164,7 +164,7 @@ MERGE = Exercise(
     mistakes=(
         Mistake(
             "no rescaling",
-            "This is what comes out if acc and l are added **without rescaling** to the common "
+            "This is what you get if acc and l are added **without rescaling** to the common "
             "maximum.",
             _just_added,
         ),
@@ -176,8 +176,8 @@ MERGE = Exercise(
         ),
         Mistake(
             "l not rescaled",
-            "acc is right, but l is added **without rescaling**: it is a sum of exponentials that "
-            "are measured from two maxima, as acc is.",
+            "acc is right, but l is added **without rescaling**: it is a sum of exponentials "
+            "measured from two maxima, as acc is.",
             _l_just_added,
         ),
         Mistake(
@@ -188,13 +188,13 @@ MERGE = Exercise(
         ),
         Mistake(
             "one factor for both",
-            "x and y are multiplied by **the same factor**, that of x. Each comes from a ruler of "
-            "its own, so each needs its own.",
+            "x and y are multiplied by **the same factor**, that of x. Each was measured with its "
+            "own ruler, so each needs its own factor.",
             _one_factor,
         ),
         Mistake(
             "empty as a whole",
-            "As soon as one row of a partial is empty, **the whole partial is passed over**, and "
+            "As soon as one row of a partial is empty, **the whole partial is skipped**, and "
             "its other rows are lost. Decide row by row; with exp(-inf - m) = 0 there is nothing "
             "to decide.",
             _empty_as_a_whole,
@@ -214,12 +214,12 @@ MERGE = Exercise(
         ),
         Mistake(
             "wrong sign",
-            "The exponent has the **wrong sign**: exp(m_new - m_old) grows what has to shrink.",
+            "The exponent has the **wrong sign**: exp(m_new - m_old) enlarges what should shrink.",
             _wrong_sign,
         ),
         Mistake(
             "one maximum for all rows",
-            "One maximum is taken **over all rows**; every query row has a ruler of its own.",
+            "One maximum is taken **over all rows**; every query row has its own ruler.",
             _one_maximum_for_all_rows,
         ),
     ),

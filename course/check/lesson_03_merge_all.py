@@ -59,7 +59,7 @@ def _very_low(answer: Callable, rng: Generator) -> Seen:
 
 
 def _merge_all_one_by_one(m: Tensor, l: Tensor, acc: Tensor) -> tuple[Tensor, ...]:
-    """Another right answer: a fold, in which an empty partial is passed over row by row."""
+    """Another correct answer: a fold in which an empty partial is skipped row by row."""
     total = [m[0], l[0], acc[0]]
     for i in range(1, len(m)):
         top = torch.maximum(total[0], m[i])
@@ -153,13 +153,13 @@ MERGE_ALL = Exercise(
         ),
         Property("some are empty", "an empty partial changes nothing", _some_empty),
         Property("all are empty", "nothing and nothing is nothing: (-inf, 0, 0)", _all_empty),
-        Property("one row is empty", "a row without keys beside one with", _one_row_empty),
+        Property("one row is empty", "one row without keys, one with", _one_row_empty),
         Property("very low scores", "near -200 nothing underflows", _very_low),
     ),
     mistakes=(
         Mistake(
             "-inf minus -inf",
-            "Where nobody saw a key this computes **-inf - (-inf)**, which is NaN. Subtract "
+            "Where no worker saw a key, this computes **-inf - (-inf)**, which is NaN. Subtract "
             "a safe copy of the maximum, one that is finite.",
             _trap,
         ),
@@ -177,7 +177,7 @@ MERGE_ALL = Exercise(
         ),
         Mistake(
             "safe copy for every m",
-            "Every -inf became 0, **also in the m of each worker** and not only in what is "
+            "Every -inf became 0, **even in the m of each worker** and not only in what is "
             "subtracted. Near -200 an empty worker's factor is then exp(200), which overflows; "
             "from -inf it would be 0.",
             _safe_everywhere,
@@ -185,7 +185,7 @@ MERGE_ALL = Exercise(
         Mistake(
             "nothing subtracted",
             "The factors are exp(m), with **no common maximum subtracted**: they move the sums to "
-            "a ruler that starts at 0, while the m that comes out is the largest.",
+            "a ruler that starts at 0, while the m you return is the largest.",
             _nothing_subtracted,
             see="3 · Two halves make a whole",
         ),
@@ -206,13 +206,13 @@ MERGE_ALL = Exercise(
         Mistake(
             "acc not rescaled",
             "l is right, but acc is summed **without the factors**; c needs one more dimension "
-            "there, and nothing else.",
+            "there, nothing else.",
             _acc_just_added,
             see="3 · Two halves make a whole",
         ),
         Mistake(
             "softmax as factors",
-            "The factors are a **softmax of the m**, so they add up to 1. A factor moves a sum to "
+            "The factors are a **softmax of m**, so they add up to 1. A factor moves a sum to "
             "the common ruler: the worker whose maximum is the largest keeps a factor of exactly "
             "1.",
             _softmax_of_m,
@@ -221,19 +221,19 @@ MERGE_ALL = Exercise(
         Mistake(
             "one maximum for all rows",
             "One maximum is taken **over all workers and rows**; take it over the workers only, "
-            "since every query row has a ruler of its own.",
+            "since every query row has its own ruler.",
             _one_maximum,
             see="2 · One pass: carry the weighted sum along",
         ),
         Mistake(
             "acc already divided",
             "acc comes out **divided by l**. A state stays unnormalised, so that it can be merged "
-            "again; the division is the last step of all.",
+            "again; the division is the very last step.",
             _normalised,
         ),
         Mistake(
             "the odd one left out",
-            "Merged in pairs, and **the odd one at the end is lost**.",
+            "The partials are merged in pairs, and **the odd one at the end is lost**.",
             _pairs_only,
         ),
     ),

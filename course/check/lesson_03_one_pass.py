@@ -17,8 +17,8 @@ EPS = torch.finfo(torch.float32).eps
 def _seen(answer, scores: Tensor, v: Tensor, widths: list[int]) -> Seen:
     """Compare with the softmax of all keys at once, in fp64.
 
-    Tolerance: n additions, and for each tile a rescaling; its exponent is off by up to an ulp
-    of the largest score, for those who keep lse instead of m and l.
+    Tolerance: n additions, and one rescaling per tile; its exponent is off by up to an ulp
+    of the largest score if lse is kept instead of m and l.
     """
     rows, D = scores.shape[0], v.shape[1]
     lse = torch.logsumexp(scores.double(), -1)
@@ -35,7 +35,7 @@ def _seen(answer, scores: Tensor, v: Tensor, widths: list[int]) -> Seen:
 
 
 def _draw(rng: torch.Generator, rows: int, around: list[float], n: int, D: int = 2):
-    """Tiles of n keys each, their scores near the numbers of `around`."""
+    """Tiles of n keys each, with scores near the numbers in `around`."""
     scores = [x + torch.randn(rows, n, generator=rng) for x in around]
     return torch.cat(scores, 1), torch.randn(n * len(around), D, generator=rng), [n] * len(around)
 
@@ -72,9 +72,9 @@ def _far_from_zero(answer, rng):
 
 
 def _keeps_little(answer, rng):
-    """Whoever keeps but one number of each of 100 tiles holds 100; who doesn't, some 20 at most."""
+    """Keeping even one number from each of 100 tiles holds 100; otherwise it is some 20 at most."""
     scores, v, widths = _draw(rng, 1, [0.0] * 100, 2)
-    little = "D + 2 numbers a row, and what one tile needs"
+    little = "D + 2 numbers per row, and what one tile needs"
     kept = numbers_kept(answer, scores, v, widths)
     got = little if kept < 100 else "something of every tile"
     return Seen(got, little, "100 tiles of 2 keys; what is still in memory after the last one")
@@ -92,18 +92,18 @@ ONE_PASS = Exercise(
         Property("maxima rise", "the second tile has the larger maximum", _rising),
         Property("uneven tiles", "five tiles, six rows, some keys hidden by -inf", _uneven),
         Property("far from zero", "scores near -200, 200, both, -60000", _far_from_zero),
-        Property("little is kept", "a long stream leaves D + 2 numbers a row", _keeps_little),
+        Property("little is kept", "a long stream leaves D + 2 numbers per row", _keeps_little),
     ),
     mistakes=(
         Mistake(
             "nothing rescaled",
-            "This is what comes out if l and acc are carried over **without rescaling** when the "
+            "This is what you get if l and acc are carried over **without rescaling** when the "
             "maximum grows: the old keys are still measured from the old maximum.",
             answers.with_step(answers.nothing_rescaled),
         ),
         Mistake(
             "acc not rescaled",
-            "lse is right and o is not: l is moved to the new maximum, but **acc is not**. "
+            "lse is right but o is not: l is moved to the new maximum, but **acc is not**. "
             "Both are sums of the same exponentials, so both need the factor.",
             answers.with_step(answers.acc_not_rescaled),
         ),
@@ -116,7 +116,7 @@ ONE_PASS = Exercise(
         Mistake(
             "divided in the loop",
             "acc is **divided by l inside the loop**, so the next round rescales and divides what "
-            "was divided already. The division comes once, after the last tile.",
+            "was already divided. The division comes once, after the last tile.",
             answers.with_step(answers.divided_in_the_loop),
         ),
         Mistake(
@@ -127,19 +127,19 @@ ONE_PASS = Exercise(
         ),
         Mistake(
             "m stays behind",
-            "Right for one tile, but then m is **still what it was at the start**: the new maximum "
-            "is found and used, and not kept for the next tile.",
+            "Right for one tile, but after that m is **still what it was at the start**: the new "
+            "maximum is found and used, but not kept for the next tile.",
             answers.m_stays_behind,
         ),
         Mistake(
             "m never set",
             "m is **never set** to the new maximum: after the loop it is still -inf, and so is "
-            "lse. Each round ends with the maximum that the next one starts from.",
+            "lse. Each round must end with the maximum that the next one starts from.",
             answers.m_never_set,
         ),
         Mistake(
             "no maximum at all",
-            "The exponentials are taken of the scores as they are, **without a maximum**: near "
+            "The exponentials are taken of the raw scores, **without a maximum**: near "
             "200 they overflow, near -200 they underflow.",
             answers.no_maximum,
             see="1 · Three passes, then two",
@@ -152,13 +152,13 @@ ONE_PASS = Exercise(
         Mistake(
             "a tile on a ruler of its own",
             "The new keys are measured from **their own tile's maximum**, the old ones from the "
-            "running maximum: one ruler for all.",
+            "running maximum: use one ruler for all.",
             answers.with_step(answers.tile_on_its_own_ruler),
         ),
         Mistake(
             "never divided",
-            "lse is right, and o is off by the factor l: acc is returned **without the division** "
-            "by l that comes last.",
+            "lse is right, and o is off by the factor l: acc is returned **without the final "
+            "division** by l.",
             answers.never_divided,
         ),
         Mistake(
@@ -168,26 +168,26 @@ ONE_PASS = Exercise(
         ),
         Mistake(
             "the tiles' answers averaged",
-            "Each tile's softmax was taken by itself, and the results **averaged as equals**: a "
-            "tile with larger scores has to count for more.",
+            "Each tile's softmax was taken on its own, and the results were **averaged as "
+            "equals**: a tile with larger scores has to count for more.",
             answers.averaged,
         ),
         Mistake(
             "read twice",
-            "The tiles are gone through **twice**, and the second loop finds none: a stream can "
-            "be read only once. Carry m, l and acc along in the one loop.",
+            "The code goes through the tiles **twice**, and the second loop finds none: a stream "
+            "can be read only once. Carry m, l and acc along in the one loop.",
             answers.read_twice,
         ),
         Mistake(
             "tiles kept",
-            "The tiles were **kept for later**, but the next tile comes in the same memory and "
+            "The tiles were **kept for later**, but the next tile arrives in the same memory and "
             "overwrites them. Take what you need from a tile while you have it.",
             answers.tiles_kept,
         ),
         Mistake(
             "copies kept",
             "The numbers are right, but **something of every tile is kept** until the end, copies "
-            "or results, and with a long stream that fills the memory. D + 2 numbers a row are "
+            "or results, and with a long stream that fills the memory. D + 2 numbers per row are "
             "enough: take each tile into m, l and acc, then let it go.",
             answers.copies_kept,
         ),
@@ -210,13 +210,13 @@ ONE_PASS = Exercise(
         Mistake(
             "the last tile's maximum as ruler",
             "m is **the latest tile's maximum**, not the largest so far. Where the scores fall by "
-            "400 the factor overflows, and a tile that is hidden from a row gives NaN.",
+            "400 the factor overflows, and a tile hidden from a row gives NaN.",
             answers.with_step(answers.last_maximum),
         ),
         Mistake(
             "one maximum for all rows",
             "One maximum is taken **over all rows**. Where rows lie 400 apart, the lower one "
-            "underflows: each row has a ruler of its own.",
+            "underflows: each row has its own ruler.",
             answers.with_step(answers.one_maximum),
         ),
     ),

@@ -1,4 +1,4 @@
-"""Answers to exercise 3.1: one right one, written otherwise, and the wrong ones people give."""
+"""Answers to exercise 3.1: a correct one, written differently, and the mistakes people make."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _all(tiles, state: Parts, step: Callable = _right) -> Parts:
 
 
 def with_step(step: Callable) -> Callable:
-    """The whole answer, with one step in it exchanged."""
+    """The whole answer, with one step replaced."""
 
     def one_pass(tiles, rows, D):
         m, l, acc = _all(tiles, _start(rows, D), step)
@@ -43,7 +43,7 @@ def with_step(step: Callable) -> Callable:
 
 
 def by_lse(tiles, rows, D):
-    """Another right answer: carries a finished (o, lse) instead of (m, l, acc)."""
+    """Another correct answer: carries a finished (o, lse) instead of (m, l, acc)."""
     o, lse = torch.zeros(rows, D), torch.full((rows,), -math.inf)
     for scores, v in tiles:
         lse_tile = torch.logsumexp(scores, -1)
@@ -54,25 +54,25 @@ def by_lse(tiles, rows, D):
 
 
 def nothing_rescaled(state, scores, v):
-    """Neither l nor acc follows when the maximum grows."""
+    """Neither l nor acc is rescaled when the maximum grows."""
     m, _, p = _measured(state[0], scores)
     return m, state[1] + p.sum(-1), state[2] + p @ v
 
 
 def acc_not_rescaled(state, scores, v):
-    """l follows when the maximum grows, acc does not."""
+    """l is rescaled when the maximum grows, acc is not."""
     m, c, p = _measured(state[0], scores)
     return m, c * state[1] + p.sum(-1), state[2] + p @ v
 
 
 def l_not_rescaled(state, scores, v):
-    """acc follows when the maximum grows, l does not."""
+    """acc is rescaled when the maximum grows, l is not."""
     m, c, p = _measured(state[0], scores)
     return m, state[1] + p.sum(-1), c[:, None] * state[2] + p @ v
 
 
 def divided_in_the_loop(state, scores, v):
-    """A right step, then the division that belongs behind the loop."""
+    """A correct step, then the division that belongs after the loop."""
     m, l, acc = _right(state, scores, v)
     return m, l, acc / l[:, None]
 
@@ -106,13 +106,13 @@ def one_maximum(state, scores, v):
 
 
 def never_divided(tiles, rows, D):
-    """Gives acc for o."""
+    """Returns acc for o."""
     m, l, acc = _all(tiles, _start(rows, D))
     return acc, m + l.log()
 
 
 def m_stays_behind(tiles, rows, D):
-    """Never sets m to the new maximum; lse takes the last one that was found."""
+    """Never sets m to the new maximum; lse takes the last one found."""
     m, l, acc = _start(rows, D)
     for scores, v in tiles:
         m_new, l, acc = _right((m, l, acc), scores, v)
@@ -137,19 +137,19 @@ def no_maximum(tiles, rows, D):
 
 
 def swapped(tiles, rows, D):
-    """Gives (lse, o)."""
+    """Returns (lse, o)."""
     o, lse = by_lse(tiles, rows, D)
     return lse, o
 
 
 def lse_without_m(tiles, rows, D):
-    """Gives log l for lse."""
+    """Returns log l for lse."""
     _, l, acc = _all(tiles, _start(rows, D))
     return acc / l[:, None], l.log()
 
 
 def starting_at(first: float) -> Callable:
-    """The maximum starts at a finite number where it should at −inf."""
+    """The maximum starts at a finite number instead of −inf."""
 
     def one_pass(tiles, rows, D):
         m, l, acc = _all(tiles, _start(rows, D, m=first))
@@ -177,12 +177,12 @@ def read_twice(tiles, rows, D):
 
 
 def copies_kept(tiles, rows, D):
-    """Collects copies of the tiles: right, as long as there is memory."""
+    """Collects copies of the tiles: right, while memory lasts."""
     return tiles_kept([(scores.clone(), v.clone()) for scores, v in tiles], rows, D)
 
 
 def tiles_kept(tiles, rows, D):
-    """Collects the tiles, and looks at them when all have come."""
+    """Collects the tiles and looks at them once all have arrived."""
     kept = list(tiles)
     scores, v = torch.cat([s for s, _ in kept], -1), torch.cat([v for _, v in kept])
     return torch.softmax(scores, -1) @ v, torch.logsumexp(scores, -1)

@@ -1,4 +1,4 @@
-"""What exercise 3.1 reads from: tiles in one place of memory, and a count of what is kept."""
+"""What exercise 3.1 reads from: tiles in one place in memory, and a count of what is kept."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from course.check.observe import tensors_in
 
 
 def stream(scores: Tensor, v: Tensor, widths: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the tiles one after the other, all in the same memory, as a GPU's fast memory has it.
+    """Yield the tiles one after another, all in the same memory, as in a GPU's fast memory.
 
-    Asking for the next tile overwrites the one before; a second loop gets nothing.
+    Asking for the next tile overwrites the previous one; a second loop gets nothing.
     """
     score_tile = torch.empty(scores.shape[0], max(widths))
     v_tile = torch.empty(max(widths), v.shape[1])
@@ -29,7 +29,7 @@ def stream(scores: Tensor, v: Tensor, widths: list[int]) -> Iterator[tuple[Tenso
 
 
 class Alive(TorchDispatchMode):
-    """Counts the numbers in tensors that were made under it and are still held by somebody."""
+    """Counts the numbers in tensors that were made under it and are still referenced."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Alive(TorchDispatchMode):
 
 
 def numbers_kept(answer: Callable, scores: Tensor, v: Tensor, widths: list[int]) -> int:
-    """How many numbers an answer to 3.1 holds when the last tile has gone by."""
+    """How many numbers an answer to 3.1 holds after the last tile has gone by."""
     kept = 0
 
     def watched() -> Iterator[tuple[Tensor, Tensor]]:

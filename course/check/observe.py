@@ -1,4 +1,4 @@
-"""Running somebody's code: what it gave, what it raised, and whether it came back at all."""
+"""Running somebody's code: what it returned, what it raised, and whether it returned at all."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class Raised:
 
     @property
     def root(self) -> BaseException:
-        """The exception that began it: Triton wraps those of a kernel."""
+        """The original exception: Triton wraps those raised in a kernel."""
         return chain(self.error)[-1]
 
 
 @dataclass(frozen=True)
 class Unverified:
-    """A probe could not check here, and says why."""
+    """A probe could not check the answer here, and says why."""
 
     why: str
 
@@ -59,9 +59,9 @@ Observation = Seen | Raised | Unverified
 
 
 def observe(exercise: Exercise, prop: Property, answer: Any, seeds: list[int]) -> list[Observation]:
-    """Return what `answer` did under one property, once or more a seed.
+    """Return what `answer` did under one property, one or more observations per seed.
 
-    Every exception but TookTooLong becomes an observation; after the first one of a property no
+    Every exception but TookTooLong becomes an observation; after the first one in a property, no
     further seeds are tried.
     """
     seen: list[Observation] = []
@@ -80,7 +80,7 @@ def observe(exercise: Exercise, prop: Property, answer: Any, seeds: list[int]) -
 def watch(answer: Any, exercise: Exercise) -> Any:
     """Wrap a plain function so that returning None or changing an argument raises.
 
-    Triton kernels, classes and values are handed through as they are.
+    Triton kernels, classes and values are passed through unchanged.
     """
     if not callable(answer) or isinstance(answer, type) or hasattr(type(answer), "__getitem__"):
         return answer
@@ -100,7 +100,7 @@ def watch(answer: Any, exercise: Exercise) -> Any:
 
 
 def tensors_in(value: Any, path: tuple = ()) -> Iterator[tuple[tuple, torch.Tensor]]:
-    """Yield every tensor inside nested tuples, lists and dicts, with the way to it."""
+    """Yield every tensor inside nested tuples, lists and dicts, with its path."""
     if isinstance(value, torch.Tensor):
         yield path, value
     elif isinstance(value, (tuple, list)):
@@ -140,7 +140,7 @@ def line_of(error: BaseException, answer: Any) -> str:
 
 
 def chain(error: BaseException) -> list[BaseException]:
-    """Return an exception and those that it was raised from, the first of all at the end."""
+    """Return an exception and those it was raised from, the original one last."""
     links = [error]
     while links[-1].__cause__ is not None:
         links.append(links[-1].__cause__)
@@ -151,7 +151,7 @@ def chain(error: BaseException) -> list[BaseException]:
 def time_limit(seconds: float) -> Iterator[None]:
     """Raise TookTooLong inside the block after `seconds`.
 
-    By SIGALRM, which only Unix has and only the main thread receives; elsewhere there is no limit.
+    Uses SIGALRM, which only Unix has and only the main thread gets; elsewhere there is no limit.
     """
     alarm = getattr(signal, "SIGALRM", None)
     if alarm is None or threading.current_thread() is not threading.main_thread():

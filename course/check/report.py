@@ -1,4 +1,4 @@
-"""What the learner reads: a headline, the properties one a line, the mistake if it is known."""
+"""What the learner reads: a headline, one line per property, and the mistake if recognised."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from course.check.spec import Exercise, Mistake, Property, Seen
 from course.check.wording import rows
 
 WIDTH = 96
-LINES = 3  # of inputs, of what came, of what was wanted
+LINES = 3  # for the inputs, for got, and for wanted
 MASK = 64  # bool matrices of up to this many entries are drawn
-SHOWN = 2  # failing properties told in full; the others only by name
+SHOWN = 2  # failing properties shown in full; the others only by name
 
 
 class Status(Enum):
@@ -34,7 +34,7 @@ class Outcome:
     """One property tried on one answer.
 
     telling: the observation that decided it. values: whether to show got and wanted.
-    unwritten, slow: it failed because nothing is written yet, or time ran out.
+    unwritten, slow: it failed because nothing was written yet, or because time ran out.
     """
 
     prop: Property
@@ -53,13 +53,13 @@ class Outcome:
 
     @classmethod
     def too_slow(cls, exercise: Exercise, index: int) -> Outcome:
-        """Return the outcome of a property during which the time ran out."""
-        sentence = f"It took longer than {exercise.seconds:g} s. Does a loop never end?"
+        """Return the outcome of a property during which time ran out."""
+        sentence = f"It took longer than {exercise.seconds:g} s. Is there a loop that never ends?"
         prop = exercise.properties[index]
         return cls(prop, index, (), status=Status.FAIL, sentence=sentence, slow=True)
 
     def lines(self, width: int, in_full: bool) -> list[str]:
-        """Return the report's lines on this property; names are padded to `width`."""
+        """Return the report's lines about this property; names are padded to `width`."""
         first = f"  {self.status.value} {self.prop.name.ljust(width)}  "
         margin = " " * len(first)
         if self.status is Status.NOT_VERIFIED:
@@ -120,7 +120,7 @@ class Report:
     """The verdict on an answer; `print(report)` shows it.
 
     status: PASS, FAIL or NOT_VERIFIED. mistake: the catalogued one it was recognised as; slip: what
-    else could be said of it (`course.check.slips`).
+    else could be said about it (`course.check.slips`).
     reason: why there are no outcomes (not written, not a function, a package is missing).
     """
 
@@ -157,7 +157,7 @@ class Report:
 
     @classmethod
     def of(cls, exercise: Exercise, outcomes: list[Outcome]) -> Report:
-        """Return the report on outcomes: one failure fails all, one unverified leaves all open."""
+        """Return the report on outcomes: one failure fails it, one unverified leaves it open."""
         statuses = {outcome.status for outcome in outcomes}
         status = next(s for s in (Status.FAIL, Status.NOT_VERIFIED, Status.PASS) if s in statuses)
         return cls._about(exercise, status, outcomes=tuple(outcomes))
@@ -185,7 +185,7 @@ class Report:
         )
 
     def naming(self, mistake: Mistake | None) -> Report:
-        """Return the same report with the mistake that was recognised, or else a slip."""
+        """Return the same report with the recognised mistake or, failing that, a slip."""
         if mistake:
             return replace(self, mistake=mistake)
         failing = [o for o in self.outcomes if o.status is Status.FAIL]
@@ -197,7 +197,7 @@ class Report:
         if self.reason and self.status is Status.FAIL:
             lines += [f"  {line}" for line in _wrap(self.reason, WIDTH - 2)]
         width = max((len(outcome.prop.name) for outcome in self.outcomes), default=0)
-        told: list[str] = []  # the same sentence twice says nothing new
+        told: list[str] = []  # a sentence repeated says nothing new
         for outcome in self.outcomes:
             new = outcome.values or outcome.sentence not in told
             in_full = outcome.status is Status.FAIL and len(told) < SHOWN and new

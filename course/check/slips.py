@@ -1,4 +1,4 @@
-"""Slips that any answer can have, told where no mistake of the exercise fits: order and units."""
+"""Slips possible in any answer, reported if no mistake of the exercise fits: order and units."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ MOST_VALUES = 4
 
 
 def slip(failing: Sequence[Seen]) -> str:
-    """Return a sentence on what all failing observations have in common, or "".
+    """Return a sentence about what all failing observations have in common, or "".
 
-    Told are answers of several plain values in another order, and numbers that are all too large,
-    or all too small, by the same factor, if it is one of units.
+    It recognises several plain values returned in another order, and numbers that are all too
+    large, or all too small, by the same factor, if that factor is one between units.
     """
     pairs = [(_values(seen.got), _values(seen.wanted)) for seen in failing]
     if not pairs or any(not got or not wanted or len(got) != len(wanted) for got, wanted in pairs):

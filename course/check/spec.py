@@ -1,7 +1,7 @@
-"""How an exercise is described: properties that hold, and mistakes that people make.
+"""How an exercise is described: properties that must hold, and mistakes that people make.
 
 A spec file `lesson_NN.py` holds `EXERCISES: tuple[Exercise, ...]`. Everything in it is plain
-data and small functions; `judge` runs them. The whole of a property:
+data and small functions; `judge` runs them. A whole property:
 
     def different_rulers(answer, rng):
         x, y = partial(rng, low=-2.0), partial(rng, low=3.0)
@@ -9,8 +9,8 @@ data and small functions; `judge` runs them. The whole of a property:
 
     Property("different rulers", "partials whose maxima differ", different_rulers)
 
-A probe is called several times, each time with another generator, and must take all its
-randomness from it: the same seed has to give the same inputs for the learner's answer and for
+A probe is called several times, each time with a different generator, and must draw all its
+randomness from it: the same seed has to give the same inputs to the learner's answer and to
 every catalogued mistake, or mistakes could not be recognised.
 """
 
@@ -34,19 +34,19 @@ class NotVerified(Exception):
 
 @dataclass(frozen=True)
 class Seen:
-    """What an answer gave in one call, and what was wanted.
+    """What an answer returned in one call, and what was wanted.
 
     got, wanted: tensors, numbers, bools, strings, None, or (named) tuples, lists and dicts of
     them. Shapes, dtypes and NaN are compared too; NaN is only right where NaN is wanted.
 
-    given: the inputs in words, short: it is printed when the property fails.
+    given: the inputs, in a few words: printed when the property fails.
     atol, rtol: |got - wanted| ≤ atol + rtol · |wanted|; None takes `torch.testing`'s default for
-        the coarser dtype of the two (fp32: 1e-5 and 1.3e-6). Give both where you give one.
-    names: how to call the parts of a tuple in a message, e.g. ("o", "lse"); a NamedTuple's
-        fields are taken by themselves.
+        the coarser dtype of the two (fp32: 1e-5 and 1.3e-6). If you give one, give both.
+    names: what to call the parts of a tuple in a message, e.g. ("o", "lse"); a NamedTuple's
+        fields are used automatically.
     guards: guarded buffers that the call was given; they must be intact afterwards.
     any_dtype: don't insist on `wanted`'s dtype.
-    remark: what to tell below the property if it holds, such as a score.
+    remark: what to print below the property if it holds, such as a score.
     """
 
     got: Any
@@ -70,7 +70,7 @@ class Seen:
         kwargs: dict[str, Any] | None = None,
         **options: Any,
     ) -> Seen:
-        """Call `answer(*args, **kwargs)`; describe the inputs by themselves if `given` is None.
+        """Call `answer(*args, **kwargs)`; describe the inputs automatically if `given` is None.
 
         options: the other fields of `Seen` (atol, rtol, names, guards, any_dtype, remark).
         """
@@ -80,7 +80,7 @@ class Seen:
         try:
             got = answer(*args, **kwargs)
         except Exception as error:
-            error.add_note(given)  # the report tells with which inputs it was raised
+            error.add_note(given)  # the report says which inputs raised it
             raise
         return cls(got, wanted, given, **options)
 
@@ -99,13 +99,13 @@ def describe_call(answer: Callable, args: Sequence[Any], kwargs: dict[str, Any])
 Probe = Callable[[Any, torch.Generator], Seen | list[Seen]]
 
 
-@dataclass(frozen=True, eq=False)  # one of its kind: compared by identity
+@dataclass(frozen=True, eq=False)  # each is unique: compared by identity
 class Property:
-    """Something true of every right answer.
+    """Something true of every correct answer.
 
     name: two or three words. about: one line, shown beside the name.
     probe(answer, rng): calls the answer on fresh inputs drawn from `rng`, returns what it saw.
-    see: where to read if this fails and no mistake is recognised, if not the exercise's section.
+    see: where to read if this fails and no mistake is recognised; default: the exercise's section.
     """
 
     name: str
@@ -114,13 +114,13 @@ class Property:
     see: str = ""
 
 
-@dataclass(frozen=True, eq=False)  # one of its kind: compared by identity
+@dataclass(frozen=True, eq=False)  # each is unique: compared by identity
 class Mistake:
     """A wrong answer that people give, as an implementation of it.
 
     name: a few words, unique in its exercise. says: what the learner reads, one or two whole
     sentences: what they probably did, and why it is wrong, without giving the code away.
-    see: where to read, if not the exercise's own section.
+    see: where to read; default: the exercise's own section.
     """
 
     name: str
@@ -129,18 +129,18 @@ class Mistake:
     see: str = ""
 
 
-@dataclass(frozen=True, eq=False)  # one of its kind: compared by identity
+@dataclass(frozen=True, eq=False)  # each is unique: compared by identity
 class Exercise:
-    """One exercise: what is asked, how it is checked, how it goes wrong.
+    """One exercise: what is asked, how it is checked, how people get it wrong.
 
     id: "3.2" (lesson.number). name: as in `check("3.2 merge", …)`. title: as in the notebook's
     heading. section: the lesson's H2 to go back to, "3 · Two halves make a whole".
-    solution_name: the name in the solution cell that the check is given.
-    alternative: a right answer written otherwise than the solution, so that the check is known to
-        judge behaviour and not form.
-    needs: packages without which it can't be checked, e.g. ("triton",): then *not verified*.
-    changes_inputs: the answer may write into its arguments (else that is a failure).
-    returns_none: the answer gives its result by writing (else None means "not written yet").
+    solution_name: the name in the solution cell that is passed to the check.
+    alternative: a correct answer written differently from the solution, to show that the check
+        judges behaviour and not form.
+    needs: packages without which it can't be checked, e.g. ("triton",): if missing, *not verified*.
+    changes_inputs: the answer may write into its arguments (otherwise that is a failure).
+    returns_none: the answer gives its result by writing (otherwise None means "not written yet").
     trials: seeds per property. seconds: time limit for all of them together.
     """
 

@@ -1,4 +1,4 @@
-"""Values in few characters: what a failing check shows of inputs and outputs."""
+"""Short forms of values, as a failing check shows inputs and outputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FEW = 8  # tensors of up to this many entries are written out
 
 
 def number(x: float | int | bool | complex, digits: int = 4) -> str:
-    """Return a number in few significant digits: `number(0.123456)` is "0.1235"."""
+    """Return a number with a few significant digits: `number(0.123456)` is "0.1235"."""
     if isinstance(x, (bool, int)):
         return str(x)
     return f"{x:.{digits}g}" if isinstance(x, complex) or math.isfinite(x) else str(x)
@@ -23,9 +23,9 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def short(value: Any, *, start: int = 0, digits: int = 4) -> str:
-    """Return `value` in a few characters; tensors without the word tensor, large ones by shape.
+    """Return `value` in short form; tensors without the word "tensor", large ones by shape.
 
-    start: the entry of a large tensor, counted flat, from which three are shown.
+    start: the flat index in a large tensor from which three entries are shown.
     `short((torch.tensor(3.0), torch.tensor([4.40812])))` is "(3, [4.408])".
     """
     if isinstance(value, torch.Tensor):
@@ -43,12 +43,12 @@ def short(value: Any, *, start: int = 0, digits: int = 4) -> str:
 
 
 def rows(mask: torch.Tensor) -> list[str]:
-    """Return a bool matrix as rows of 0 and 1: "1 1 0"."""
+    """Return a bool matrix as rows of 0s and 1s: "1 1 0"."""
     return [" ".join(str(int(x)) for x in row) for row in mask.tolist()]
 
 
 def place(t: torch.Tensor, flat: int) -> list[int]:
-    """Return the indices of the entry number `flat` of `t`, counted row by row."""
+    """Return the indices of the entry of `t` with flat index `flat`, counted row by row."""
     return [int(i) for i in torch.unravel_index(torch.tensor(flat), t.shape)]
 
 

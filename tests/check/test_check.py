@@ -204,7 +204,7 @@ def test_check_raises_one_line(known, capsys):
 
 
 def test_unknown_exercise_names_the_nearest(known):
-    with pytest.raises(catalogue.UnknownExercise, match=r'Near it: "9\.1 double"'):
+    with pytest.raises(catalogue.UnknownExercise, match=r'Nearest: "9\.1 double"'):
         check("9.7 duble", double)
     with pytest.raises(catalogue.UnknownExercise, match='There is no exercise ""'):
         check("", double)

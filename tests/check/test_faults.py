@@ -14,11 +14,11 @@ from course.check.report import Status
 @pytest.mark.parametrize(
     ("answer", "says"),
     [
-        (lambda x: (2 * x)[None], "The answer should have shape (3,); came (1, 3)."),
-        (lambda x: 2 * x.double(), "The answer should have dtype float32; came float64."),
+        (lambda x: (2 * x)[None], "The answer must have shape (3,); got (1, 3)."),
+        (lambda x: 2 * x.double(), "The answer must have dtype float32; got float64."),
         (lambda x: 2 * x / (x != x[0]), "The answer"),
         (lambda x: torch.full_like(x, torch.nan), "The answer is NaN (not a number) in 3 of 3"),
-        (lambda x: [1, 2], "came a list"),
+        (lambda x: [1, 2], "got a list"),
         (lambda x: 2 * x.requires_grad_(), ""),
         (lambda x: x.mul_(2), "It changes its argument `x`"),
         (lambda x: x[5], "It raised IndexError: index 5"),
