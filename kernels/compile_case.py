@@ -1,7 +1,7 @@
-"""What is compiled: a launch of ours, or a kernel with the types of its arguments spelled out.
+"""What is compiled: one of our launches, or a kernel with its argument types spelled out.
 
 A launch compiles a kernel anew for every kind of arguments that it has not seen yet. It looks at
-each value, and writes down no more than this:
+each value and records only this:
 
     tensor, fp16                    "*fp16", and a hint if its address is a multiple of 16 bytes
     48                              "i32", and a hint, since it is a multiple of 16
@@ -120,7 +120,7 @@ def specialise(
     backend = backends["amd" if amd else "nvidia"].compiler
     parameters = inspect.signature(call.kernel.fn).parameters
     if list(call.args) != list(parameters):
-        raise ValueError(f"args should be {list(parameters)}, in this order; got {list(call.args)}")
+        raise ValueError(f"args must be {list(parameters)}, in this order; got {list(call.args)}")
     types, constants, hints = {}, {}, {}
 
     def note(path: tuple[int, ...], kind: Any, hint: Any, value: Any) -> None:

@@ -1,6 +1,6 @@
 """What a kernel becomes on a GPU you do not have: registers, spills, shared memory, instructions.
 
-Triton brings the tool chains along, and none of it needs a GPU. So a kernel can be compiled here
+Triton ships the tool chains, and none of them needs a GPU. So a kernel can be compiled here
 for an A100 (`arch=80`), an H100 (`arch=90`) or any of `kernels.targets`, and the machine code read:
 
     >>> from kernels import compile_report
@@ -9,8 +9,8 @@ for an A100 (`arch=80`), an H100 (`arch=90`) or any of `kernels.targets`, and th
     softmax fp16 16384 columns              80    93       0      32  128 bit      0       0   1061
     softmax fp16 16384 columns              90    93       0      32  128 bit      0       0   1073
 
-A row is one kernel compiled for one target: registers a thread, bytes spilled to slow memory (0,
-or the tiles are too large), bytes of shared memory a program, the widest load from global memory
+A row is one kernel compiled for one target: registers per thread, bytes spilled to slow memory (if
+not 0, tiles are too large), bytes of shared memory per program, the widest load from global memory
 (128 bits is the best on these two), copies to shared memory that run in the background,
 tensor-core instructions, lines of PTX. The figures above are triton 3.9's; versions differ.
 
@@ -18,7 +18,7 @@ From a shell, every shipped kernel for every target, and an error where one brea
 `kernels.compile_guards`: `python -m kernels.compile_report [--arch 80 gfx942] [--kernel NAME]`.
 
 Compiling needs a process whose kernels are not interpreted. `run`, `report` and `compile_for`
-start one where they have to, so they work in a notebook on a laptop. Every module of `MODULES`
+start one if necessary, so they work in a notebook on a laptop. Every module of `MODULES`
 lists in `compile_cases()` what it wants to see compiled.
 """
 
@@ -56,7 +56,7 @@ def compile_for(
     num_stages: int = 3,
     name: str | None = None,
 ) -> Report:
-    """Compile one kernel for one GPU, which need not be there, and return a `Report`.
+    """Compile one kernel for one GPU, which need not be present, and return a `Report`.
 
     kernel, signature, constexprs: as in `CompileCase`. arch: 80 (A100), 90 (H100), "gfx942", …
 
@@ -72,7 +72,7 @@ def compile_for(
     given = [*signature, *constexprs]
     if sorted(given) != sorted(kernel.arg_names):
         raise ValueError(
-            f"signature and constexprs should name {kernel.arg_names}, each once; got {given}"
+            f"signature and constexprs must name {kernel.arg_names}, each once; got {given}"
         )
     name = name or kernel.__name__
     case = CompileCase(name, kernel, signature, constexprs, num_warps, num_stages)
@@ -152,7 +152,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--source", default="", help="a file with a compile_cases() of its own")
     parser.add_argument("--json", action="store_true", help="rows as JSON instead of a table")
     parser.add_argument("--ptx", action="store_true", help="with --json: the assembly, too")
-    parser.add_argument("--jobs", type=int, default=0, help="processes; by default as it pays")
+    parser.add_argument(
+        "--jobs", type=int, default=0, help="processes; by default, as many as help"
+    )
     options = parser.parse_args(arguments)
     os.environ["TRITON_INTERPRET"] = "0"  # before the first kernel is imported
     reports = compile_all(
