@@ -29,7 +29,7 @@ def violations(case: LaunchCase, report: "Report", on: Target) -> list[str]:
     """
     hindered = _hindered(report, on)
     if why := case.unsupported.get(on.name):
-        return [] if hindered else [f"must not work ({why}), but does"]
+        return [] if hindered else [f"is marked unsupported ({why}), but works"]
     if report.failure:
         return hindered
     found = hindered

@@ -97,7 +97,7 @@ def run(name_or_source: str = "", arch: int | str | Sequence[int | str] = (80, 9
 
     name_or_source: a case's name, or part of a module's or a case's ("softmax", "matmul|D=64"; ""
     is all), or the source text of a module with a `compile_cases()` of its own, which lists
-    `CompileCase`s. arch: one architecture or several. About a second a kernel and architecture;
+    `CompileCase`s. arch: one architecture or several. About a second per kernel and architecture;
     Triton keeps the result. Raises RuntimeError with the other process's message where that fails.
     """
     archs = map(str, [arch] if isinstance(arch, int | str) else arch)
@@ -125,7 +125,7 @@ def cases(name: str = "", source: str = "") -> list[CompileCase | LaunchCase]:
     """Return the case called `name`, or those whose "module: case name" it is found in, as a regex.
 
     source: a file with a `compile_cases()` of its own, looked at instead of `MODULES`. Imports the
-    kernels. Raises ValueError where no case is called so.
+    kernels. Raises ValueError if no case has that name.
     """
     if source:
         sys.path.insert(0, str(Path(source).parent))
@@ -141,7 +141,7 @@ def cases(name: str = "", source: str = "") -> list[CompileCase | LaunchCase]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compile kernels without a GPU, print what became of them, and check it.
+    """Compile kernels without a GPU, print what became of them, and check them.
 
     Returns 0, or 1 where a shipped kernel breaks a promise.
     """

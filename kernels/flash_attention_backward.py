@@ -138,7 +138,7 @@ def backward_calls(
 ) -> list[KernelCall]:
     """Return the three launches of the backward; grads (dq, dk, dv) are contiguous.
 
-    Packed sequences lie in row 0 of tensors with B = 1. Step 1 treats each row alone and needs no packing.
+    Packed sequences lie in row 0 of tensors with B = 1; step 1 goes row by row, without packing.
     """
     B, Lq, Hq, _ = q.shape
     lse_log2, delta = torch.empty(2, B, Hq, Lq, dtype=torch.float32, device=q.device)

@@ -95,6 +95,6 @@ def check_sequences(name: str, cu_seqlens: Tensor | None, tokens: int, longest: 
         )
     if max(lengths, default=0) > longest:
         raise ValueError(
-            f"the longest sequence of {name} has {max(lengths)} tokens, more than the maximum given, "
-            f"{longest}"
+            f"the longest sequence of {name} has {max(lengths)} tokens, more than the given "
+            f"maximum, {longest}"
         )

@@ -104,7 +104,7 @@ def vector_add(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         raise ValueError(f"x and y must have one shape; got {tuple(x.shape)}, {tuple(y.shape)}")
     _check(x=x, y=y, dtypes=(torch.float32,))
     if not (x.is_contiguous() and y.is_contiguous()):
-        raise ValueError(f"x and y should be contiguous; got strides {x.stride()}, {y.stride()}")
+        raise ValueError(f"x and y must be contiguous; got strides {x.stride()}, {y.stride()}")
     out = torch.empty_like(x)
     if x.numel():
         vector_add_call(x, y, out).launch()
@@ -126,7 +126,7 @@ def matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     TypeError for dtypes.
     """
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
-        raise ValueError(f"a, b should be (M, K), (K, N); got {tuple(a.shape)}, {tuple(b.shape)}")
+        raise ValueError(f"a, b must be (M, K), (K, N); got {tuple(a.shape)}, {tuple(b.shape)}")
     _check(a=a, b=b, dtypes=DTYPES)
     c = torch.empty(a.shape[0], b.shape[1], dtype=a.dtype, device=a.device)
     if c.numel():
@@ -162,7 +162,7 @@ def _check(*, dtypes: tuple[torch.dtype, ...], **tensors: torch.Tensor) -> None:
             raise TypeError(f"{name} must have one dtype of {dtypes}, all the same; got {x.dtype}")
         if x.device.type != device():
             mode = "interpreted" if INTERPRETED else "compiled"
-            raise ValueError(f"{name} should be on {device()} ({mode} kernels); got {x.device}")
+            raise ValueError(f"{name} must be on {device()} ({mode} kernels); got {x.device}")
 
 
 def compile_cases() -> list[LaunchCase]:

@@ -86,7 +86,8 @@ def softmax(x: torch.Tensor) -> torch.Tensor:
     Returns (rows, cols), contiguous, in the dtype of x, computed in fp32. A row of nothing but -inf
     gives zeros, as `reference.attention.safe_softmax` does (torch.softmax: NaN).
 
-    Bytes moved: 2 · rows · cols · itemsize where cols ≤ MAX_BLOCK, otherwise 3 · rows · cols · itemsize.
+    Bytes moved: 2 · rows · cols · itemsize if cols ≤ MAX_BLOCK, otherwise 3 · rows · cols ·
+    itemsize.
     Raises ValueError for a wrong rank, stride or device, TypeError for other dtypes.
     """
     if x.ndim != 2:

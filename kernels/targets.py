@@ -7,7 +7,7 @@ An SM (AMD: compute unit) keeps as many programs resident as all of its resource
     warp slots      32, 48 or 64                        program slots    16, 24 or 32
     tensor memory   sm_100 only: 512 columns, the accumulators of its matrix instructions
 
-The same calculation holds for AMD's gfx942: its "wavefront" is a warp of 64 lanes, its "LDS" shared memory.
+The same holds for AMD's gfx942: its "wavefront" is a warp of 64 lanes, its "LDS" shared memory.
 
 Sources: NVIDIA, "CUDA C++ Programming Guide", technical specifications per compute capability, and
 the allocation rules of `cuda_occupancy.h` in the CUDA toolkit; for sm_100 the PTX ISA, section on

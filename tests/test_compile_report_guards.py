@@ -63,7 +63,7 @@ def test_old_and_other_gpus_are_asked_for_less():
 def test_what_is_called_unsupported_has_to_fail():
     assert violations(CASE, replace(GOOD, failure="no bf16"), target(75)) == []
     small = replace(GOOD, arch=75, shared_bytes=64 * 1024)
-    assert violations(CASE, small, target(75)) == ["must not work (old), but does"]
+    assert violations(CASE, small, target(75)) == ["is marked unsupported (old), but works"]
     assert violations(CASE, replace(small, shared_bytes=64 * 1024 + 1), target(75)) == []
 
 
@@ -123,6 +123,6 @@ def test_the_command_fails_and_says_which(tmp_path):
     assert [line for line in done.stdout.splitlines() if "BROKEN" in line] == [
         "BROKEN: unaligned on sm_80 loads x 32 bits at a time",
         "BROKEN: unaligned on sm_80 loads y 32 bits at a time",
-        "BROKEN: stale claim on sm_80 must not work (it has no addition), but does",
+        "BROKEN: stale claim on sm_80 is marked unsupported (it has no addition), but works",
     ]
     assert "[1/3, " in done.stderr and "aligned sm_80: ok" in done.stderr
