@@ -11,8 +11,8 @@ each value and records only this:
     a tuple                         a tuple of these
 
 `LaunchCase` holds the launch, made with tensors on torch's "meta" device, which have a shape and no
-memory; Triton's own function does the looking. `CompileCase` holds the outcome, in words: a learner's
-kernel, which is never launched.
+memory; Triton's own function inspects them. `CompileCase` holds the outcome, in words: for a
+learner's kernel, which is never launched.
 """
 
 import inspect

@@ -152,9 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--source", default="", help="a file with a compile_cases() of its own")
     parser.add_argument("--json", action="store_true", help="rows as JSON instead of a table")
     parser.add_argument("--ptx", action="store_true", help="with --json: the assembly, too")
-    parser.add_argument(
-        "--jobs", type=int, default=0, help="processes; by default, as many as help"
-    )
+    parser.add_argument("--jobs", type=int, default=0, help="processes; default: as many as help")
     options = parser.parse_args(arguments)
     os.environ["TRITON_INTERPRET"] = "0"  # before the first kernel is imported
     reports = compile_all(

@@ -89,7 +89,7 @@ class Device:
     def here(cls) -> "Device":
         """Return this machine's GPU, or a stand-in that says so where there is none.
 
-        Figures come from `DEVICES` by the GPU's name, the number of SMs from the GPU itself: a slice
+        Figures come from `DEVICES` by the GPU's name, the number of SMs from the GPU itself: part
         of a GPU (MIG) has fewer, and (assumed) proportionally less of everything else.
 
         Raises ValueError for a GPU without figures: pass a `Device` of your own.

@@ -24,10 +24,10 @@ and its assumptions:
 3. A wave of programs starts when the previous one is done, and every split is as long as the
    longest, which has whole blocks of keys. Programs are dealt out to SMs in turn, and an SM draws
    no more than its share of bandwidth and arithmetic, so that a wave takes as long as its fullest
-   SM: fewer programs than SMs as long as one on each, one more than SMs as long as two on each.
-   occupancy is the share that is not lost this way. Tiles of query rows (there are several from 65 rows per
-   KV head on) read the same K and V at the same time, which helps none of them: more than two of
-   them are slower.
+   SM: fewer programs than SMs take as long as one on each, one more than SMs as long as two on
+   each. occupancy is the share not lost this way. Tiles of query rows (there are several from 65
+   rows per KV head on) read the same K and V at the same time, which speeds up none of them: more
+   than two of them are slower.
 4. Each launch takes `device.launch_us`; the merge of splits is a second one, and reads the
    partial results at the bandwidth of assumption 2.
 

@@ -51,9 +51,8 @@ class Explanation:
     per block. programs: of stage 1; busy: those that have keys; m_tiles: tiles of query rows, which
     read the same keys. kv_bytes: K and V; partial_bytes: the partial results, written and read
     again; other_bytes: q, o, lse and the block table. operations: of stage 1, padded rows included;
-    peak_tflops: how many of them the device can do, 10¹² per second. programs_per_sm: how many an SM
-    holds at once; split rules assume two, and `dataclasses.replace`
-    asks "what if".
+    peak_tflops: how many of them the device can do, 10¹² per second. programs_per_sm: how many
+    an SM holds at once; split rules assume two, and `dataclasses.replace` asks "what if".
 
     Raises ValueError where programs_per_sm is below 1.
     """
