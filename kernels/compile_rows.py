@@ -83,7 +83,7 @@ def _bits(row: Report) -> str:
 
 
 def _streams(row: Report) -> str:
-    """The narrowest load of all streams, and their names: "128 k,v"."""
+    """The narrowest load over all streams, and their names: "128 k,v"."""
     names = ",".join(row.stream_bits)
     return f"{min(row.stream_bits.values())} {names}" if names else "-"
 

@@ -83,7 +83,7 @@ def _loads(assembly: str) -> Iterator[tuple[int, list[Place]]]:
 
 
 def _one_place(asm: re.Match) -> str:
-    """Loads in PTX are inline assembly. LLVM counts on through its lines; the first place is right."""
+    """PTX loads are inline assembly: LLVM keeps counting its lines, so the first place is right."""
     first, *others = re.split(r"(?<=\n)\t\.loc", asm[0])
     return first + "".join(
         "\t.loc" + text if i == 0 else text.split("\n", 1)[1] for i, text in enumerate(others)
