@@ -1,11 +1,11 @@
-"""GPUs in numbers, as their makers give them: SMs, memory, bandwidth, arithmetic, L2 cache.
+"""GPUs in numbers, as their makers state them: SMs, memory, bandwidth, arithmetic, L2 cache.
 
-Figures of a datasheet are peaks. What a kernel reaches is less, and is measured (`benchmarks`);
-what a model makes of them stands in `kernels.explain`. This is the only table of them:
+Datasheet figures are peaks. What a kernel reaches is less, and is measured (`benchmarks`); the
+model that predicts times from them is `kernels.explain`. This is their only table:
 `course.hardware` computes with it.
 
 Every device names its source: first the datasheet (bandwidth, arithmetic, size of the memory), then
-where SMs and L2 cache are from. Arithmetic is dense: where a datasheet has figures "with sparsity",
+the source for SMs and L2 cache. Arithmetic is dense: where a datasheet has figures "with sparsity",
 half of them.
 """
 
@@ -26,7 +26,7 @@ class Device:
     """One GPU.
 
     sms: streaming multiprocessors (AMD: compute units). bandwidth: of its memory, GB/s (10⁹ bytes).
-    tensor_tflops: 16-bit matrix products with fp32 sums, dense, 10¹² operations a second.
+    tensor_tflops: 16-bit matrix products with fp32 sums, dense, 10¹² operations per second.
     fp32_tflops: outside of tensor cores. l2_mb: L2 cache, MB. tensor_cores: whether Triton uses
     them there (from sm_80 on). launch_us: µs from one launch to the next, an assumption: 10 in
     eager mode; a CUDA graph needs less, say `dataclasses.replace(device, launch_us=2.0)`.
@@ -77,7 +77,7 @@ class Device:
         >>> Device.named("h100 sxm").sms
         132
 
-        Raises ValueError with the names that there are.
+        Raises ValueError, listing the known names, for any other.
         """
         for device in DEVICES:
             if device.name.lower() == name.lower():
@@ -89,10 +89,10 @@ class Device:
     def here(cls) -> "Device":
         """Return this machine's GPU, or a stand-in that says so where there is none.
 
-        Figures come from `DEVICES` by the GPU's name, the number of SMs from the GPU itself: a part
-        of a GPU (MIG) has fewer, and as much less of everything else, which is assumed.
+        Figures come from `DEVICES` by the GPU's name, the number of SMs from the GPU itself: part
+        of a GPU (MIG) has fewer, and (assumed) proportionally less of everything else.
 
-        Raises ValueError for a GPU of which there are no figures: give a `Device` of your own.
+        Raises ValueError for a GPU without figures: pass a `Device` of your own.
         """
         if not torch.cuda.is_available():
             name = f"{STAND_IN} (a stand-in: there is no GPU here)"
@@ -148,14 +148,14 @@ _FIGURES = (
     ("H200",           132, 4800.0,  989.4,   67.0,  50.0, 141, "sm_90", _H200),
     # Drivers report a bus of 7,680 bits: 7.7 TB/s.
     ("B200",           148, 8000.0, 2250.0,   75.0, 126.0, 180, "sm_100", _B200),
-    # L2: 4 MB in each of eight dies; behind it lie 256 MB of "Infinity Cache".
+    # L2: 4 MB in each of eight dies; behind it are 256 MB of "Infinity Cache".
     ("MI300X",         304, 5300.0, 1307.4,  163.4,  32.0, 192, "gfx942", _MI300X),
 )  # fmt: skip
 
 DEVICES = tuple(
     Device(
         *figures,
-        tensor_cores=arch not in ("sm_70", "sm_75"),  # there Triton does not use them
+        tensor_cores=arch not in ("sm_70", "sm_75"),  # Triton does not use them there
         memory_gb=float(memory_gb),
         arch=arch,
         source=source,
@@ -163,7 +163,7 @@ DEVICES = tuple(
     for *figures, memory_gb, arch, source in _FIGURES
 )
 STAND_IN = "A100 80GB SXM"
-"""What is explained where there is no GPU."""
+"""The device to explain when there is no GPU."""
 
 _DRIVER_NAMES = {  # the end of what the driver calls them
     "B200": "B200",
@@ -187,7 +187,7 @@ _DRIVER_NAMES = {  # the end of what the driver calls them
 
 
 def recognise(driver_name: str) -> Device | None:
-    """Return the device that a driver calls so ("NVIDIA H100 80GB HBM3"), None if not listed."""
+    """Return the device that a driver calls this ("NVIDIA H100 80GB HBM3"), None if not listed."""
     whole = driver_name.split(" MIG ")[0]  # a part of a GPU is called "<the GPU> MIG 3g.40gb"
     for end, name in _DRIVER_NAMES.items():
         if f" {whole}".endswith(f" {end}"):

@@ -1,8 +1,8 @@
-"""Attention over packed sequences: a batch of any lengths without a single padded token.
+"""Attention over packed sequences: a batch of mixed lengths without a single padded token.
 
-The kernels are those of `kernels.flash_attention`: a program asks cu_seqlens where its sequence
-lies (`kernels.flash_attention.packed`) and goes on as if there were no other. Programs that only
-the longest sequence needs end at once in a shorter one.
+The kernels are those of `kernels.flash_attention`: a program looks up in cu_seqlens where its
+sequence is (`kernels.flash_attention.packed`) and carries on as if there were no other. Programs
+that the longest sequence needs but a shorter one doesn't exit at once.
 
 Source: Dao 2023, "FlashAttention-2", algorithms 1 and 2; the packed layout is that of
 `flash_attn_varlen_func` in flash-attention.
@@ -28,20 +28,21 @@ def flash_attention_varlen(
     scale: float | None = None,
     return_lse: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Return attention within each of B sequences that lie one behind the other.
+    """Return attention within each of B sequences stored one after the other.
 
     q: (Tq, Hq, D); k, v: (Tk, Hkv, D): tokens of all sequences; dtypes and strides as in
     `flash_attention`. cu_seqlens_q, cu_seqlens_k: (B + 1,), int32, on the same device: sequence b
-    owns the tokens cu_seqlens[b] … cu_seqlens[b + 1] - 1; the first entry is 0, the last Tq or Tk;
-    sequences may be empty. max_seqlen_q, max_seqlen_k: the longest of them, or more. causal:
-    bottom-right aligned, in each sequence by itself. scale: default 1/√D.
+    has the tokens cu_seqlens[b] … cu_seqlens[b + 1] - 1; the first entry is 0, the last Tq or Tk;
+    sequences may be empty. max_seqlen_q, max_seqlen_k: length of the longest, or more. causal:
+    bottom-right aligned within each sequence. scale: default 1/√D.
 
     Returns `o (Tq, Hq, D)` and, with return_lse, `lse (Tq, Hq)`, as `flash_attention` does, and
     differentiable like it.
 
-    Raises ValueError and TypeError as `flash_attention`, and for cu_seqlens that do not fit. Their
-    values are looked at only on the CPU; on a GPU the host would have to wait. There a kernel reads
-    nothing outside of q, k and v whatever they say, but what no sequence covers is not written.
+    Raises ValueError and TypeError as `flash_attention` does, and for cu_seqlens that do not fit.
+    Their values are checked only on the CPU; on a GPU the host would have to wait. There the kernel
+    reads nothing outside q, k and v, whatever they say, but tokens that no sequence covers are not
+    written.
 
     >>> q, ones = torch.zeros(3, 1, 16), torch.ones(3, 1, 16)
     >>> cu_seqlens = torch.tensor([0, 1, 3], dtype=torch.int32)
@@ -64,7 +65,7 @@ def flash_attention_varlen(
     check_cu_seqlens("cu_seqlens_k", cu_seqlens_k, q.device)
     if cu_seqlens_q.shape != cu_seqlens_k.shape:
         raise ValueError(
-            "cu_seqlens_q and cu_seqlens_k must tell of the same sequences; got "
+            "cu_seqlens_q and cu_seqlens_k must describe the same sequences; got "
             f"{tuple(cu_seqlens_q.shape)} and {tuple(cu_seqlens_k.shape)}"
         )
     packing = Packing(cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)

@@ -1,7 +1,7 @@
 """Two first kernels: a vector sum and a tiled matrix product.
 
 A kernel is the program of *one tile*. It is started once for every point of a grid; `program_id`
-tells it which tile is its own, pointers and masks do the rest. There is no loop over programs here:
+tells it which tile is its own; pointers and masks do the rest. There is no loop over programs here:
 on a GPU they run side by side, in any order.
 
     vector_add                              matmul
@@ -36,9 +36,9 @@ import triton.language as tl
 @triton.jit
 def vector_add_kernel(x_ptr, y_ptr, out_ptr, n, BLOCK: tl.constexpr) -> None:
     """out[i] = x[i] + y[i] for the BLOCK elements of this program."""
-    start = tl.program_id(0).to(tl.int64) * BLOCK  # int64: n may pass 2^31
+    start = tl.program_id(0).to(tl.int64) * BLOCK  # int64: n may exceed 2^31
     offs = start + tl.arange(0, BLOCK)  # (BLOCK,)
-    mask = offs < n  # the last program hangs over the end
+    mask = offs < n  # the last program reaches past the end
     x = tl.load(x_ptr + offs, mask=mask)
     y = tl.load(y_ptr + offs, mask=mask)
     tl.store(out_ptr + offs, x + y, mask=mask)
@@ -87,20 +87,20 @@ def matmul_kernel(
 def vector_add(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Return x + y.
 
-    x, y: fp32, one shape, contiguous. Moves 12 bytes an element: two reads and a write.
+    x, y: fp32, one shape, contiguous. Moves 12 bytes per element: two reads and a write.
     Raises ValueError for shapes that differ, non-contiguous tensors or a wrong device, TypeError
     for other dtypes.
 
     >>> vector_add(torch.arange(3.0), torch.ones(3))  # doctest: +SKIP
     tensor([1., 2., 3.])
 
-    One program was enough: its tile has 1024 places, and the mask let three of them pass.
+    One program was enough: its tile has 1024 elements, and the mask let three of them through.
     """
     if x.shape != y.shape:
-        raise ValueError(f"x and y should have one shape; got {tuple(x.shape)}, {tuple(y.shape)}")
+        raise ValueError(f"x and y must have one shape; got {tuple(x.shape)}, {tuple(y.shape)}")
     _check(x=x, y=y, dtypes=(torch.float32,))
     if not (x.is_contiguous() and y.is_contiguous()):
-        raise ValueError(f"x and y should be contiguous; got strides {x.stride()}, {y.stride()}")
+        raise ValueError(f"x and y must be contiguous; got strides {x.stride()}, {y.stride()}")
     out = torch.empty_like(x)
     if x.numel():
         vector_add_call(x, y, out).launch()
@@ -122,7 +122,7 @@ def matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     TypeError for dtypes.
     """
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
-        raise ValueError(f"a, b should be (M, K), (K, N); got {tuple(a.shape)}, {tuple(b.shape)}")
+        raise ValueError(f"a, b must be (M, K), (K, N); got {tuple(a.shape)}, {tuple(b.shape)}")
     _check(a=a, b=b, dtypes=DTYPES)
     c = torch.empty(a.shape[0], b.shape[1], dtype=a.dtype, device=a.device)
     if c.numel():
@@ -155,9 +155,7 @@ def _check(*, dtypes: tuple[torch.dtype, ...], **tensors: torch.Tensor) -> None:
     first = next(iter(tensors.values()))
     for name, x in tensors.items():
         if x.dtype not in dtypes or x.dtype != first.dtype:
-            raise TypeError(
-                f"{name} should have one dtype of {dtypes}, all the same; got {x.dtype}"
-            )
+            raise TypeError(f"{name} must have one dtype of {dtypes}, all the same; got {x.dtype}")
         if x.device.type != device():
             mode = "interpreted" if INTERPRETED else "compiled"
-            raise ValueError(f"{name} should be on {device()} ({mode} kernels); got {x.device}")
+            raise ValueError(f"{name} must be on {device()} ({mode} kernels); got {x.device}")

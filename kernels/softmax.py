@@ -3,13 +3,13 @@
 Written with PyTorch's own operations, `p = exp(x - x.max()) / sum` over a (rows, cols) tensor makes
 five trips through memory. Counted in elements, for n = rows · cols:
 
-    m = x.max(1)       reads n                   the fused kernel, one program a row:
+    m = x.max(1)       reads n                   the fused kernel, a program per row:
     z = x - m          reads n   writes n            reads n     (the row stays in registers)
     e = z.exp()        reads n   writes n            writes n
     s = e.sum(1)       reads n
-    p = e / s          reads n   writes n        2n instead of 8n: four times less
+    p = e / s          reads n   writes n        2n instead of 8n: a quarter
 
-A row that is wider than a block (`MAX_BLOCK`) does not stay in registers. It is read twice: once
+A row wider than a block (`MAX_BLOCK`) does not stay in registers. It is read twice: once
 for the maximum and the sum together, by the online softmax, and once to write the result. 3n.
 
     grid (rows,)      program i ─→  row i  ├────── BLOCK ──────┤              cols ≤ MAX_BLOCK
@@ -30,7 +30,7 @@ from kernels.runtime import INTERPRETED, device
 import triton
 import triton.language as tl
 
-MAX_BLOCK = 16384  # fp32 values of one row that 8 warps hold in registers: 64 a thread
+MAX_BLOCK = 16384  # fp32 values of one row that 8 warps hold in registers: 64 per thread
 WIDE_BLOCK = 4096  # the tile of the loop over wider rows
 
 
@@ -56,7 +56,7 @@ def softmax_wide_kernel(x_ptr, p_ptr, cols, stride_xr, stride_pr, BLOCK: tl.cons
     x_ptr += row * stride_xr
     p_ptr += row * stride_pr
     m = float("-inf")
-    ruler = 0.0  # m, or 0 as long as m is -inf: what the exponents are measured from
+    ruler = 0.0  # m, or 0 while m is -inf: what the exponents are measured from
     l = 0.0
     for start in range(0, cols, BLOCK):
         offs = start + tl.arange(0, BLOCK)
@@ -82,19 +82,20 @@ def softmax(x: torch.Tensor) -> torch.Tensor:
     Returns (rows, cols), contiguous, in the dtype of x, computed in fp32. A row of nothing but -inf
     gives zeros, as `reference.attention.safe_softmax` does (torch.softmax: NaN).
 
-    Bytes moved: 2 · rows · cols · itemsize where cols ≤ MAX_BLOCK, 3 · rows · cols · itemsize else.
+    Bytes moved: 2 · rows · cols · itemsize if cols ≤ MAX_BLOCK, otherwise 3 · rows · cols ·
+    itemsize.
     Raises ValueError for a wrong rank, stride or device, TypeError for other dtypes.
     """
     if x.ndim != 2:
-        raise ValueError(f"x should be (rows, cols); got {tuple(x.shape)}")
+        raise ValueError(f"x must be (rows, cols); got {tuple(x.shape)}")
     rows, cols = x.shape
     if x.dtype not in DTYPES:
-        raise TypeError(f"x should have a dtype of {DTYPES}; got {x.dtype}")
+        raise TypeError(f"x must have a dtype of {DTYPES}; got {x.dtype}")
     if cols > 1 and x.stride(1) != 1:
-        raise ValueError(f"each row of x should be contiguous (stride 1); got {x.stride()}")
+        raise ValueError(f"each row of x must be contiguous (stride 1); got {x.stride()}")
     if x.device.type != device():
         mode = "interpreted" if INTERPRETED else "compiled"
-        raise ValueError(f"x should be on {device()} ({mode} kernels); got {x.device}")
+        raise ValueError(f"x must be on {device()} ({mode} kernels); got {x.device}")
     p = torch.empty(rows, cols, dtype=x.dtype, device=x.device)
     if p.numel():
         softmax_call(x, p).launch()

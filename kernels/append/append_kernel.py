@@ -1,17 +1,17 @@
-"""Append the keys and values of new tokens to a KV cache, in place, turning them on the way.
+"""Append the keys and values of new tokens to a KV cache, in place, rotating keys on the way.
 
 Token i of row b goes to place cache_seqlens[b] + i of that row. With rotary embedding its key is
-turned by the angle of that place, and so are the queries of the new tokens, in the same launch:
+rotated by the angle of that place, and so are the queries of the new tokens, in the same launch:
 
     grid   (token blocks,  Hq + Hkv,  B)      one program: BLOCK_T tokens of one head of one row
 
-    head 0 … Hq - 1          load q → turn → store to a new q
-    head Hq … Hq + Hkv - 1   load k → turn → round or quantise → store at its place in the cache
-                             load v →        round or quantise → store at its place in the cache
+    head 0 … Hq - 1          load q → rotate → store to a new q
+    head Hq … Hq + Hkv - 1   load k → rotate → round or quantise → store at its place in the cache
+                             load v →          round or quantise → store at its place in the cache
 
-Where a place lies in memory: in its row (or the one that cache_batch_idx names), or, with a block
-table, in slot place % page_size of page table[place // page_size]. What is turned is computed in
-fp32 and rounded once. A place outside the cache is never written.
+Where a place is in memory: in its row (or the one that cache_batch_idx names), or, with a block
+table, in slot place % page_size of page table[place // page_size]. Rotation is computed in fp32 and
+rounded once. Nothing is ever written outside the cache.
 
 Sources: rotary: Su et al. 2021, "RoFormer"; pages: Kwon et al. 2023, "PagedAttention", section 4.
 """
@@ -29,7 +29,7 @@ from kernels.heuristics import next_power_of_2
 import triton
 import triton.language as tl
 
-TILE = 2048  # numbers a program holds of k: 16 a thread
+TILE = 2048  # elements of k per program: 16 per thread
 
 
 class Tokens(NamedTuple):
@@ -80,8 +80,8 @@ def append_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_DV: tl.constexpr,
 ) -> None:
-    """Turn BLOCK_T queries of one head, or append BLOCK_T tokens of one KV head."""
-    head = tl.program_id(1).to(tl.int64)  # int64: a cache may pass 2^31 elements
+    """Rotate BLOCK_T queries of one head, or append BLOCK_T tokens of one KV head."""
+    head = tl.program_id(1).to(tl.int64)  # int64: a cache may exceed 2^31 elements
     b = tl.program_id(2).to(tl.int64)
     offs_t = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T).to(tl.int64)
     place = offs_t
@@ -117,10 +117,10 @@ def append_kernel(
 
 @triton.jit
 def store(x, cells, scales, cell, exists, D: tl.constexpr, PER_TOKEN: tl.constexpr) -> None:
-    """Round x (BLOCK_T, BLOCK_D) to what cells hold, divided by its scale if any, and store it.
+    """Divide x (BLOCK_T, BLOCK_D) by its scale, if any, round to the dtype of cells, and store.
 
-    PER_TOKEN: the scale is not given, it is the one that makes the largest |x| of the token the
-    largest number of the dtype, and is stored, too.
+    PER_TOKEN: the scale is not given but computed and stored as well: it maps the largest |x| of
+    the token to the largest number of the dtype.
     """
     dtype: tl.constexpr = cells.ptr.dtype.element_ty
     row, slot, head = cell
@@ -141,9 +141,9 @@ def store(x, cells, scales, cell, exists, D: tl.constexpr, PER_TOKEN: tl.constex
 
 
 def append_call(x: Tokens, interleaved: bool, each: bool, q_out: Tensor | None) -> KernelCall:
-    """Describe the launch for checked tensors; q_out takes the turned queries, like q.
+    """Describe the launch for checked tensors; q_out, shaped like q, receives the rotated queries.
 
-    each: query i is turned at cache_seqlens + i, else all at cache_seqlens.
+    each: query i is rotated by position cache_seqlens + i; otherwise all by cache_seqlens.
     """
     B, Ln, Hkv, D = x.k.shape
     _, Lq, Hq, _ = (B, 0, 0, D) if x.q is None else x.q.shape
@@ -191,7 +191,7 @@ def _cells(x: Tensor) -> Cells:
 
 
 def _scales(scale: Tensor | None) -> Cells | None:
-    """One scale for all, one a head or one a token and head: the same load, other strides."""
+    """A scale per tensor, per head, or per token and head: the same load with other strides."""
     if scale is None or scale.ndim == 3:
         return None if scale is None else Cells(scale, *scale.stride())
     return Cells(scale, 0, 0, scale.stride(0) if scale.numel() > 1 else 0)

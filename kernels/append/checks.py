@@ -1,6 +1,6 @@
-"""What `kernels.append` accepts, and what it says when it gets something else.
+"""What `kernels.append` accepts, and the errors it raises for anything else.
 
-`check_tokens` looks at shapes, dtypes and devices; `check_values` at numbers, on the CPU alone: on
+`check_tokens` checks shapes, dtypes and devices; `check_values` checks values, only on the CPU: on
 a GPU that would make the host wait.
 """
 
@@ -13,7 +13,7 @@ from kernels.runtime import INTERPRETED
 
 
 def check_tokens(x: Tokens, rotate_at: str) -> None:
-    """Raise TypeError or ValueError unless the tensors fit together as `append_kv` says."""
+    """Raise TypeError or ValueError unless the tensors fit together as `append_kv` requires."""
     for name in ("k_cache", "v_cache", "k", "v") + (() if x.q is None else ("q",)):
         _check_rows(name, getattr(x, name))
     B, Ln, Hkv, D = x.k.shape
@@ -30,7 +30,7 @@ def check_tokens(x: Tokens, rotate_at: str) -> None:
     Hq = 0 if x.q is None else x.q.shape[2]
     if max(B, Hq + Hkv) > 65535:
         raise ValueError(
-            f"B and Hq + Hkv must be at most 65535, a grid's limit; got {B}, {Hq + Hkv}"
+            f"B and Hq + Hkv must be at most 65535, the limit of a grid; got {B}, {Hq + Hkv}"
         )
     if x.q is not None:
         _check_equal("q", x.q, (B, *x.q.shape[1:3], D), "(B, Lq, Hq, D), with B and D of k")
@@ -46,7 +46,7 @@ def check_tokens(x: Tokens, rotate_at: str) -> None:
 
 
 def check_values(x: Tokens, each: bool) -> None:
-    """On the CPU, raise ValueError for a place, row, page or position that does not exist."""
+    """On the CPU, raise ValueError if a row, page or position does not exist."""
     if not (INTERPRETED or x.k.device.type == "cpu") or x.k.shape[0] == 0:
         return
     B, Ln = x.k.shape[:2]
@@ -69,8 +69,8 @@ def check_values(x: Tokens, each: bool) -> None:
         last = max(starts) + max(Ln, Lq if each else min(Lq, 1)) - 1
         if last >= x.rotary_cos.shape[0]:
             raise ValueError(
-                f"rotary_cos and rotary_sin have {x.rotary_cos.shape[0]} positions, the tokens "
-                f"need position {last}. Nothing was written"
+                f"rotary_cos and rotary_sin must have at least {last + 1} positions; got "
+                f"{x.rotary_cos.shape[0]}. Nothing was written"
             )
 
 
@@ -88,7 +88,7 @@ def _check_tensor(name: str, x: object) -> None:
 
 
 def _check_rows(name: str, x: Tensor) -> None:
-    """Check what can be said about one of the four-dimensional tensors by itself."""
+    """Check one of the four-dimensional tensors on its own."""
     _check_tensor(name, x)
     if x.ndim != 4 or 0 in x.shape[2:]:
         raise ValueError(
@@ -117,7 +117,7 @@ def _check_dtypes(x: Tokens) -> None:
         raise TypeError(f"q must have the dtype of k, {x.k.dtype}; got {x.q.dtype}")
     if x.k_cache.dtype != x.v_cache.dtype or x.k_cache.dtype not in (x.k.dtype, *QUANTISED):
         raise TypeError(
-            f"k_cache and v_cache must both be {x.k.dtype}, as k, or one of eight bits; got "
+            f"k_cache and v_cache must both be {x.k.dtype}, as k, or an eight-bit dtype; got "
             f"{x.k_cache.dtype}, {x.v_cache.dtype}"
         )
 
@@ -165,7 +165,7 @@ def _check_range(name: str, values: Tensor, limit: int, what: str) -> None:
 
 
 def _check_devices(x: Tokens) -> None:
-    """Check that all lie on one device, and one that kernels of this process can run on."""
+    """Check that all are on one device, on which the kernels of this process can run."""
     devices = {str(tensor.device) for tensor in x if tensor is not None}
     if len(devices) > 1:
         raise ValueError(f"all tensors must be on one device; got {sorted(devices)}")

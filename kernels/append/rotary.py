@@ -1,15 +1,16 @@
-"""Rotary embedding: turn pairs of dimensions by an angle that grows with the token's position.
+"""Rotary embedding: rotate pairs of dimensions by an angle that grows with the token's position.
 
     (x, y)  →  (x · cos - y · sin,  y · cos + x · sin)        angle = position · θ^(-2i / R)
 
-The score of a turned q and a turned k depends on their distance alone. The first R of the D
-dimensions are turned, the others are left as they are. There are two ways to pair them:
+The score of a rotated q and a rotated k depends on positions only through the distance between
+them. The first R of the D dimensions are rotated, the others are left alone. There are two ways to
+pair them:
 
     interleaved    (0, 1) (2, 3) (4, 5) …          the paper, GPT-J
     halves         (0, R/2) (1, R/2 + 1) …         GPT-NeoX, Llama as Hugging Face stores it
 
 Each dimension d has a partner, an angle and a sign: out[d] = x[d] · cos ± x[partner] · sin. The
-partners are read a second time rather than shuffled between threads: they are in the cache.
+partners are loaded again rather than shuffled between threads: they are in the GPU's cache.
 
 Source: Su et al. 2021, "RoFormer", section 3.4.2.
 """
@@ -44,11 +45,11 @@ def load_rotated(
     INTERLEAVED: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ) -> tl.tensor:
-    """Load rows (BLOCK_T, BLOCK_D) as fp32, turned; 0 where there is nothing to load.
+    """Load rows (BLOCK_T, BLOCK_D) as fp32, rotated; 0 where there is nothing to load.
 
     ptrs (BLOCK_T,): to the first dimension of each row; exists (BLOCK_T,). position (BLOCK_T,)
     int64. rotary: None leaves the rows as they are. A position that the tables don't have gives
-    NaN in the dimensions to turn: an answer without an angle would be wrong without a word.
+    NaN in the rotated dimensions: a result computed without its angle would be silently wrong.
     """
     offs_d = tl.arange(0, BLOCK_D)
     mask = exists[:, None] & (offs_d < D)[None, :]

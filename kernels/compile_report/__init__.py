@@ -9,8 +9,8 @@ for an A100 (`arch=80`), an H100 (`arch=90`) or any of `targets`, and the machin
     softmax fp16 16384 columns              80    93       0      32  128 bit      0       0   1061
     softmax fp16 16384 columns              90    93       0      32  128 bit      0       0   1073
 
-A row is one kernel compiled for one target: registers a thread, bytes spilled to slow memory (0,
-or the tiles are too large), bytes of shared memory a program, the widest load from global memory
+A row is one kernel compiled for one target: registers per thread, bytes spilled to slow memory (if
+not 0, tiles are too large), bytes of shared memory per program, the widest load from global memory
 (128 bits is the best on these two), copies to shared memory that run in the background,
 tensor-core instructions, lines of PTX. The figures above are triton 3.9's; versions differ.
 
@@ -18,7 +18,7 @@ From a shell, every shipped kernel for every target, and an error where one brea
 `compile_report.promises`: `python -m kernels.compile_report [--arch 80 gfx942] [--kernel NAME]`.
 
 Compiling needs a process whose kernels are not interpreted. `run`, `report` and `compile_for`
-start one where they have to, so they work in a notebook on a laptop. What is compiled
+start one if necessary, so they work in a notebook on a laptop. What is compiled
 of each of `MODULES` is listed in `compile_report.launches`; nothing in `kernels` imports this.
 """
 
@@ -57,7 +57,7 @@ def compile_for(
     num_stages: int = 3,
     name: str | None = None,
 ) -> Report:
-    """Compile one kernel for one GPU, which need not be there, and return a `Report`.
+    """Compile one kernel for one GPU, which need not be present, and return a `Report`.
 
     kernel, signature, constexprs: as in `CompileCase`. arch: 80 (A100), 90 (H100), "gfx942", …
 
@@ -73,7 +73,7 @@ def compile_for(
     given = [*signature, *constexprs]
     if sorted(given) != sorted(kernel.arg_names):
         raise ValueError(
-            f"signature and constexprs should name {kernel.arg_names}, each once; got {given}"
+            f"signature and constexprs must name {kernel.arg_names}, each once; got {given}"
         )
     name = name or kernel.__name__
     case = CompileCase(name, kernel, signature, constexprs, num_warps, num_stages)
@@ -98,7 +98,7 @@ def run(name_or_source: str = "", arch: int | str | Sequence[int | str] = (80, 9
 
     name_or_source: a case's name, or part of a module's or a case's ("softmax", "matmul|D=64"; ""
     is all), or the source text of a module with a `compile_cases()` of its own, which lists
-    `CompileCase`s. arch: one architecture or several. About a second a kernel and architecture;
+    `CompileCase`s. arch: one architecture or several. About a second per kernel and architecture;
     Triton keeps the result. Raises RuntimeError with the other process's message where that fails.
     """
     archs = map(str, [arch] if isinstance(arch, int | str) else arch)
@@ -126,7 +126,7 @@ def cases(name: str = "", source: str = "") -> list[CompileCase | LaunchCase]:
     """Return the case called `name`, or those whose "module: case name" it is found in, as a regex.
 
     source: a file with a `compile_cases()` of its own, looked at instead of `MODULES`. Imports the
-    kernels. Raises ValueError where no case is called so.
+    kernels. Raises ValueError if no case has that name.
     """
     if source:
         sys.path.insert(0, str(Path(source).parent))
@@ -143,7 +143,7 @@ def cases(name: str = "", source: str = "") -> list[CompileCase | LaunchCase]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compile kernels without a GPU, print what became of them, and check it.
+    """Compile kernels without a GPU, print what became of them, and check them.
 
     Returns 0, or 1 where a shipped kernel breaks a promise.
     """
@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--source", default="", help="a file with a compile_cases() of its own")
     parser.add_argument("--json", action="store_true", help="rows as JSON instead of a table")
     parser.add_argument("--ptx", action="store_true", help="with --json: the assembly, too")
-    parser.add_argument("--jobs", type=int, default=0, help="processes; by default as it pays")
+    parser.add_argument("--jobs", type=int, default=0, help="processes; default: as many as help")
     options = parser.parse_args(arguments)
     os.environ["TRITON_INTERPRET"] = "0"  # before the first kernel is imported
     reports = compile_all(

@@ -2,11 +2,11 @@
 
 The assembly ends in a description of the kernel:
 
-    .vgpr_count: 246                vector registers a lane, of 512 (accumulators included)
-    .vgpr_spill_count: 0            of these, how many were put into memory for want of room
-    .private_segment_fixed_size: 0  bytes of slow memory a lane
+    .vgpr_count: 246                vector registers per lane, of 512 (accumulators included)
+    .vgpr_spill_count: 0            of these, how many were moved to memory for lack of room
+    .private_segment_fixed_size: 0  bytes of slow memory per lane
 
-    global_load_dwordx4             load 4 · 32 = 128 bits a lane; buffer_load_… the same
+    global_load_dwordx4             load 4 · 32 = 128 bits per lane; buffer_load_… the same
     … lds                           a load that goes straight to the LDS (shared memory)
     v_mfma_f32_32x32x8_bf16         matrix instruction
 

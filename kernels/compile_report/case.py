@@ -1,7 +1,7 @@
-"""What is compiled: a launch of ours, or a kernel with the types of its arguments spelled out.
+"""What is compiled: one of our launches, or a kernel with its argument types spelled out.
 
 A launch compiles a kernel anew for every kind of arguments that it has not seen yet. It looks at
-each value, and writes down no more than this:
+each value and records only this:
 
     tensor, fp16                    "*fp16", and a hint if its address is a multiple of 16 bytes
     48                              "i32", and a hint, since it is a multiple of 16
@@ -11,8 +11,8 @@ each value, and writes down no more than this:
     a tuple                         a tuple of these
 
 `LaunchCase` holds the launch, made with tensors on torch's "meta" device, which have a shape and no
-memory; Triton's own function does the looking. `CompileCase` has the outcome, in words: a kernel of
-a learner, which nothing launches.
+memory; Triton's own function inspects them. `CompileCase` holds the outcome, in words: for a
+learner's kernel, which is never launched.
 """
 
 import inspect
@@ -31,7 +31,7 @@ class CompileCase:
     """One kernel and the types to compile it for, as a launch would specialise them.
 
     kernel: a `@triton.jit` function. signature: a type for every argument that is no constexpr;
-    "*fp16" is a pointer, "i32", "i64", "fp32" are numbers, and ":16" behind it promises a multiple
+    "*fp16" is a pointer, "i32", "i64", "fp32" are numbers, and ":16" after it promises a multiple
     of 16 (a launch looks for itself; 128-bit loads need it). A stride that is always 1 belongs to
     the constexprs, where a launch puts it too.
     """
@@ -56,7 +56,7 @@ class LaunchCase:
     source reads `tl.load(k_…)`, `tl.load(x.k_…)`, or the same with another function whose name
     begins with "load". dots: 16-bit tiles are multiplied, which takes tensor cores where the target
     has them. unsupported: name of a target → why this does not compile there.
-    `kernels.compile_report.promises` holds a case to its word.
+    `kernels.compile_report.promises` checks that a case keeps them.
     """
 
     name: str
@@ -68,7 +68,7 @@ class LaunchCase:
     def on(self, name: int | str) -> CompileCase:
         """Return the types that a launch on `name` (80, "gfx942") finds, spelled out.
 
-        Raises ValueError for a kernel with a tuple among its arguments: no words for these.
+        Raises ValueError for a kernel with a tuple argument: signatures in words have none.
         """
         call = self.make(target(name))
         types, constants, hints = specialise(call)
@@ -88,7 +88,7 @@ class LaunchCase:
             call.num_stages,
         )
 
-    # A lesson takes a case of ours and compiles it otherwise; on an A100, where nothing is said.
+    # A lesson compiles one of our cases differently; for an A100 unless it says otherwise.
     @property
     def kernel(self) -> Any:
         """The kernel."""
@@ -120,7 +120,7 @@ def specialise(
     backend = backends["amd" if amd else "nvidia"].compiler
     parameters = inspect.signature(call.kernel.fn).parameters
     if list(call.args) != list(parameters):
-        raise ValueError(f"args should be {list(parameters)}, in this order; got {list(call.args)}")
+        raise ValueError(f"args must be {list(parameters)}, in this order; got {list(call.args)}")
     types, constants, hints = {}, {}, {}
 
     def note(path: tuple[int, ...], kind: Any, hint: Any, value: Any) -> None:

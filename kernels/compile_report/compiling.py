@@ -1,4 +1,4 @@
-"""Compiles cases for targets, in several processes where that pays, and reports what came out."""
+"""Compiles cases for targets, in several processes where that helps, and reports the results."""
 
 import os
 import sys
@@ -37,7 +37,7 @@ def compile_one(case: CompileCase | LaunchCase, on: Target) -> Report:
 
 
 def _why(error: BaseException) -> str:
-    """Return the last line of what was first raised, which Triton wraps once a call."""
+    """Return the last line of what was first raised, which Triton wraps once per call."""
     while error.__cause__:
         error = error.__cause__
     lines = [line.strip(" ^") for line in str(error).splitlines()]
@@ -97,8 +97,8 @@ def _compile_job(job: Job) -> Report:
 def compile_all(name: str, source: str, targets: Sequence[str], jobs: int = 0) -> Reports:
     """Compile the cases that `kernels.compile_report.cases(name, source)` finds for each target.
 
-    jobs: processes at a time; 0: one for about twelve reports, at most as many as CPUs. Says on
-    stderr how far it is. Raises what compiling a `CompileCase` raises.
+    jobs: processes at a time; 0: one per about twelve reports, at most as many as CPUs. Reports
+    progress on stderr. Raises what compiling a `CompileCase` raises.
     """
     found = range(len(_cases(name, source)))
     todo: list[Job] = [(name, source, index, on) for index, on in product(found, targets)]
@@ -111,7 +111,7 @@ def compile_all(name: str, source: str, targets: Sequence[str], jobs: int = 0) -
 
 
 def _told(rows: Iterator[Report], total: int) -> Reports:
-    """Collect the rows, and tell of each as it comes."""
+    """Collect the rows, announcing each as it arrives."""
     done, start = [], time.monotonic()
     for row in rows:
         done.append(row)

@@ -1,4 +1,4 @@
-"""How wide the loads of one pointer are: reads the assembly with the source beside it.
+"""How wide the loads of one pointer are: reads the assembly alongside the source.
 
 The widest load of a kernel says little: K might come in 16-bit pieces while Q comes in 128. But
 Triton writes down, in the PTX and AMDGCN that it makes, which line and column of the source the
@@ -10,8 +10,8 @@ next instructions are from, and into which line that function was inlined:
     line 73, column 13 of file 1:   k = tl.load(k_ptrs, mask=mask, other=0.0)
 
 So this copy loads from `k`. A load counts for a name if the call there is one of a function
-"load…" whose first argument begins with the name and "_" (`k_ptrs`, `cache.k_ptr + offs`). An
-argument that says no name (`ptrs`, inside a helper) sends us to the line that called.
+"load…" whose first argument begins with the name and "_" (`k_ptrs`, `cache.k_ptr + offs`). For an
+argument without such a name (`ptrs`, inside a helper) we go up to the calling line.
 """
 
 import ast
@@ -37,7 +37,7 @@ def stream_bits(assembly: str, streams: Sequence[str]) -> dict[str, int]:
     """Return, for each name, how many bits a thread loads with the *narrowest* of its loads.
 
     assembly: PTX or AMDGCN, with line information. streams: as in `LaunchCase`. A name without
-    any load gets 0: the source does not call it so, or the compiler found no need of it.
+    any load gets 0: the source uses another name, or the compiler needed no load.
     """
     found = {name: [0] for name in streams}
     for bits, places in _loads(assembly):
@@ -49,7 +49,7 @@ def stream_bits(assembly: str, streams: Sequence[str]) -> dict[str, int]:
 
 
 def load_bits(instruction: str) -> int:
-    """Return how many bits a thread loads from global memory by a line of assembly, or 0.
+    """Return how many bits per thread a line of assembly loads from global memory, or 0.
 
     >>> load_bits("@%p1 ld.global.v4.b32 { %r1, %r2, %r3, %r4 }, [ %rd1 + 0 ];")
     128
@@ -85,7 +85,7 @@ def _loads(assembly: str) -> Iterator[tuple[int, list[Place]]]:
 
 
 def _one_place(asm: re.Match) -> str:
-    """Loads in PTX are inline assembly. For its lines LLVM counts on; the first place is true."""
+    """PTX loads are inline assembly: LLVM keeps counting its lines, so the first place is right."""
     first, *others = re.split(r"(?<=\n)\t\.loc", asm[0])
     return first + "".join(
         "\t.loc" + text if i == 0 else text.split("\n", 1)[1] for i, text in enumerate(others)

@@ -1,4 +1,4 @@
-"""What a compiled kernel must keep, so that no change makes it slow without a word.
+"""Promises a compiled kernel must keep, so that no change slows it down silently.
 
 A kernel that spills, or loads K in 16-bit pieces, computes the right answer, and passes every test
 of numbers. Here it fails: `python -m kernels.compile_report` exits with 1, and names the case.
@@ -17,7 +17,7 @@ WIDE = 128
 
 
 def violations(case: LaunchCase, report: "Report", on: Target) -> list[str]:
-    """Return which promises of a case its report breaks, a sentence each; none is good.
+    """Return the promises of a case that its report breaks, one sentence each; none is good.
 
     - It compiles and fits, except where the case says that it does not, and there it does not.
       To fit: shared memory for a program of the target, registers for an SM.
@@ -29,7 +29,7 @@ def violations(case: LaunchCase, report: "Report", on: Target) -> list[str]:
     """
     hindered = _hindered(report, on)
     if why := case.unsupported.get(on.name):
-        return [] if hindered else [f"should not work ({why}), but does"]
+        return [] if hindered else [f"is marked unsupported ({why}), but works"]
     if report.failure:
         return hindered
     found = hindered
@@ -47,11 +47,11 @@ def violations(case: LaunchCase, report: "Report", on: Target) -> list[str]:
 
 
 def _hindered(report: "Report", on: Target) -> list[str]:
-    """Return what keeps a kernel from running at all."""
+    """Return what prevents a kernel from running at all."""
     if report.failure:
         return [f"does not compile: {report.failure}"]
     if report.shared_bytes > on.shared_per_block:
         return [f"takes {report.shared_bytes} bytes of shared memory, of {on.shared_per_block}"]
     if not report.resident_blocks:
-        return [f"finds no room on an SM: {report.registers} registers a thread"]
+        return [f"finds no room on an SM: {report.registers} registers per thread"]
     return []

@@ -9,9 +9,9 @@ from typing import Any
 class Report:
     """What the compiler made of one kernel. Counts are of instructions in the machine code.
 
-    arch: 80 for sm_80, "gfx942". registers: 32-bit, a thread (255 at most; AMD 512). spill_bytes:
-    written to and read from local memory, a thread, because registers ran out. stack_bytes: a
-    thread. shared_bytes: a program. resident_blocks: programs that an SM holds at once, see
+    arch: 80 for sm_80, "gfx942". registers: 32-bit, per thread (at most 255; AMD 512). spill_bytes:
+    written to and read from local memory, per thread, because registers ran out. stack_bytes:
+    per thread. shared_bytes: per program. resident_blocks: programs that an SM holds at once, see
     `targets`. load_bits: the widest load from global memory. stream_bits: the narrowest load of
     each stream of a `LaunchCase`. async_copies: global → shared, without waiting.
     tensor_core: matrix instructions. ptx: the text, of `ptx_lines` lines (AMD: AMDGCN).
@@ -57,7 +57,7 @@ class Reports(tuple[Report, ...]):
     """Several reports; prints as a table."""
 
     def __str__(self) -> str:
-        """A head and one line a report: what a lesson reads."""
+        """A header and one line per report: the lessons' table."""
         return "\n".join([_line(None, _SHORT), *map(str, self)])
 
     __repr__ = __str__
@@ -83,7 +83,7 @@ def _bits(row: Report) -> str:
 
 
 def _streams(row: Report) -> str:
-    """The narrowest load of all streams, and their names: "128 k,v"."""
+    """The narrowest load over all streams, and their names: "128 k,v"."""
     names = ",".join(row.stream_bits)
     return f"{min(row.stream_bits.values())} {names}" if names else "-"
 
@@ -93,7 +93,7 @@ def _field(name: str) -> Any:
 
 
 _NAME = _field("name")
-# A column: its head → how wide it is (negative: to the left), and what stands there.
+# A column: its head → how wide it is (negative: to the left), and what it holds.
 _SHORT = {
     "kernel": (-38, _NAME),
     "sm": (4, _field("arch")),

@@ -1,6 +1,6 @@
 """Reading SASS, the machine code of NVIDIA GPUs: what the compiler really made of a kernel.
 
-PTX, which Triton writes, is an intermediate language: it has registers without end and knows no
+PTX, which Triton writes, is an intermediate language: it has unlimited registers and no
 spills. `ptxas` turns it into a cubin for one architecture; `cuobjdump` prints what is in there.
 
     /*0210*/   @!P0 LDGSTS.E.BYPASS.LTC128B.128 [R5], [R2.64] ;
@@ -24,7 +24,7 @@ _INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.
 
 
 def disassemble(cubin: bytes) -> str:
-    """Return what cuobjdump (part of triton) says of a cubin: its resources and its SASS."""
+    """Return what cuobjdump (part of triton) says about a cubin: its resources and its SASS."""
     from triton import knobs
 
     with tempfile.TemporaryDirectory() as folder:
@@ -53,7 +53,7 @@ def measure(text: str) -> dict[str, int]:
 
 
 def width(name: str) -> int:
-    """Return how many bits a load or store moves a thread.
+    """Return how many bits a load or store moves per thread.
 
     >>> width("LDGSTS.E.BYPASS.LTC128B.128"), width("LDG.E.U16"), width("STL")
     (128, 16, 32)

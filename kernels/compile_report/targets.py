@@ -1,13 +1,13 @@
-"""The GPUs that kernels are compiled for, and what one of their multiprocessors has room for.
+"""The GPUs that kernels are compiled for, and what fits on one of their multiprocessors.
 
 An SM (AMD: compute unit) keeps as many programs resident as all of its resources allow:
 
-    registers       4 partitions with 512 registers a lane, handed out to warps in eights
-    shared memory   handed out in granules; from sm_80 on the driver keeps 1 KiB of each program's
+    registers       4 partitions with 512 registers per lane, allocated to warps in eights
+    shared memory   allocated in granules; from sm_80 on the driver adds 1 KiB per program
     warp slots      32, 48 or 64                        program slots    16, 24 or 32
     tensor memory   sm_100 only: 512 columns, the accumulators of its matrix instructions
 
-It is the same sum for AMD's gfx942: its "wavefront" is a warp of 64 lanes, its "LDS" shared memory.
+The same holds for AMD's gfx942: its "wavefront" is a warp of 64 lanes, its "LDS" shared memory.
 
 Sources: NVIDIA, "CUDA C++ Programming Guide", technical specifications per compute capability, and
 the allocation rules of `cuda_occupancy.h` in the CUDA toolkit; for sm_100 the PTX ISA, section on
@@ -60,14 +60,14 @@ class Target:
     def resident_blocks(
         self, *, registers: int, shared_bytes: int, num_warps: int, tensor_columns: int = 0
     ) -> int:
-        """Return how many programs of a kernel an SM holds at once; 0: it does not fit.
+        """Return how many programs of a kernel an SM holds at once; 0: none fits.
 
-        registers: a thread. shared_bytes: a program. tensor_columns: of tensor memory, a program.
+        registers: per thread. shared_bytes, tensor_columns (of tensor memory): per program.
 
         >>> target("sm_80").resident_blocks(registers=128, shared_bytes=0, num_warps=4)
         4
 
-        A warp's registers are 128 of 512 a lane, so a partition holds 4 warps, and an SM 16.
+        A warp takes 128 of the 512 registers per lane, so a partition holds 4 warps, and an SM 16.
         """
         if registers > self.registers_per_thread or shared_bytes > self.shared_per_block:
             return 0
@@ -126,7 +126,7 @@ def target(arch: int | str) -> Target:
         if known.name == name:
             return known
     names = ", ".join(known.name for known in TARGETS)
-    raise ValueError(f"arch should be one of {names}; got {arch!r}")
+    raise ValueError(f"arch must be one of {names}; got {arch!r}")
 
 
 def _round_up(n: int, granule: int) -> int:

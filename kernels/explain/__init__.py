@@ -15,29 +15,29 @@ This is arithmetic on shapes; nothing runs. **The model** (`kernels.explain.mode
     time      = stage 1 + launches + merge
     stage 1   = max(bytes / (bandwidth · reachable), operations / peak) / occupancy
 
-and all that it assumes:
+and its assumptions:
 
-1. K and V are read from memory once, and not from the L2 cache; q is read and partial results are
+1. K and V are read once, from memory and not from the L2 cache; q is read and partial results are
    written once.
 2. A good kernel reaches `device.reachable` of a datasheet's bandwidth, 90 %, and all of its peak,
    counted for the rows of a tile with their padding; a single row does not use tensor cores.
-3. A wave of programs starts when the one before is done, and every split is as long as the
+3. A wave of programs starts when the previous one is done, and every split is as long as the
    longest, which has whole blocks of keys. Programs are dealt out to SMs in turn, and an SM draws
    no more than its share of bandwidth and arithmetic, so that a wave takes as long as its fullest
-   SM: fewer programs than SMs as long as one on each, one more than SMs as long as two on each.
-   occupancy is the share that is not lost so. Tiles of query rows (there are several from 65 rows a
-   KV head on) read the same K and V at the same time, which helps none of them: more than two of
-   them are slower.
-4. A launch takes `device.launch_us` by itself; the merge of splits is a second one, and reads the
-   partial results at the bandwidth of 2.
+   SM: fewer programs than SMs take as long as one on each, one more than SMs as long as two on
+   each. occupancy is the share not lost this way. Tiles of query rows (there are several from 65
+   rows per KV head on) read the same K and V at the same time, which speeds up none of them: more
+   than two of them are slower.
+4. Each launch takes `device.launch_us`; the merge of splits is a second one, and reads the
+   partial results at the bandwidth of assumption 2.
 
 Left out: clocks, rows of different length (`kernels.plan`), and, unless a `Device` says otherwise,
-the latency of the first loads (`fill_us`): so it is too fast where splits are short.
+the latency of the first loads (`fill_us`): so predictions are too fast for short splits.
 
-Beside figures that others measured on an A100, taken to be the 80 GB one, in µs (fp16, heads 16/2,
+Compared with published measurements on an A100, taken to be the 80 GB one, in µs (fp16, heads 16/2,
 D 128, batch × keys; splits by FlashAttention-2's rule, as the code of that time had it):
 
-                   Flash-Decoding                         FlashAttention-2: a program a query head
+                   Flash-Decoding                         FlashAttention-2: program per query head
                    1 × 65,536   1 × 131,072   8 × 8,192   1 × 65,536   1 × 131,072   8 × 8,192
     published            64.4         106.6        56.4        2,300         4,592         530
     this model           63.3         105.8        63.4        1,985         3,960         504
@@ -85,17 +85,17 @@ def explain(
     num_splits: int | None = None,
     device: Device | str | None = None,
 ) -> Explanation:
-    """Say what `kernels.flash_decoding.flash_decode` does with such shapes, and how long it takes.
+    """Say what `kernels.flash_decoding.flash_decode` does with these shapes, and how long it takes.
 
     Args:
-        batch, queries: B and Lq, at least 1. heads: (Hq, Hkv). head_dim: D. length: keys of every
+        batch, queries: B and Lq, at least 1. heads: (Hq, Hkv). head_dim: D. length: keys per
             row, at least 0.
         dtype: of q: "fp32", "bf16" or "fp16". kv_dtype: of the cache: the same if None, or
             "int8", "e4m3" or "e5m2".
-        value_dim: Dv, that of the keys if None. latent: the values are a part of the keys (MLA).
-        capacity: keys that a row has room for, `length` if None. The number of splits is chosen
-            from it: it is all that the host knows.
-        window: keys before a query that it sees. page_size: tokens a page; None: not paged.
+        value_dim: Dv; head_dim if None. latent: the values are a part of the keys (MLA).
+        capacity: keys that a row has room for; None: `length`. The number of splits is chosen
+            from it, since the host knows no more.
+        window: keys before a query that it sees. page_size: tokens per page; None: not paged.
         num_splits: as given to `flash_decode`; None: chosen as there.
         device: a `Device`, the name of one of `kernels.devices.DEVICES`, or None: `Device.here()`.
 
@@ -212,7 +212,7 @@ def _cut(
     """Count splits, programs, and what grows with them; readers: B·Hkv, rows: B·Lq·Hq."""
     launch, m_tiles, splits = chosen
     blocks = -(-keys // launch.block_n)
-    chunk = max(1, -(-blocks // splits))  # blocks a split
+    chunk = max(1, -(-blocks // splits))  # blocks per split
     whole = readers * m_tiles
     return {
         "splits": splits,
@@ -234,7 +234,7 @@ def _in_words(
     dtype: str,
     kv_dtype: str,
 ) -> str:
-    """Return the shapes as the head of the printed block has them."""
+    """Return the shapes in words, for the first line of the printed block."""
     parts = [f"batch {counts['batch']}", f"heads {heads[0]}/{heads[1]}"]
     if counts["queries"] > 1:
         parts.append(f"{counts['queries']} queries")

@@ -1,4 +1,4 @@
-"""What `kernels.explain` accepts: TypeError or ValueError for anything else, saying what came."""
+"""Checks what `kernels.explain` accepts: TypeError or ValueError for anything else."""
 
 
 def check_counts(
@@ -32,7 +32,7 @@ def _check_int(name: str, x: int, least: int) -> None:
 
 
 def check_dtypes(dtype: str, kv_dtype: str) -> None:
-    """Check the names of dtypes: the cache has that of q, or one of eight bits."""
+    """Check dtype names: the cache has the dtype of q, or an eight-bit one."""
     if dtype not in ("fp32", "bf16", "fp16"):
         raise ValueError(f"dtype must be fp32, bf16 or fp16; got {dtype!r}")
     if kv_dtype not in (dtype, "int8", "e4m3", "e5m2"):

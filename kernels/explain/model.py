@@ -3,7 +3,7 @@
     time      = stage 1 + launches + merge
     stage 1   = max(bytes / (bandwidth · reachable), operations / peak) / occupancy  (+ again)
 
-What is assumed stands at the head of `kernels.explain`.
+The assumptions are listed at the top of `kernels.explain`.
 """
 
 import math
@@ -16,7 +16,7 @@ __all__ = ["REACHABLE", "Explanation", "occupancy"]
 
 
 def occupancy(programs: int, sms: int, slots: int, readers: int = 1, alone: float = 1.0) -> float:
-    """Return which share of its speed a GPU can use, over all waves of programs: from 0 to 1.
+    """Return the share of its speed that a GPU can use, over all waves of programs: from 0 to 1.
 
     An SM draws at most its share, so a wave takes as long as its fullest SM. readers: programs that
     read the same bytes, side by side, each at its own pace: of the memory's speed they use what one
@@ -46,14 +46,13 @@ def occupancy(programs: int, sms: int, slots: int, readers: int = 1, alone: floa
 class Explanation:
     """What a decode call does, and how long that should take by the model; prints as a block.
 
-    device, call: where, and the shapes in words. shape: what a split rule sees. keys: of a row.
-    splits: how often they are cut; split_keys: keys of a split (of all but the last); block_n: keys
-    a block. programs: of stage 1; busy: those that have keys; m_tiles: tiles of query rows, which
+    device, call: where, and the shapes in words. shape: what a split rule sees. keys: per row.
+    splits: how often they are cut; split_keys: keys per split (all but the last); block_n: keys
+    per block. programs: of stage 1; busy: those that have keys; m_tiles: tiles of query rows, which
     read the same keys. kv_bytes: K and V; partial_bytes: the partial results, written and read
     again; other_bytes: q, o, lse and the block table. operations: of stage 1, padded rows included;
-    peak_tflops: how many of them the device can do, 10¹² a second. programs_per_sm: how many an SM
-    holds at once; two is what split rules take for granted, and `dataclasses.replace`
-    asks "what if".
+    peak_tflops: how many of them the device can do, 10¹² per second. programs_per_sm: how many
+    an SM holds at once; split rules assume two, and `dataclasses.replace` asks "what if".
 
     Raises ValueError where programs_per_sm is below 1.
     """
@@ -91,7 +90,7 @@ class Explanation:
 
     @property
     def efficiency(self) -> float:
-        """Share of slots that are busy, over all waves, 0 to 1; what rules of waves look at."""
+        """Share of slots that are busy, over all waves, 0 to 1; what wave rules look at."""
         return wave_efficiency(self.busy, self.slots)
 
     @property
@@ -117,13 +116,13 @@ class Explanation:
 
     @property
     def idle_us(self) -> float:
-        """What stage 1 takes longer because SMs have nothing to do or wait for first keys, µs."""
+        """Extra time of stage 1 while SMs have nothing to do or wait for their first keys, µs."""
         filled = self.device.fill_us * math.ceil(self.waves)
         return self._starved_us() - max(self.memory_us, self.arithmetic_us) + filled
 
     @property
     def again_us(self) -> float:
-        """What stage 1 takes longer because every tile reads K and V again, if from L2, µs."""
+        """Extra time of stage 1 because every tile reads K and V again, even if from L2, µs."""
         return self._starved_us(self.m_tiles) - self._starved_us()
 
     @property
@@ -183,7 +182,7 @@ class Explanation:
         return self.device.bandwidth * self.device.reachable * 1e3
 
     def __str__(self) -> str:
-        """A block of aligned lines; the last one says what it is worth."""
+        """A block of aligned lines; the last one says how far to trust it."""
         by_memory = self.memory_us >= self.arithmetic_us
         stage_1 = f"{self.memory_us:,.1f} memory" if by_memory else None
         stage_1 = stage_1 or f"{self.arithmetic_us:,.1f} arithmetic"

@@ -35,18 +35,18 @@ def flash_attention(
     """Return softmax(scale · q kᵀ) v, exactly, without the Lq × Lk matrix in memory.
 
     q: (B, Lq, Hq, D); k, v: (B, Lk, Hkv, D), Hq a multiple of Hkv; fp32 (no TF32), fp16 or bf16; D
-    from 1 to 256 and contiguous, the other strides any. causal: bottom-right aligned. scale:
+    from 1 to 256 and contiguous, other strides arbitrary. causal: bottom-right aligned. scale:
     default 1/√D.
 
     Returns `o (B, Lq, Hq, D)`, contiguous, in the dtype of q, and with return_lse
     `lse (B, Lq, Hq)`, fp32, natural logarithm. Rows that see no key: o = 0, lse = -inf.
-    Sums are fp32; p is rounded to the dtype of v before it meets v.
+    Sums are fp32; p is rounded to the dtype of v before it is multiplied with v.
 
-    Differentiable in q, k and v, also through lse; under torch.compile it is one operator. The
-    second derivative is refused.
+    Differentiable in q, k and v, also through lse, but only once: second derivatives are not
+    supported. Under torch.compile it is one operator.
 
-    Raises ValueError for shapes, strides and devices that do not fit, and, on the way back, for D
-    above 128 on an sm_75 (T4), which has no room for it; TypeError for dtypes.
+    Raises ValueError for shapes, strides and devices that do not fit and, in the backward, for D
+    above 128 on an sm_75 (T4), whose registers cannot hold it; TypeError for dtypes.
     Sources: Dao 2023, algorithms 1 and 2.
 
     >>> q, k, v = torch.zeros(1, 2, 1, 16), torch.zeros(1, 2, 1, 16), torch.ones(1, 2, 1, 16)
@@ -64,7 +64,7 @@ def flash_attention(
 def attention_over(
     q: Tensor, k: Tensor, v: Tensor, packing: Packing | None, causal: bool, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Return o and lse, by the shortest way that keeps what autograd and torch.compile need."""
+    """Return o and lse, by the shortest path that serves autograd and torch.compile."""
     gradient = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     plain = not gradient and type(q) is Tensor and not torch.compiler.is_compiling()
     settings = packing or (None, None, 0, 0)

@@ -1,4 +1,4 @@
-"""FlashAttention-2, backward: every tile of p is made again from q, k and lse, never stored.
+"""FlashAttention-2, backward: every tile of p is recomputed from q, k and lse, never stored.
 
 With `delta = rowsum(do ∘ o)`, tile by tile:
 
@@ -6,9 +6,9 @@ With `delta = rowsum(do ∘ o)`, tile by tile:
                                        dk = scale · dsᵀ q     dq = scale · ds k
 
 Where lse has a gradient of its own, ds has one more term, p ∘ dlse: the kernels take delta − dlse
-for delta, and know nothing of it.
+for delta, and need not know about it.
 
-    1  rows_kernel    (⌈Lq / BLOCK_M⌉, Hq, B)    delta and lse of each row, as the others want them
+    1  rows_kernel    (⌈Lq / BLOCK_M⌉, Hq, B)    delta and lse of each row, as the others need them
     2  dkdv_kernel    (⌈Lk / BLOCK_N⌉, Hkv, B)   a program owns keys: it walks over queries, head
                                                  after head of its group
     3  dq_kernel      (⌈Lq / BLOCK_M⌉, Hq, B)    a program owns queries and walks over keys
@@ -20,8 +20,8 @@ for delta, and know nothing of it.
              1  │ full   │ full   │ ▓▓▓▓▓▓╲│  │                  cut by the diagonal with one (▓),
                 └────────┴────────┴────────┴──┘                  blank ones are never visited
 
-Nobody else adds to what a program owns, so nothing is added atomically, and two runs give the same
-bits. The price: 2 and 3 both compute p and do vᵀ, seven products a tile instead of five.
+No other program adds to what a program owns, so no atomic additions are needed, and two runs give
+the same bits. The price: 2 and 3 both compute p and do vᵀ, seven products per tile instead of five.
 
 Source: Dao 2023, "FlashAttention-2", arXiv:2307.08691, algorithm 2.
 """
@@ -138,7 +138,7 @@ def backward_calls(
 ) -> list[KernelCall]:
     """Return the three launches of the backward; grads (dq, dk, dv) are contiguous.
 
-    Packed sequences lie in row 0 of tensors with B = 1, and rows are rows: step 1 needs no packing.
+    Packed sequences lie in row 0 of tensors with B = 1; step 1 goes row by row, without packing.
     """
     B, Lq, Hq, _ = q.shape
     lse_log2, delta = torch.empty(2, B, Hq, Lq, dtype=torch.float32, device=q.device)
@@ -148,7 +148,7 @@ def backward_calls(
         dkdv_call(inputs, rows, (dk, dv), packing, scale, causal, tiles.dkdv),
         dq_call(inputs, rows, dq, packing, scale, causal, tiles.dq),
     ]
-    return [call for call in calls if math.prod(call.grid)]  # nothing asked, nothing launched
+    return [call for call in calls if math.prod(call.grid)]  # nothing to compute, nothing to launch
 
 
 def backward(
@@ -163,7 +163,7 @@ def backward(
     causal: bool,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return dq, dk, dv, contiguous, of a forward that gave o and lse; nothing is checked.
+    """Return dq, dk, dv, contiguous, of a forward that returned o and lse; nothing is checked.
 
     Shapes as in `kernels.flash_attention`; do is the gradient of o, any strides; dlse that of lse,
     or None.

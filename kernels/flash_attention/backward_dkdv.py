@@ -1,7 +1,7 @@
 """FlashAttention-2, backward, step 2: dk and dv. One program owns BLOCK_N keys of one KV head.
 
-It keeps their k, v, dk and dv on the chip and walks over the queries that see them: those of the
-first query head of its group, then of the second, … So the G heads that share a KV head are summed
+It keeps their k, v, dk and dv on chip and walks over the queries that see them: those of the first
+query head of its group, then of the second, … So the G heads that share a KV head are summed
 in one place and in one order. `kernels.flash_attention.backward` says what is computed.
 
     grid (⌈Lk / BLOCK_N⌉, Hkv, B)       program (j, h, b): keys j, KV head h, sequence b
@@ -31,9 +31,9 @@ def over_queries(
     BLOCK_M: tl.constexpr,
     MASKED: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor]:
-    """Add to grads = (dk, dv) what the queries from start to stop, of G heads, send to these keys.
+    """Add to grads = (dk, dv) what queries start to stop, of G heads, contribute for these keys.
 
-    sees_from (BLOCK_N,): key j is seen by the queries from sees_from[j] on; looked at only where
+    sees_from (BLOCK_N,): key j is seen by the queries from sees_from[j] on; used only if
     MASKED. Tiles are computed transposed, (BLOCK_N, BLOCK_M), since dv and dk want pᵀ and dsᵀ.
     """
     dk, dv = grads
@@ -47,7 +47,7 @@ def over_queries(
     offs_dv = tl.arange(0, v.shape[1])[None, :]
     zeros = tl.zeros((k.shape[0], BLOCK_M), tl.float32)
     tiles = tl.cdiv(tl.maximum(stop - start, 0), BLOCK_M)
-    for i in range(tiles * G):  # one loop and not two: it never runs dry between two heads
+    for i in range(tiles * G):  # one loop, not two: its pipeline never drains between heads
         head = (i // tiles).to(tl.int64)
         offs_m = start + i % tiles * BLOCK_M + tl.arange(0, BLOCK_M)
         mask_m = offs_m < Lq
@@ -55,7 +55,7 @@ def over_queries(
         mask = mask_m[:, None] & (offs_d < D)
         q_ptrs = q_ptr + head * stride_qh + rows * stride_qm + offs_d
         q = tl.load(q_ptrs, mask=mask, other=0.0)  # (BLOCK_M, BLOCK_D)
-        # Behind the last query lse is +inf: p is 0 there, as in a row without keys.
+        # Past the last query lse is +inf: p is 0 there, as in a row without keys.
         lse_log2 = tl.load(lse_log2_ptr + head * Tq + offs_m, mask=mask_m, other=float("inf"))
         scores_log2 = dot(k, tl.trans(q), zeros) * scale_log2  # (BLOCK_N, BLOCK_M)
         if MASKED:

@@ -29,9 +29,9 @@ def over_keys(
     BLOCK_N: tl.constexpr,
     MASKED: tl.constexpr,
 ) -> tl.tensor:
-    """Add to dq what the keys from start to stop send to these queries, a tile at a time.
+    """Add to dq what the keys from start to stop contribute for these queries, tile by tile.
 
-    sees (BLOCK_M,): row i may see keys 0 … sees[i] - 1. Looked at only where MASKED; elsewhere
+    sees (BLOCK_M,): row i may see keys 0 … sees[i] - 1. Used only if MASKED; otherwise
     every row sees every key, and stop - start is a multiple of BLOCK_N.
     """
     q, do, lse_log2, delta = queries
@@ -96,7 +96,7 @@ def dq_kernel(
     BLOCK_DV: tl.constexpr,
 ) -> None:
     """Write dq of BLOCK_M queries of one head of one sequence."""
-    # Backwards: causal programs with the most keys start first, so that none of them ends last.
+    # Backwards: causal programs with the most keys start first, so that none ends last.
     start_m = (tl.num_programs(0) - 1 - tl.program_id(0)) * BLOCK_M
     head, batch, Tq = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64), Lq
     row, first_k, Lk = sequence(cu_seqlens_k_ptr, batch, Lk)
@@ -118,7 +118,7 @@ def dq_kernel(
     mask_do = mask_m[:, None] & (offs_dv < DV)
     do = tl.load(do_ptr + rows * stride_dom + offs_dv, mask=mask_do, other=0.0)
     first = (row * tl.num_programs(1) + head) * Tq + first_q  # of B·Hq·Lq
-    # Behind the last query lse is +inf: p is 0 there, as in a row without keys.
+    # Past the last query lse is +inf: p is 0 there, as in a row without keys.
     lse_log2 = tl.load(lse_log2_ptr + first + offs_m, mask=mask_m, other=float("inf"))
     delta = tl.load(delta_ptr + first + offs_m, mask=mask_m, other=0.0)
     queries = (q, do, lse_log2, delta)

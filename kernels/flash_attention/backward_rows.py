@@ -1,7 +1,7 @@
-"""FlashAttention-2, backward, step 1: what steps 2 and 3 need to know of each row.
+"""FlashAttention-2, backward, step 1: what steps 2 and 3 need to know about each row.
 
 Two numbers: delta = rowsum(do ∘ o), and lse in base 2. They are written head by head, so that the
-rows of a tile lie side by side and come in one piece; in lse (B, Lq, Hq) they lie Hq apart.
+rows of a tile are contiguous and load in one piece; in lse (B, Lq, Hq) they are Hq apart.
 
     grid (⌈Lq / BLOCK_M⌉, Hq, B)        program (i, h, b): queries i, head h, batch row b
 """

@@ -2,7 +2,7 @@
 
 One program owns BLOCK_M queries of one head. It keeps their running maximum, sum and unnormalised
 output in registers, and walks over the keys in tiles of BLOCK_N. It divides once, at the end, and
-writes o and lse. The Lq × Lk scores exist only a tile at a time.
+writes o and lse. Of the Lq × Lk scores only one tile exists at a time.
 
     grid (⌈Lq / BLOCK_M⌉, Hq, B)              program (i, h, b): queries i, head h, batch row b
 
@@ -50,9 +50,9 @@ def attend(
     BLOCK_N: tl.constexpr,
     MASKED: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
-    """Carry state = (m_log2, l, acc) over the keys from start to stop, a tile at a time.
+    """Carry state = (m_log2, l, acc) over the keys from start to stop, tile by tile.
 
-    sees (BLOCK_M,): row i may see keys 0 … sees[i] - 1. Looked at only where MASKED; elsewhere
+    sees (BLOCK_M,): row i may see keys 0 … sees[i] - 1. Used only if MASKED; otherwise
     every row sees every key, and stop - start is a multiple of BLOCK_N.
     """
     m_log2, l, acc = state
@@ -60,8 +60,8 @@ def attend(
     offs_d = tl.arange(0, q.shape[1])[None, :]
     for tile in range(start, stop, BLOCK_N):
         offs_n = tile + tl.arange(0, BLOCK_N)
-        rows = offs_n.to(tl.int64)[:, None]  # int64: a cache may be longer than 2^31 elements
-        mask = offs_d < D  # folded away by the compiler where D fills the block
+        rows = offs_n.to(tl.int64)[:, None]  # int64: a cache may exceed 2^31 elements
+        mask = offs_d < D  # the compiler removes it if D fills the block
         if MASKED:
             mask = mask & (offs_n[:, None] < stop)
 
@@ -72,7 +72,7 @@ def attend(
             scores_log2 = tl.where(offs_n[None, :] < sees[:, None], scores_log2, float("-inf"))
         m_log2, l, acc, p = online_softmax_step(m_log2, l, acc, scores_log2)
 
-        # V behind the end is loaded as 0, not left to chance: p is 0 there, but 0 · NaN is NaN.
+        # Past the end V is loaded as 0, not left undefined: p is 0 there, but 0 · NaN is NaN.
         v = tl.load(v_ptr + rows * stride_vn + offs_d, mask=mask, other=0.0)  # (BLOCK_N, BLOCK_D)
         acc = dot(round_to(p, v.dtype), v, acc)  # (BLOCK_M, BLOCK_D)
     return m_log2, l, acc
@@ -107,14 +107,14 @@ def flash_attention_kernel(
     BLOCK_D: tl.constexpr,
 ) -> None:
     """Write o and lse of BLOCK_M queries of one head of one sequence."""
-    # Backwards: causal programs with the most keys start first, so that none of them ends last.
+    # Backwards: causal programs with the most keys start first, so that none ends last.
     start_m = (tl.num_programs(0) - 1 - tl.program_id(0)) * BLOCK_M
     head, batch, Tq = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64), Lq
     _, first_k, Lk = sequence(cu_seqlens_k_ptr, batch, Lk)
     batch, first_q, Lq = sequence(cu_seqlens_q_ptr, batch, Lq)
     if start_m >= Lq:  # a sequence shorter than the longest
         return
-    head_kv = head // G  # G query heads read the same K and V: an index, nothing is repeated
+    head_kv = head // G  # G query heads read the same K and V: only an index, nothing is copied
     k_ptr += batch * stride_kb + first_k * stride_kn + head_kv * stride_kh
     v_ptr += batch * stride_vb + first_k * stride_vn + head_kv * stride_vh
     kv = (k_ptr, stride_kn, v_ptr, stride_vn)
@@ -130,7 +130,7 @@ def flash_attention_kernel(
     # Keys before `full` are seen by every row of the tile, keys from `stop` on by none.
     full, stop = Lk, Lk
     sees = tl.full((BLOCK_M,), 0, tl.int32) + Lk
-    if CAUSAL:  # bottom-right: the last query sees all keys, the one before it one less, …
+    if CAUSAL:  # bottom-right: the last query sees all keys, the one before it one fewer, …
         sees = tl.minimum(offs_m + 1 + (Lk - Lq), Lk)
         full = tl.maximum(start_m + 1 + (Lk - Lq), 0)
         stop = tl.maximum(tl.minimum(start_m + BLOCK_M + (Lk - Lq), Lk), 0)
@@ -144,7 +144,7 @@ def flash_attention_kernel(
     state = attend(state, q, kv, scale_log2, full, stop, sees, D, BLOCK_N, MASKED=True)
     m_log2, l, acc = state
 
-    o, lse = finalize(m_log2, l, acc)  # the only division; lse leaves as a natural logarithm
+    o, lse = finalize(m_log2, l, acc)  # the only division; lse becomes a natural logarithm
     first = (batch * Tq + first_q) * tl.num_programs(1) + head  # of B·Lq·Hq: one scalar, then rows
     row = offs_m.to(tl.int64) * tl.num_programs(1)
     tl.store(lse_ptr + first + row, lse, mask=offs_m < Lq)
@@ -198,7 +198,7 @@ def forward(
     sequences, Lq, _ = extent(q, k, packing)
     if sequences > 65535 or q.shape[2] > 65535:
         raise ValueError(
-            "B, the number of sequences, and Hq should be at most 65535, the limit of a grid; got "
+            "B, the number of sequences, and Hq must be at most 65535, the limit of a grid; got "
             f"{sequences} and {q.shape[2]}"
         )
     o = torch.empty(q.shape, dtype=q.dtype, device=q.device)

@@ -6,8 +6,8 @@ A kernel launch is opaque to both. An operator says what they need to know: the 
     flash_decoding_course::flash_attention_forward    q, k, v, … → o, lse
     flash_decoding_course::flash_attention_backward   do, dlse, q, k, v, o, lse, … → dq, dk, dv
 
-Calling an operator costs the host some microseconds more than calling Python, so
-`kernels.flash_attention` takes this way only where somebody asks for a gradient or compiles.
+Calling an operator costs the host a few microseconds more than calling Python, so
+`kernels.flash_attention` uses it only when a gradient is needed or torch.compile is running.
 """
 
 from typing import Any
@@ -37,7 +37,7 @@ def backward_op(
     causal: bool,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`kernels.flash_attention.backward.backward` with nothing but what a schema can say."""
+    """`kernels.flash_attention.backward.backward` with only the types that a schema can express."""
     packing = None
     if cu_seqlens_q is not None:
         packing = Packing(cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
@@ -59,10 +59,10 @@ def _(q: Tensor, k: Tensor, v: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    """Keep what the backward makes p again from; the scores themselves were never anywhere."""
+    """Keep what the backward recomputes p from; the scores were never stored."""
     q, k, v, cu_seqlens_q, cu_seqlens_k, *ctx.settings = inputs
     ctx.save_for_backward(q, k, v, *output, cu_seqlens_q, cu_seqlens_k)
-    ctx.set_materialize_grads(False)  # a dlse that nobody asked for is None, and costs nothing
+    ctx.set_materialize_grads(False)  # a dlse that nobody needs is None, and costs nothing
 
 
 def _backward(ctx: Any, do: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:

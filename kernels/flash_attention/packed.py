@@ -1,4 +1,4 @@
-"""Packed sequences: several of any lengths, one behind the other, without padding.
+"""Packed sequences: several of any length, one after the other, without padding.
 
     tokens of q     ┌─ sequence 0 ─┬ 1 ┬────── sequence 3 ──────┐
     (Tq, Hq, D)     0              5   7                        16
@@ -23,10 +23,10 @@ import triton.language as tl
 
 @triton.jit
 def sequence(cu_seqlens_ptr, batch, L) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
-    """Return (row, first, length): where sequence `batch` lies in a tensor (B, L, H, D).
+    """Return (row, first, length): where sequence `batch` is in a tensor (B, L, H, D).
 
-    Padded (cu_seqlens_ptr None): row `batch`, from place 0, L long. Packed: all of them lie in
-    row 0. Wrong numbers cannot lead out of the tensor: they are cut to 0 … L.
+    Padded (cu_seqlens_ptr None): row `batch`, from token 0, L long. Packed: all of them are in
+    row 0. Wrong numbers cannot lead out of the tensor: they are clamped to 0 … L.
     """
     if cu_seqlens_ptr is None:
         where = (batch, 0, L)
@@ -38,9 +38,9 @@ def sequence(cu_seqlens_ptr, batch, L) -> tuple[tl.tensor, tl.tensor, tl.tensor]
 
 
 class Packing(NamedTuple):
-    """Where packed sequences lie: cu_seqlens (sequences + 1,) int32, and at most how long each is.
+    """Where packed sequences are: cu_seqlens (sequences + 1,) int32, and upper bounds on lengths.
 
-    The maxima are plain numbers: a grid is laid out by the host, which knows no length.
+    The maxima are plain numbers: the host lays out the grid, and does not know the lengths.
     """
 
     cu_seqlens_q: Tensor
@@ -79,7 +79,7 @@ def check_cu_seqlens(name: str, cu_seqlens: Tensor, device: torch.device) -> Non
 
 
 def check_sequences(name: str, cu_seqlens: Tensor | None, tokens: int, longest: int) -> None:
-    """Check the values of cu_seqlens where that makes no GPU wait: on the CPU.
+    """Check the values of cu_seqlens where no GPU has to wait: on the CPU.
 
     Raises ValueError unless they begin with 0, never fall, end with `tokens`, and no sequence is
     longer than `longest`.
@@ -95,6 +95,6 @@ def check_sequences(name: str, cu_seqlens: Tensor | None, tokens: int, longest: 
         )
     if max(lengths, default=0) > longest:
         raise ValueError(
-            f"the longest sequence of {name} has {max(lengths)} tokens, more than the maximum that "
-            f"was given, {longest}"
+            f"the longest sequence of {name} has {max(lengths)} tokens, more than the given "
+            f"maximum, {longest}"
         )

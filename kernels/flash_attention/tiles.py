@@ -8,8 +8,8 @@ two tiles, and both kernels hold two operands all the time. It has not been tune
 from typing import Literal, NamedTuple
 
 Cores = Literal["hopper", "ampere", "amd", "turing"]
-"""Who multiplies 16-bit tiles, as far as tiles depend on it: sm_90; from sm_80 on any other; AMD's
-matrix cores; on an sm_75, whose tensor cores Triton does not use, nobody but the threads."""
+"""What multiplies 16-bit tiles, as far as tile sizes depend on it: sm_90; any other from sm_80 on;
+AMD's matrix cores; on an sm_75, whose tensor cores Triton does not use, the threads themselves."""
 
 
 class Tiles(NamedTuple):
@@ -72,12 +72,12 @@ def choose_backward_tiles(
     """Return tile sizes and launch parameters of the backward kernels.
 
     Args:
-        head_dim: D of q and k, from 1 to 256. value_dim: Dv, that of the keys if None.
-        element_size: bytes of an element of q, 2 or 4.
+        head_dim: D of q and k, from 1 to 256. value_dim: Dv; head_dim if None.
+        element_size: bytes per element of q, 2 or 4.
         cores: what multiplies 16-bit tiles there.
-        interpreted: take tiles of 64 x 64; there are no registers to run out of.
+        interpreted: use tiles of 64 x 64; there are no registers to run out of.
 
-    Raises ValueError for head dims above 128 on an sm_75, whose registers hold no tile of them.
+    Raises ValueError for head dims above 128 on an sm_75, whose registers cannot hold such a tile.
 
     >>> choose_backward_tiles(head_dim=80, element_size=2, cores="hopper").dkdv
     Tiles(block_m=64, block_n=64, num_warps=8, num_stages=2)

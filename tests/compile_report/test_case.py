@@ -76,7 +76,7 @@ def test_arguments_out_of_order_are_refused():
     wrong = call()
     reordered = dict(reversed(wrong.args.items()))
     with pytest.raises(
-        ValueError, match=r"args should be \['cache', .* in this order; got \['BLOCK'"
+        ValueError, match=r"args must be \['cache', .* in this order; got \['BLOCK'"
     ):
         specialise(KernelCall(wrong.kernel, wrong.grid, reordered))
 

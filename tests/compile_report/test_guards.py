@@ -29,7 +29,7 @@ BROKEN = {
     "spills 8 bytes, stack 0 bytes": {"spill_bytes": 8},
     "spills 0 bytes, stack 16 bytes": {"stack_bytes": 16},
     "takes 232449 bytes of shared memory, of 232448": {"shared_bytes": 227 * 1024 + 1},
-    "finds no room on an SM: 128 registers a thread": {"resident_blocks": 0},
+    "finds no room on an SM: 128 registers per thread": {"resident_blocks": 0},
     "loads v 64 bits at a time": {"stream_bits": {"k": 128, "v": 64}},
     "loads k no bits at a time": {"stream_bits": {"k": 0, "v": 128}},
     "has no tensor-core instruction": {"tensor_core": 0},
@@ -63,7 +63,7 @@ def test_old_and_other_gpus_are_asked_for_less():
 def test_what_is_called_unsupported_has_to_fail():
     assert violations(CASE, replace(GOOD, failure="no bf16"), target(75)) == []
     small = replace(GOOD, arch=75, shared_bytes=64 * 1024)
-    assert violations(CASE, small, target(75)) == ["should not work (old), but does"]
+    assert violations(CASE, small, target(75)) == ["is marked unsupported (old), but works"]
     assert violations(CASE, replace(small, shared_bytes=64 * 1024 + 1), target(75)) == []
 
 
@@ -123,6 +123,6 @@ def test_the_command_fails_and_says_which(tmp_path):
     assert [line for line in done.stdout.splitlines() if "BROKEN" in line] == [
         "BROKEN: unaligned on sm_80 loads x 32 bits at a time",
         "BROKEN: unaligned on sm_80 loads y 32 bits at a time",
-        "BROKEN: stale claim on sm_80 should not work (it has no addition), but does",
+        "BROKEN: stale claim on sm_80 is marked unsupported (it has no addition), but works",
     ]
     assert "[1/3, " in done.stderr and "aligned sm_80: ok" in done.stderr

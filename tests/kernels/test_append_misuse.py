@@ -33,7 +33,7 @@ NO_PLACE = {
     "no such page": ({"page": 4, "block_table": table([0, 9, 0], [0, 0, 0])}, "of row 0.*got 9"),
     "no angle": (
         {"rotary_cos": zeros(6, 8), "rotary_sin": zeros(6, 8)},
-        "have 6 positions, the tokens need position 6",
+        "must have at least 7 positions; got 6. Nothing was written",
     ),
 }
 
@@ -58,7 +58,8 @@ MISUSE = {
     "dtype": ({"k": zeros(2, 2, 2, 16).half()}, TypeError, "both be float32.*float16"),
     "fp64": ({"k": zeros(2, 2, 2, 16).double(), "v": zeros(2, 2, 2, 16).double()},
              TypeError, "float64"),
-    "cache dtype": ({"k_cache": zeros(2, 12, 2, 16).half()}, TypeError, "as k, or one of eight"),
+    "cache dtype": ({"k_cache": zeros(2, 12, 2, 16).half()},
+                    TypeError, "as k, or an eight-bit dtype"),
     "dtype of q": ({"q": zeros(2, 2, 4, 16).half()}, TypeError, "q must have the dtype of k"),
     "head dim of q": ({"q": zeros(2, 2, 4, 8)}, ValueError, "q must be.*got"),
     "batch": ({"k_cache": zeros(3, 12, 2, 16), "v_cache": zeros(3, 12, 2, 16)},

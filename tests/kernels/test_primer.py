@@ -150,7 +150,7 @@ WRONG = {
     "add: shapes": (ValueError, r"\(3,\), \(4,\)", vector_add, (zeros(3), zeros(4))),
     "add: strides": (ValueError, "contiguous", vector_add, (zeros(4, 4).T[:2], zeros(2, 4))),
     "add: fp16": (TypeError, "float16", vector_add, [zeros(3, dtype=torch.float16)] * 2),
-    "add: device": (ValueError, "should be on", vector_add, (zeros(3), zeros(3).to("meta"))),
+    "add: device": (ValueError, "must be on", vector_add, (zeros(3), zeros(3).to("meta"))),
     "matmul: inner": (ValueError, r"\(3, 4\), \(5, 6\)", matmul, (zeros(3, 4), zeros(5, 6))),
     "matmul: rank": (ValueError, r"\(3,\), \(3, 1\)", matmul, (zeros(3), zeros(3, 1))),
     "matmul: mixed": (TypeError, "same", matmul, (zeros(2, 2), zeros(2, 2, dtype=torch.float16))),
@@ -158,7 +158,7 @@ WRONG = {
     "softmax: rank": (ValueError, r"\(rows, cols\); got \(3,\)", softmax, (zeros(3),)),
     "softmax: stride": (ValueError, r"stride 1", softmax, (zeros(3, 4).T,)),
     "softmax: fp64": (TypeError, "float64", softmax, (zeros(3, 4, dtype=torch.float64),)),
-    "softmax: device": (ValueError, "should be on", softmax, (zeros(3, 4).to("meta"),)),
+    "softmax: device": (ValueError, "must be on", softmax, (zeros(3, 4).to("meta"),)),
 }
 
 

@@ -19,7 +19,7 @@ from kernels.flash_attention.tiles import choose_backward_tiles
 from kernels.heuristics import choose_prefill_launch
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-NOT_ON_TURING = {"sm_75": "its registers hold no tile of head dims above 128"}
+NOT_ON_TURING = {"sm_75": "its registers cannot hold tiles of head dims above 128"}
 B, HQ, HKV, L, SEQUENCES = 4, 32, 8, 4096, 8
 
 
@@ -72,7 +72,7 @@ def _tensors(
 
 
 def _forward(dtype: str, D: int, Lq: int, packed: bool, target: Target) -> KernelCall:
-    """One causal launch, with strides as those of a contiguous tensor are."""
+    """One causal launch, with the strides of contiguous tensors."""
     q, k, v, packing = _tensors(dtype, D, Lq, packed)
     tensor_cores = dtype != "fp32" and target.tensor_cores
     small = target.shared_per_block <= 65536
