@@ -15,14 +15,14 @@ EPS = torch.finfo(torch.float32).eps
 
 
 def _tile(answer: Callable, scores: Tensor, v: Tensor, do: Tensor, cols: slice, given: str) -> Seen:
-    """Hand over the tile `cols` of whole rows of scores; autograd in fp64 says what is wanted."""
+    """Pass in the tile `cols` of whole rows of scores; fp64 autograd gives the wanted values."""
     s, v_all, do_wide = scores.double().requires_grad_(), v.double().requires_grad_(), do.double()
     p, lse = safe_softmax(s)
     o = p @ v_all
     ds, dv = torch.autograd.grad(o, (s, v_all), do_wide)
     m, n, D = len(scores), scores[:, cols].shape[1], v.shape[1]
     args = scores[:, cols], lse.detach().float(), v[cols], o.detach().float(), do
-    # a score of this size rounds p; dp and delta are sums of D products, dv of m
+    # p inherits the rounding of a score this size; dp and delta sum D products, dv sums m
     size = scores[scores.isfinite()].abs().max().item()
     product = D * do.abs().max().item() * v.abs().max().item()
     return Seen(
@@ -129,7 +129,11 @@ DV_AND_DS = Exercise(
     properties=(
         Property("by hand", "one query, two keys: dv = (0.25, 0.75), ds = (-0.75, 0.75)", _by_hand),
         Property("whole row", "the tile holds every key of its rows", _whole_row),
-        Property("among others", "the row goes on outside the tile; lse and o know", _among_others),
+        Property(
+            "among others",
+            "the row continues outside the tile; lse and o cover all of it",
+            _among_others,
+        ),
         Property("masked keys", "some scores are -inf", _masked),
         Property(
             "a row without keys", "its gradients are 0, and nothing is NaN", _row_without_keys
@@ -139,33 +143,33 @@ DV_AND_DS = Exercise(
     mistakes=(
         _mistake(
             "softmax over the tile",
-            "p is a softmax **over this tile alone**. Its row goes on in other tiles; lse is the "
-            "denominator of the whole row: p = exp(scores - lse).",
+            "p is a softmax **over this tile alone**. The row continues in other tiles; lse is "
+            "the logarithm of the whole row's denominator, so p = exp(scores - lse).",
         ),
         _mistake(
             "torch.softmax",
-            "This is **torch.softmax of the tile's scores**: it divides by the tile's own sum (and "
-            "gives NaN where no key is seen). The whole row's denominator is in lse.",
+            "This is **torch.softmax of the tile's scores**: it divides by the tile's own sum "
+            "(and gives NaN in a row that sees no key). The whole row's denominator is in lse.",
         ),
         _mistake(
             "no delta",
-            "ds is p ∘ dp, **without delta**: raising one score also lowers the weight of all "
-            "others, and delta is what that costs.",
+            "ds is p ∘ dp, **without delta**: raising one score also lowers the weights of all "
+            "the others, and delta is what that costs.",
         ),
         _mistake(
             "delta of the tile",
-            "delta is summed from p ∘ dp **of this tile**; the sum must run over the whole row. "
+            "delta is the sum of p ∘ dp **over this tile**; the sum must run over the whole row. "
             "That sum equals rowsum(do ∘ o), which is why o is kept.",
         ),
         _mistake(
             "one delta for all",
-            "delta is **one number for all rows**; it is a sum over D for each row: keep the rows "
-            "apart.",
+            "delta is **one number for all rows**; it must be a sum over D for each row: keep the "
+            "rows apart.",
         ),
         _mistake(
             "delta as a row",
-            "delta, of shape (m,), is laid **along the keys**: subtracted from (m, n) it lines up "
-            "with the last dimension. It belongs to the queries: delta[:, None].",
+            "delta, of shape (m,), is broadcast **along the keys**: subtracted from (m, n), it "
+            "lines up with the last dimension. It belongs to the queries: delta[:, None].",
         ),
         _mistake("plus delta", "delta is **added**; ds is p ∘ (dp **-** delta)."),
         _mistake(
@@ -175,27 +179,27 @@ DV_AND_DS = Exercise(
         ),
         _mistake(
             "scaled",
-            "ds is multiplied by the **scale** 1/√D. The scores handed over are scaled already; "
-            "the scale belongs to dq and dk, one step further on.",
+            "ds is multiplied by the **scale** 1/√D. The scores you are given are already scaled; "
+            "the scale belongs to dq and dk, one step later.",
         ),
         _mistake("sign", "ds has the **opposite sign**: it is p ∘ (dp - delta)."),
         _mistake(
             "p outside the bracket",
-            "ds is p ∘ dp - delta here: delta too must be **multiplied by p**.",
+            "ds is p ∘ dp - delta here: delta must be **multiplied by p** too.",
         ),
         _mistake(
             "dv from ds",
-            "dv is made from **ds**. But v is weighted by p itself: o = p v, so dv = pᵀ do.",
+            "dv is computed from **ds**. But v is weighted by p itself: o = p v, so dv = pᵀ do.",
         ),
         _mistake(
             "two exponentials",
-            "exp(scores) and exp(lse) are taken **apart** and divided: near 200 both overflow. "
-            "Subtract first: exp(scores - lse).",
+            "exp(scores) and exp(lse) are computed **separately** and then divided: near 200 both "
+            "overflow. Subtract first: exp(scores - lse).",
         ),
         _mistake(
             "row without keys",
-            "In a row without keys scores and lse are both -inf, and **-inf - (-inf) is NaN**. Its "
-            "p must be 0: replace that lse by something that makes exp give 0.",
+            "In a row without keys, scores and lse are both -inf, and **-inf - (-inf) is NaN**. "
+            "Its p must be 0: replace its lse with a value that makes exp give 0.",
         ),
     ),
     alternative=_row_by_row,

@@ -1,4 +1,4 @@
-"""Exercise 4.2: count the tiles that a causal mask makes superfluous."""
+"""Exercise 4.2: count the tiles that a causal mask makes unnecessary."""
 
 from __future__ import annotations
 
@@ -120,54 +120,56 @@ SKIPPED = Exercise(
     section="5 · Tiles that need no work",
     solution_name="skipped_tiles",
     properties=(
-        Property("by hand", "the three examples of the table", _by_hand),
+        Property("by hand", "the three examples in the table", _by_hand),
         Property("square", "Lq = Lk, whole square tiles", _square),
         Property("unequal tiles", "block_m and block_n differ", _unequal_tiles),
         Property("more keys", "Lk > Lq: the queries are the newest tokens", _more_keys),
         Property("more queries", "Lq > Lk: the first queries see no key at all", _more_queries),
         Property("one query", "it sees every key, so nothing is skipped", _one_query),
-        Property("any sizes", "anything from 1 to 40, tiles of 1 to 9", _any_sizes),
+        Property("any sizes", "lengths from 1 to 40, tiles from 1 to 9", _any_sizes),
     ),
     mistakes=(
         _mistake(
             "top-left",
-            "The mask is aligned **top-left**: query i is taken to stand at position i. It stands "
-            "at i + Lk - Lq, since the last query sees the last key.",
+            "The mask is aligned **top-left**: query i is taken to be at position i. It is at i + "
+            "Lk - Lq, since the last query sees the last key.",
         ),
         _mistake(
             "top-left, past the end",
-            "The mask is aligned **top-left**: the offset Lk - Lq is missing. Query i stands at "
-            "i + Lk - Lq. (Where Lq > Lk some queries then even see more keys than there are.)",
+            "The mask is aligned **top-left**: the offset Lk - Lq is missing. Query i is at "
+            "position i + Lk - Lq. (Where Lq > Lk, some queries then even see more keys than "
+            "there are.)",
         ),
         _mistake(
             "distance",
-            "The offset is taken as **|Lk - Lq|**. It is Lk - Lq with its sign: with more queries "
-            "than keys the first queries stand at negative positions.",
+            "The offset is taken as **|Lk - Lq|**. It is Lk - Lq, with its sign: with more "
+            "queries than keys, the first queries are at negative positions.",
         ),
         _mistake(
             "short tile as a whole one",
-            "The **short last query tile** is taken for a whole one: its last query is Lq - 1. "
-            "Queries that don't exist see keys that don't exist.",
+            "The **short last query tile** is treated as a full one, but its last query is Lq - "
+            "1. Queries that don't exist then see keys that don't exist.",
         ),
         _mistake(
             "visited tiles",
-            "These are the tiles that are **visited**. Asked are the others, that are skipped.",
+            "These are the tiles that are **visited**. The exercise asks for the others, the "
+            "skipped ones.",
         ),
         Mistake(
             "cells counted",
-            "This counts the **single entries** of the mask that may not be seen, not the tiles "
-            "that hold no other kind.",
+            "This counts the **single entries** of the mask that are hidden, not the tiles in "
+            "which every entry is hidden.",
             _cells,
         ),
         _mistake(
             "the first query decides",
             "A tile counts as skipped when its **first** query sees none of its keys. But the "
-            "last query of the tile sees furthest: it decides.",
+            "last query of the tile sees furthest, so it decides.",
         ),
         _mistake(
             "masked tiles counted",
-            "Tiles on the edge are counted too: those that **some** query sees in part. They are "
-            "masked, not skipped; count tiles in which no query sees any key.",
+            "Tiles on the mask's edge are counted too: those of which **some** query sees a part. "
+            "They are masked, not skipped; count only tiles in which no query sees any key.",
         ),
         _mistake(
             "not itself",
@@ -176,23 +178,23 @@ SKIPPED = Exercise(
         ),
         _mistake(
             "rounded down",
-            "The number of tiles that a query tile visits is **rounded down**: a tile of which it "
-            "sees only a part must be visited as well.",
+            "The number of tiles that a query tile visits is **rounded down**: a tile that it "
+            "sees only in part must be visited as well.",
         ),
         _mistake(
             "tails dropped",
-            "The short tiles at the **ends** are left out: there are Lq / block_m and Lk / block_n "
-            "tiles, rounded up.",
+            "The short tiles at the **ends** are left out: there are Lq / block_m by Lk / block_n "
+            "tiles, both rounded up.",
         ),
         _mistake(
             "not clamped",
             "A query tile before the first key gets a **negative** number of tiles to visit. It "
-            "visits none, so it skips all of them, not more than all.",
+            "visits none, so it skips all the tiles there are, and no more.",
         ),
         _mistake(
             "tile sizes swapped",
-            "block_m and block_n are **exchanged**: block_m counts queries (rows), block_n keys "
-            "(columns).",
+            "block_m and block_n are **swapped**: block_m counts queries (rows), block_n counts "
+            "keys (columns).",
         ),
     ),
     alternative=_tile_by_tile,

@@ -28,7 +28,7 @@ def _draw(rng: torch.Generator, Lq: int, Lk: int, D: int = 8) -> tuple[Tensor, T
 
 
 def _tolerance(q: Tensor, k: Tensor, v: Tensor) -> float:
-    """Rounding of a score is D products of this size; then Lk terms and a factor a tile add up."""
+    """A score rounds in D products of this size; Lk terms and a factor per tile add to that."""
     D, Lk = k.shape[1], len(k)
     size = (q.abs() @ k.abs().T).max().item() * D**-0.5
     return 2 * EPS * (D * size + 2 * Lk + 8) * max(1.0, v.abs().max().item())
@@ -108,12 +108,12 @@ TILE_LOOP = Exercise(
         Property("odd tails", "the last tiles are short, on both sides", _odd_tails),
         Property("the maximum moves", "later tiles have larger scores", _maximum_moves),
         Property("huge scores", "scores near 400 and near -400", _huge_scores),
-        Property("what moves", "q in, o and lse out once; k, v once a query tile", _moves),
+        Property("what moves", "q in, o and lse out once; k, v once per query tile", _moves),
     ),
     mistakes=(
         _mistake(
             "nothing rescaled",
-            "This is what comes out if l and acc are carried from tile to tile **without the "
+            "This is what you get if l and acc are carried from tile to tile **without the "
             "correction**: when m grows, what was summed before is still measured from the old m.",
         ),
         _mistake(
@@ -123,8 +123,8 @@ TILE_LOOP = Exercise(
         ),
         _mistake(
             "divided in every tile",
-            "acc is **divided by l in every tile**, and then used as if it were not. Either undo "
-            "the old division first, as FlashAttention-1 does, or divide once at the end.",
+            "acc is **divided by l in every tile**, and then used as if it had not been. Either "
+            "undo the old division first, as FlashAttention-1 does, or divide once at the end.",
             "4 · What FlashAttention-2 changed",
         ),
         _mistake(
@@ -134,48 +134,49 @@ TILE_LOOP = Exercise(
         _mistake("no scale", "The scores are not multiplied by **1/√D**."),
         _mistake(
             "lse without m",
-            "lse is log l alone. l is measured from m, so the logarithm of the true denominator is "
+            "lse is only log l. l is measured from m, so the logarithm of the true denominator is "
             "**m + log l**.",
         ),
         _mistake(
             "no maximum",
-            "The exponentials are taken of the **bare scores**, no maximum subtracted: that holds "
-            "for small scores, and overflows beyond 88 in fp32.",
+            "The exponentials are taken of the **bare scores**, with no maximum subtracted: that "
+            "works for small scores, and overflows above 88 in fp32.",
         ),
         _mistake(
             "m starts at 0",
             "m starts at **0, or another finite number**: in a row whose scores all lie far below "
-            "it every exponential underflows, and 0 / 0 is NaN. Start at -∞.",
+            "it, every exponential underflows, and 0 / 0 is NaN. Start at -∞.",
         ),
         _mistake(
             "correction upside down",
-            "The correction is **upside down**: exp(m_new - m) grows what should shrink (and is "
-            "infinite at first, with m = -∞). Old sums are measured from m, new ones from m_new.",
+            "The correction is **upside down**: exp(m_new - m) enlarges what should shrink (and "
+            "is infinite at first, while m = -∞). Old sums are measured from m, new ones from "
+            "m_new.",
         ),
         _mistake(
             "m never renewed",
             "m **stays -∞**: after each tile it must become m_new. As it is, the correction is 0 "
-            "every time, and only the last key tile is left.",
+            "every time, and only the last key tile counts.",
         ),
         _mistake(
             "p from the tile's maximum",
-            "p is measured from the **maximum of its own tile**, l and acc from m_new. All of them "
-            "must be measured from the same number: m_new.",
+            "p is measured from the **maximum of its own tile**, but l and acc from m_new. All "
+            "three must be measured from the same number: m_new.",
         ),
         _mistake(
             "state set up once",
-            "m, l and acc are set up **once, before the loop over queries**: the second query tile "
-            "goes on from the first one's sums. Each query tile needs a state of its own.",
+            "m, l and acc are set up **once, before the loop over queries**: the second query "
+            "tile continues from the first one's sums. Each query tile needs its own state.",
         ),
         _mistake(
             "no logarithm",
-            "lse is m + l. m is a score, l a sum of exponentials: it is **log l** that adds to m.",
+            "lse is m + l. m is a score, l a sum of exponentials: what adds to m is **log l**.",
         ),
-        _mistake("log2", "lse is wanted as a **natural** logarithm, and log2 was taken of l."),
+        _mistake("log2", "lse must be a **natural** logarithm; here log2 is taken of l."),
         _mistake(
             "one maximum for all",
             "m is **one number for the whole tile** here. A row far below it underflows to 0 / 0: "
-            "each query needs a maximum of its own.",
+            "each query needs its own maximum.",
         ),
         _mistake(
             "tail dropped",
@@ -185,48 +186,48 @@ TILE_LOOP = Exercise(
         _mistake(
             "rows never written",
             "The rows of the last, short query tile are **never written**: the number of tiles is "
-            "Lq / block_m rounded up. `torch.empty` holds anything; here, NaN.",
+            "Lq / block_m rounded up. `torch.empty` may hold anything; here it holds NaN.",
         ),
         _mistake(
             "both tails dropped",
-            "The short tiles at the end are left out, **of queries and of keys**: both numbers of "
-            "tiles are rounded up, not down (`math.ceil`, not `//`).",
+            "The short tiles at the end are left out, **of queries and of keys**: both tile "
+            "counts are rounded up, not down (`math.ceil`, not `//`).",
         ),
         _mistake(
             "q reloaded",
-            "The numbers are right, but the query tile is loaded **for every key tile** again. It "
-            "doesn't change in the inner loop: load it once, before.",
+            "The numbers are right, but the query tile is loaded again **for every key tile**. It "
+            "doesn't change in the inner loop: load it once, before that loop.",
             "3 · Count what moves",
         ),
         _mistake(
             "nothing reported",
-            "The numbers are right, but **no tile was reported**. Take every tile through "
+            "The numbers are right, but **no tile was reported**. Pass every tile through "
             "`traffic.load(name, tile)`, and give o and lse to `traffic.store(name, tile)`.",
             "3 · Count what moves",
         ),
         _mistake(
             "nothing stored",
-            "o and lse are right, and reported **never, or under other names**: when a query tile "
+            "o and lse are right, but **never reported, or under other names**: when a query tile "
             'is finished, give its rows to `traffic.store("o", …)` and `traffic.store("lse", …)`.',
             "3 · Count what moves",
         ),
         _mistake(
             "stored in every step",
-            "o and lse are stored **after every key tile**. They are finished only after the last "
+            "o and lse are stored **after every key tile**. They are final only after the last "
             "one; until then the state stays in fast memory.",
             "3 · Count what moves",
         ),
         Mistake(
             "no tiles",
-            "The numbers are right, but k and v come in **once and whole**: no tile was taken, so "
-            "all the scores exist at a time. Walk through k and v for each query tile.",
+            "The numbers are right, but k and v are loaded **once and whole**: there are no "
+            "tiles, so all the scores exist at once. Walk through k and v for each query tile.",
             without_tiles,
             "2 · One tile at a time",
         ),
         Mistake(
             "keys outside",
-            "The numbers are right, but the loops stand as in FlashAttention-1, **keys outside**: "
-            "K and V come in once, and q once for every key tile.",
+            "The numbers are right, but the loops are nested as in FlashAttention-1, **keys "
+            "outside**: K and V are loaded once, and q once for every key tile.",
             keys_outside,
             "3 · Count what moves",
         ),

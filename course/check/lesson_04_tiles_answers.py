@@ -1,4 +1,4 @@
-"""Answers to exercise 4.1: one right one, written otherwise, and the wrong ones people give."""
+"""Answers to exercise 4.1: a right one, written differently, and the wrong ones people give."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _end(state: State, wrong: str) -> tuple[Tensor, Tensor]:
 
 
 def without_tiles(q, k, v, block_m, block_n, traffic):
-    """Right numbers, no tiles: everything comes in at once, and all the scores are there."""
+    """Right numbers, no tiles: everything is loaded at once, and all the scores exist together."""
     q, k, v = (traffic.load(name, x) for name, x in (("q", q), ("k", k), ("v", v)))
     s = q @ k.T * q.shape[1] ** -0.5
     o, lse = traffic.store("o", s.softmax(-1) @ v), traffic.store("lse", s.logsumexp(-1))
@@ -85,7 +85,7 @@ def without_tiles(q, k, v, block_m, block_n, traffic):
 
 
 def keys_outside(q, k, v, block_m, block_n, traffic):
-    """Right numbers, FlashAttention-1's order: every query tile comes in for every key tile."""
+    """Right numbers, FlashAttention-1's order: every query tile is loaded for every key tile."""
     o, lse = torch.zeros_like(q), torch.full((len(q),), -math.inf)
     for j in range(0, len(k), block_n):
         k_j, v_j = traffic.load("k", k[j : j + block_n]), traffic.load("v", v[j : j + block_n])
