@@ -3,7 +3,7 @@
 The modules carry the same names as in `reference` and their functions the same arguments. In the
 order in which they are best read:
 
-    what all share      runtime (compiled or interpreted), primitives (the online softmax), call
+    shared by all       runtime (compiled or interpreted), primitives (the online softmax), call
                         (a launch as a value), heuristics (tiles, plain Python) and split_rules
                         (how many splits)
     first kernels       primer, softmax
@@ -16,10 +16,11 @@ order in which they are best read:
     without a GPU       explain, with devices (a model of time); compile_report, with targets and
                         compile_* (what the compiler made of it)
 
-`*_arguments` check what a caller hands over, `*_cases` list what is compiled, `*_op` tell PyTorch.
+`*_arguments` check what a caller passes, `*_cases` list what is compiled, `*_op` register the
+operator with PyTorch.
 
 `heuristics`, `split_rules`, `devices`, `explain`, `targets` and `call` import without triton; every
-module with a kernel needs it, and imports `kernels.runtime` before it, which decides whether
-kernels are compiled or interpreted. So nothing is imported here: importing a kernel binds that
-decision for the whole process, and must be asked for by name.
+module with a kernel needs it, and first imports `kernels.runtime`, which decides whether kernels
+are compiled or interpreted. So nothing is imported here: importing a kernel fixes that decision
+for the whole process, and should happen only when you ask for it by name.
 """

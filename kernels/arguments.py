@@ -1,6 +1,6 @@
 """What a public op accepts, and what it says when it gets something else.
 
-Every check names what was wanted and what came. None of them reads a value from a GPU: that would
+Every check says what was wanted and what it got. None of them reads a value from a GPU: that would
 make the host wait for it.
 """
 
@@ -11,18 +11,18 @@ from kernels.runtime import INTERPRETED
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_HEAD_DIM = 256
-MAX_SCALE = 2.0**127  # times log2(e) it is still below the largest fp32
+MAX_SCALE = 2.0**127  # multiplied by log2(e), still below the largest fp32
 
 
 def check_qkv(q: Tensor, k: Tensor, v: Tensor) -> None:
-    """Check that q, k and v fit together and can be handed to a kernel.
+    """Check that q, k and v fit together and can be passed to a kernel.
 
     Args:
         q: (B, Lq, Hq, D), fp32, fp16 or bf16, D from 1 to 256 and contiguous (stride 1).
         k, v: (B, Lk, Hkv, D), same dtype and device; Hq a multiple of Hkv.
 
     Raises:
-        TypeError: not a tensor, or a dtype other than one of the three, the same for all.
+        TypeError: not a tensor, not one of the three dtypes, or not the same dtype for all.
         ValueError: shapes, strides or devices that do not fit.
     """
     for name, x in (("q", q), ("k", k), ("v", v)):
@@ -50,7 +50,7 @@ def check_qkv(q: Tensor, k: Tensor, v: Tensor) -> None:
 
 
 def resolve_scale(scale: float | None, head_dim: int) -> float:
-    """Return `scale`, or 1/√D where it is None.
+    """Return `scale`, or 1/√D if it is None.
 
     Raises:
         TypeError: neither None nor a number.
@@ -60,7 +60,7 @@ def resolve_scale(scale: float | None, head_dim: int) -> float:
         return head_dim**-0.5
     if isinstance(scale, bool) or not isinstance(scale, int | float):
         raise TypeError(f"scale must be a number or None; got {scale!r}")
-    if not abs(scale) < MAX_SCALE:  # a NaN is not, either
+    if not abs(scale) < MAX_SCALE:  # also catches NaN
         raise ValueError(f"scale must be finite in fp32; got {scale!r:.30}")
     return float(scale)
 
@@ -70,7 +70,7 @@ def _shape(x: Tensor) -> tuple[int, ...]:
 
 
 def _check_tensor(name: str, x: Tensor) -> None:
-    """Check what can be said about one of q, k, v by itself."""
+    """Check what can be checked on one of q, k, v alone."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a tensor; got {type(x).__name__}")
     if x.ndim != 4:
@@ -86,7 +86,7 @@ def _check_tensor(name: str, x: Tensor) -> None:
 
 
 def check_device(device: torch.device) -> None:
-    """Check that a kernel of this process can run on tensors that live there."""
+    """Check that this process's kernels can run on tensors on that device."""
     if not INTERPRETED and device.type != "cuda":
         raise ValueError(
             f"this process compiles its kernels for a GPU, so tensors must be on cuda; got "

@@ -1,7 +1,7 @@
-"""What every call asks of the tensors that describe a KV cache: indices, pages, scales.
+"""What every call requires of the tensors that describe a KV cache: indices, pages, scales.
 
-Shapes, dtypes and layouts alone; numbers are looked at by the calls themselves, and only where that
-costs nothing.
+Only shapes, dtypes and layouts are checked here; the calls themselves look at values, and only where
+that costs nothing.
 """
 
 import torch
@@ -12,14 +12,15 @@ QUANTISED = (torch.int8, torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 def kind(x: object) -> object:
-    """Return what a wrong argument is: a tensor's dtype, else its type's name."""
+    """Describe a wrong argument: the dtype of a tensor, the type's name of anything else."""
     return x.dtype if isinstance(x, Tensor) else type(x).__name__
 
 
 def check_indices(name: str, x: Tensor | None, shape: tuple[int, ...], wanted: str) -> None:
     """Raise unless x is an integer tensor of that shape, contiguous in its last dimension.
 
-    wanted: the shape in words. TypeError for another type or dtype, else ValueError. None passes.
+    wanted: the shape in words. A wrong type or dtype is a TypeError, the rest a
+    ValueError. None passes.
     """
     if x is None:
         return
@@ -37,8 +38,8 @@ def check_indices(name: str, x: Tensor | None, shape: tuple[int, ...], wanted: s
 
 
 def check_rows(name: str, x: Tensor | None, B: int) -> None:
-    """Raise as `check_indices` does unless x is one integer a row, (B,), or None."""
-    check_indices(name, x, (B,), f"(B,) = ({B},), one a row")
+    """Raise as `check_indices` does unless x is one integer per row, (B,), or None."""
+    check_indices(name, x, (B,), f"(B,) = ({B},), one per row")
 
 
 def check_pages(table: Tensor, B: int, k_cache: Tensor, cache_batch_idx: Tensor | None) -> None:
@@ -56,18 +57,18 @@ def check_pages(table: Tensor, B: int, k_cache: Tensor, cache_batch_idx: Tensor 
 
 
 def check_scale(name: str, scale: Tensor | None, cache: Tensor) -> None:
-    """Raise TypeError or ValueError unless a scale fits its cache; int8 alone cannot do without."""
+    """Raise TypeError or ValueError unless a scale fits its cache; only int8 requires one."""
     if scale is None:
         if cache.dtype == torch.int8:
             raise ValueError(f"an int8 cache needs k_scale and v_scale; {name} is None")
         return
     if cache.dtype not in QUANTISED:
-        raise ValueError(f"{name}: only a cache in int8 or fp8 has scales; got {cache.dtype}")
+        raise ValueError(f"{name} must be None unless the cache is int8 or fp8; got {cache.dtype}")
     if not isinstance(scale, Tensor) or scale.dtype != torch.float32:
         raise TypeError(f"{name} must be a tensor, float32; got {kind(scale)}")
     heads, tokens = tuple(cache.shape[2:3]), tuple(cache.shape[:3])
     if tuple(scale.shape) not in ((), (1,), heads, tokens):
         raise ValueError(
-            f"{name} must be (), (1,), (Hkv,) = {heads} or one for each token and head, {tokens}; "
+            f"{name} must be (), (1,), (Hkv,) = {heads} or one per token and head, {tokens}; "
             f"got {tuple(scale.shape)}"
         )

@@ -1,8 +1,8 @@
 """What a decode call accepts, and what it says when it gets something else.
 
-Shapes, dtypes and devices are always checked. Numbers on the device are looked at only where that
-costs nothing, on the CPU: on a GPU the host would wait for them. There a kernel clamps lengths and
-padding; the pages and rows that a table names have to exist.
+Shapes, dtypes and devices are always checked. Values are checked only where that costs nothing, on
+the CPU: on a GPU the host would have to wait for them. There the kernel clamps lengths and padding,
+and the caller must see to it that the pages and rows named by a table exist.
 """
 
 import torch
@@ -14,9 +14,9 @@ from kernels.decode_values import check_pages_exist
 from kernels.features import Features
 from kernels.runtime import INTERPRETED
 
-MAX_KEYS = 2**30  # of a row: a place, a window and a block still add up in 32 bits
+MAX_KEYS = 2**30  # per row: the sum of a place, a window and a block still fits in 32 bits
 SOFTCAPS = (1e-30, 1e30)  # fp32 holds s / c and c · log2(e)
-MAX_LATENT = (576, 512)  # D and Dv of MLA: one head whose values are a part of its keys
+MAX_LATENT = (576, 512)  # D and Dv of MLA: one head whose values are part of its keys
 
 
 def check_decode(q: Tensor, k_cache: Tensor, v_cache: Tensor, x: Features, causal: bool) -> None:
@@ -43,7 +43,7 @@ def check_decode(q: Tensor, k_cache: Tensor, v_cache: Tensor, x: Features, causa
 
 
 def check_shapes(q: Tensor, k_cache: Tensor, v_cache: Tensor, x: Features) -> None:
-    """Check what types, shapes and dtypes tell, on any one device (the meta device, too)."""
+    """Check types, shapes and dtypes, on any one device (the meta device too)."""
     for name, tensor in (("q", q), ("k_cache", k_cache), ("v_cache", v_cache)):
         _check_tensor(name, tensor, q)
     for name, tensor in vars(x).items():
@@ -56,7 +56,7 @@ def check_shapes(q: Tensor, k_cache: Tensor, v_cache: Tensor, x: Features) -> No
         check_pages(x.block_table, B, k_cache, x.cache_batch_idx)
     if x.capacity(k_cache) >= MAX_KEYS:
         raise ValueError(
-            f"a row of the cache must have room for less than 2^30 keys; got k_cache "
+            f"a row of the cache must have room for fewer than 2^30 keys; got k_cache "
             f"{tuple(k_cache.shape)}"
             + ("" if x.block_table is None else f", block_table {tuple(x.block_table.shape)}")
         )
@@ -64,7 +64,7 @@ def check_shapes(q: Tensor, k_cache: Tensor, v_cache: Tensor, x: Features) -> No
 
 
 def _check_plain(name: str, x: Tensor, q: Tensor) -> None:
-    """Check that a pointer and strides are all there is to it, and that it lies where q does."""
+    """Check that a pointer and strides describe x fully, and that it is on the device of q."""
     if x.is_nested or x.layout != torch.strided:
         raise ValueError(f"{name} must be a dense, strided tensor; got {x.layout}, {type(x)}")
     if x.device != q.device:
@@ -125,7 +125,7 @@ def _check_dtypes(q: Tensor, k: Tensor, v: Tensor, x: Features) -> None:
 
 
 def check_index(name: str, x: Tensor | None, B: int, device: torch.device, most: int) -> None:
-    """Check one integer a row, from 0 to most: TypeError or ValueError; None passes."""
+    """Check one integer per row, from 0 to most: TypeError or ValueError; None passes."""
     check_rows(name, x, B)
     if x is None:
         return
@@ -138,7 +138,7 @@ def check_index(name: str, x: Tensor | None, B: int, device: torch.device, most:
 
 
 def _check_scores(B: int, Lq: int, Hq: int, x: Features) -> None:
-    """Check what decides how a key scores and who sees it."""
+    """Check what decides how a key scores and which queries see it."""
     if isinstance(x.window, tuple) and len(x.window) != 2:
         raise ValueError(f"window must be an int, None, or a pair of these; got {x.window!r}")
     for side in x.sides:
@@ -179,7 +179,7 @@ def _check_float(
 
 
 def check_workspace(x: Tensor, numbers: int, device: torch.device) -> None:
-    """Check that the caller's scratch memory is fp32, contiguous, on the device, large enough."""
+    """Check that the caller's scratch memory is fp32, contiguous, on the device and large enough."""
     if not isinstance(x, Tensor) or x.dtype != torch.float32 or x.layout != torch.strided:
         raise TypeError(f"workspace must be a float32 tensor; got {kind(x)}")
     if x.ndim != 1 or not x.is_contiguous() or x.device != device:
@@ -188,7 +188,7 @@ def check_workspace(x: Tensor, numbers: int, device: torch.device) -> None:
             f"{x.device}"
         )
     if x.requires_grad and torch.is_grad_enabled():
-        raise ValueError("workspace requires grad, but it is written over")
+        raise ValueError("workspace requires grad, but it is overwritten")
     if x.numel() < numbers:
         raise ValueError(
             f"workspace must hold {numbers} fp32 numbers for the partial results; got {x.numel()}: "
@@ -197,7 +197,7 @@ def check_workspace(x: Tensor, numbers: int, device: torch.device) -> None:
 
 
 def check_grid(q: Tensor, programs: int, block_m: int) -> None:
-    """Check that tiles of block_m query rows fit in one axis of a launch."""
+    """Check that the tiles of block_m query rows fit on one axis of a launch."""
     if programs > 65535:
         raise ValueError(
             f"q has too many rows for one launch: Hkv · ⌈G·Lq / {block_m}⌉ must be at most 65535; "

@@ -1,7 +1,7 @@
-"""Numbers that a decode call may look at where they cost nothing: on the CPU.
+"""Values that a decode call may check where looking costs nothing: on the CPU.
 
 Wrong pages and stale plans make a kernel read memory that is not its own. On a GPU the host cannot
-look without waiting, so there it is the caller who answers for them; an interpreted call is told.
+look without waiting, so there the caller is responsible; an interpreted call raises an error.
 """
 
 import torch
@@ -11,9 +11,9 @@ from kernels.features import Features
 
 
 def row_ends(B: int, Lq: int, k_cache: Tensor, x: Features) -> tuple[Tensor, Tensor]:
-    """Return the first place that each row sees and its length: two (B,), int64, on the CPU.
+    """Return the first place that each row sees, and its length: two (B,), int64, on the CPU.
 
-    The first equals the length where a row sees nothing. Arguments as in `kernels.split`.
+    The two are equal where a row sees nothing. Arguments as in `kernels.split`.
     """
     length = torch.full((B,), x.capacity(k_cache))
     if x.cache_seqlens is not None:
@@ -27,7 +27,7 @@ def row_ends(B: int, Lq: int, k_cache: Tensor, x: Features) -> tuple[Tensor, Ten
 
 
 def check_pages_exist(Lq: int, k_cache: Tensor, x: Features) -> None:
-    """Raise ValueError unless every page that a row reads is one; dead entries may be anything."""
+    """Raise ValueError unless every page that a row reads exists; dead entries may be anything."""
     if x.block_table is None:
         return
     table = x.block_table.cpu()
@@ -45,7 +45,7 @@ def check_pages_exist(Lq: int, k_cache: Tensor, x: Features) -> None:
 def check_plan_fits(
     items: Tensor, slots: Tensor, block_n: int, Lq: int, k_cache: Tensor, x: Features
 ) -> None:
-    """Raise ValueError unless a plan cuts just the keys that the rows have now.
+    """Raise ValueError unless a plan covers exactly the keys that the rows have now.
 
     items (W, 4), slots (B + 1,): `items` and `first` of `kernels.plan.Plan`.
     """
@@ -64,6 +64,6 @@ def check_plan_fits(
         if agree and inside.all() and own.all() and slots[0] == 0:
             return
     raise ValueError(
-        "plan does not cut the keys that the rows have now: it was made for other cache_seqlens "
-        "(or padding); make it anew when they change"
+        "plan must cover exactly the keys that the rows have now; got one made for other "
+        "cache_seqlens (or padding): make a new one when they change"
     )

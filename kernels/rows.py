@@ -1,4 +1,4 @@
-"""What a kernel is told of the rows of a batch: their lengths, their pages, their queries.
+"""What a kernel gets about the rows of a batch: their lengths, their pages, their queries.
 
     place     0 ..... leftpad ................................ length ........ Lk
               │ never  │  ◄──── left ────► pos of query 0        │  never read  │
@@ -6,7 +6,7 @@
                          first: the earliest place that some query sees
 
 Lengths, padding and pages are read on the device, so the host never waits for them. A length
-outside 0 … Lk is clamped into it.
+outside 0 … Lk is clamped to that range.
 """
 
 from typing import NamedTuple
@@ -17,7 +17,7 @@ import triton.language as tl
 
 
 class Queries(NamedTuple):
-    """q (B, Lq, Hq, D) in memory; its columns are contiguous."""
+    """q (B, Lq, Hq, D) in memory, contiguous in its columns."""
 
     ptr: tl.tensor
     stride_b: tl.tensor
@@ -26,10 +26,10 @@ class Queries(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """What is known of each row of the batch; each member may be None."""
+    """What is known about each row of the batch; any member may be None."""
 
-    lengths_ptr: tl.tensor  # (B,): keys of the row
-    leftpad_ptr: tl.tensor  # (B,): its first keys, which do not count
+    lengths_ptr: tl.tensor  # (B,): keys in the row
+    leftpad_ptr: tl.tensor  # (B,): how many of its first keys do not count
     index_ptr: tl.tensor  # (B,): the row of the cache to read
     table_ptr: tl.tensor  # (B, max_pages): its pages
     stride_table: tl.tensor
@@ -37,7 +37,7 @@ class Rows(NamedTuple):
 
 
 class HeadScale(NamedTuple):
-    """A scale that holds for all tokens of a head, or, with a stride of 0, for all heads."""
+    """A scale for all tokens of a head, or, with a stride of 0, of all heads."""
 
     ptr: tl.tensor  # None: no such scale
     stride_h: tl.tensor
@@ -52,7 +52,7 @@ class HeadScales(NamedTuple):
 
 @triton.jit
 def scaled(x, scale, kv_head) -> tl.tensor:
-    """Return x times the scale of a head, or x where there is none."""
+    """Return x times the scale of a head, or x if there is none."""
     if scale.ptr is not None:
         x *= tl.load(scale.ptr + kv_head * scale.stride_h)
     return x
@@ -95,11 +95,11 @@ def load_queries(
 
 @triton.jit
 def narrow(rows, rules, sees, whole, first, position, length, Lq) -> tuple[tuple, tuple]:
-    """Take window, padding and mask into who sees what; returns bounds and whole.
+    """Apply window, padding and mask to what each row sees; returns bounds and whole.
 
     sees (BLOCK_M,): row i sees no place from sees[i] on. whole = (from, to): places that every row
-    sees, for sure. bounds = (first, since, sees): nor any before since[i], the earliest of them
-    being first.
+    is sure to see. bounds = (first, since, sees): row i also sees no place before since[i], and
+    first is the earliest of these.
     """
     since = tl.zeros_like(sees) + first
     seen_from, seen_to = whole

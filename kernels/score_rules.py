@@ -3,9 +3,9 @@
 In the order in which they apply, for the query at position pos and the key at place j:
 
     softcap c     s ← c · tanh(s / c)          scores stay within ±c
-    ALiBi         s ← s - slope · |pos - j|    far keys count less, each head its own slope
-    mask          s ← s + mask[i, j], or -inf  for the Lq new tokens: a tree of guesses, say
-    window        -inf but for pos - left ≤ j ≤ pos + right
+    ALiBi         s ← s - slope · |pos - j|    distant keys count less; one slope per head
+    mask          s ← s + mask[i, j], or -inf  for the Lq new tokens: e.g. a tree of guesses
+    window        -inf except where pos - left ≤ j ≤ pos + right
 
 A rule that is off is None, and its code is not compiled.
 
@@ -26,10 +26,10 @@ _LOG2_E = tl.constexpr(LOG2_E)
 
 
 class Rules(NamedTuple):
-    """The rules of a launch; what is off is None."""
+    """The rules of a launch; None: off."""
 
-    left: tl.tensor  # keys that a query sees before its own position
-    right: tl.tensor  # and behind it
+    left: tl.tensor  # how many keys a query sees before its own position
+    right: tl.tensor  # and after it
     softcap: tl.tensor
     alibi_ptr: tl.tensor  # (B, Hq) fp32
     stride_alibi_b: tl.tensor
@@ -39,19 +39,19 @@ class Rules(NamedTuple):
 
 
 class TileRules(NamedTuple):
-    """What the rules need to know of the rows of one tile. Of a rule that is off: anything."""
+    """What the rules need to know about the rows of one tile; arbitrary for a rule that is off."""
 
     slopes: tl.tensor  # (BLOCK_M,), in base 2
-    position: tl.tensor  # (BLOCK_M,), of each row's query
+    position: tl.tensor  # (BLOCK_M,), that of each row's query
     mask_ptrs: tl.tensor  # (BLOCK_M,), to each row's first mask entry
-    first_new: tl.tensor  # the place that entry is about
+    first_new: tl.tensor  # the place that this entry applies to
     mask_rows: tl.tensor  # (BLOCK_M,), rows that have entries
     Lq: tl.tensor
 
 
 @triton.jit
 def rules_of_tile(rules, b, query, head, mask_m, position, first_new, Lq) -> TileRules:
-    """Load what the rules say of the rows of one tile: (query, head) (BLOCK_M,) of row b."""
+    """Load what the rules say about the rows of one tile: (query, head) (BLOCK_M,) of row b."""
     slopes, mask_ptrs = position, position
     if rules.alibi_ptr is not None:
         slopes_ptrs = rules.alibi_ptr + b * rules.stride_alibi_b + head

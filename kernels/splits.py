@@ -1,10 +1,10 @@
-"""How the keys are cut, as the caller wants it: a number of splits, a size of splits, or a plan.
+"""How the caller wants the keys cut: a number of splits, a split size, or a plan.
 
 num_splits   fast: the programs fill the GPU. Where a row is cut depends on its length and on
-             the number, which depends on the batch: so do the last bits of the answer.
+             the number, which depends on the batch; so do the last bits of the answer.
 split_size   batch-invariant: split s of a row is its keys s·size … (s + 1)·size - 1, whatever
-             else is in the batch, and the bits with it.
-plan         balanced: a ragged batch in chunks of one size (`kernels.plan`).
+             else is in the batch, and its bits are the same too.
+plan         balanced: a ragged batch in chunks of equal size (`kernels.plan`).
 """
 
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ from kernels.plan import Plan
 
 @dataclass(frozen=True)
 class Splits:
-    """At most one of num_splits, split_size (in keys) and plan; none: chosen by the heuristic.
+    """At most one of num_splits, split_size (in keys) and plan; if none, the heuristic chooses.
 
-    num_sms: SMs to fill, where the number is to be chosen; those of the GPU if None.
+    num_sms: SMs to fill, if the number is to be chosen; those of the GPU if None.
     """
 
     num_splits: int | None = None
@@ -28,9 +28,9 @@ class Splits:
     num_sms: int | None = None
 
     def check(self, *, block_n: int, **call: int | bool | None) -> None:
-        """Raise TypeError or ValueError unless the choice is clear and fits the call.
+        """Raise TypeError or ValueError unless the choice is unambiguous and fits the call.
 
-        block_n: keys a block. call: B, Lq, max_len, left, padded, as in `kernels.plan.Plan`.
+        block_n: keys per block. call: B, Lq, max_len, left, padded, as in `kernels.plan.Plan`.
         """
         chosen = [x for x in ("num_splits", "split_size", "plan") if getattr(self, x) is not None]
         if len(chosen) > 1:
@@ -64,6 +64,6 @@ class Splits:
         made_for = {name: getattr(self.plan, name) for name in wanted}
         if made_for != wanted:
             raise ValueError(
-                f"the plan was made for {made_for}; this call is {wanted} (left: of the window, "
+                f"plan must be made for this call, {wanted}; got one for {made_for} (left: of the window, "
                 "padded: with cache_leftpad)"
             )

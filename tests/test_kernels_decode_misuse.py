@@ -186,7 +186,7 @@ def test_a_keyword_that_there_is_not():
     [
         ({"split_size": 64}, "num_splits and split_size each cut the keys their own way: give one"),
         ({"plan": PLAN}, "num_splits and plan each cut the keys"),
-        ({"k_scale": torch.ones(())}, "k_scale: only a cache in int8 or fp8 has scales"),
+        ({"k_scale": torch.ones(())}, "k_scale must be None unless the cache is int8 or fp8"),
         (PAGES | {"cache_seqlens": None}, "block_table needs cache_seqlens"),
         ({"k_cache": BYTES[:2, :, :, :], "v_cache": BYTES[:2]}, "an int8 cache needs k_scale and"),
         ({"scale": 1e39}, r"scale must be finite in fp32; got 1e\+39"),
