@@ -179,7 +179,7 @@ def weigh(p, v, dtype: tl.constexpr, acc) -> tl.tensor:
     """Return acc + p v (BLOCK_M, BLOCK_DV); p is rounded to the dtype of the queries."""
     if v.dtype != dtype and p.shape[0] > 1:
         # Widened in halves and joined again. Otherwise Triton would copy V to shared memory in the
-        # layout of the dot, 64 bits at a time; this way it loads 128, and rearranges V in registers.
+        # layout of the dot, 64 bits at a time; this way it loads 128, and reorders V in registers.
         even, odd = tl.split(tl.reshape(v, (v.shape[0], v.shape[1] // 2, 2)))
         v = tl.reshape(tl.join(widen(even, dtype), widen(odd, dtype)), v.shape)
     v = widen(v, dtype)

@@ -1,7 +1,7 @@
 """What every call requires of the tensors that describe a KV cache: indices, pages, scales.
 
-Only shapes, dtypes and layouts are checked here; the calls themselves look at values, and only where
-that costs nothing.
+Only shapes, dtypes and layouts are checked here; the calls themselves look at values, and only
+where that costs nothing.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""One launch of one kernel, as a value, so that what is measured, compiled and launched is the same.
+"""One launch of one kernel, as a value: what is measured, compiled and launched is the same.
 
 A module that has a kernel describes its launch once, in a function that returns a `KernelCall`.
 The public op launches it; `kernels.compile_report` builds the same call from tensors on the "meta"
@@ -27,7 +27,7 @@ class KernelCall:
 
     def launch(self) -> None:
         """Start the kernel; does not wait for it."""
-        # By position: Triton binds keywords more slowly, and a decode step takes a few microseconds.
+        # By position: Triton binds keywords more slowly, and a decode step takes microseconds.
         # enable_fp_fusion: a · b + c rounded once; Triton 3.9 warns unless it is told to.
         self.kernel[self.grid](
             *self.args.values(),

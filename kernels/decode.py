@@ -83,9 +83,7 @@ def plan_launch(
         small=has_small_shared_memory(q.device),
         paged=features.block_table is not None,
         interpreted=INTERPRETED,
-        max_len=0
-        if splits.split_size
-        else capacity,  # a fixed size need only fit the smaller block
+        max_len=0 if splits.split_size else capacity,  # a fixed size fits the smaller block too
     )
     m_tiles = max(1, -(-rows // launch.block_m))
     check_grid(q, Hkv * m_tiles, launch.block_m)
@@ -116,7 +114,7 @@ def plan_launch(
 def _partials(
     rows: tuple[int, ...], Dv: int, workspace: Tensor | None, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Room for o (*rows, Dv) and lse (*rows), fp32: in the caller's workspace, or newly allocated."""
+    """Room for o (*rows, Dv) and lse (*rows), fp32: in the caller's workspace, or a new one."""
     count = torch.Size(rows).numel()
     if workspace is None:
         workspace = torch.empty(count * (Dv + 1), dtype=torch.float32, device=device)

@@ -179,7 +179,7 @@ def _check_float(
 
 
 def check_workspace(x: Tensor, numbers: int, device: torch.device) -> None:
-    """Check that the caller's scratch memory is fp32, contiguous, on the device and large enough."""
+    """Check that the caller's scratch memory is fp32, contiguous, large enough and on the device."""
     if not isinstance(x, Tensor) or x.dtype != torch.float32 or x.layout != torch.strided:
         raise TypeError(f"workspace must be a float32 tensor; got {kind(x)}")
     if x.ndim != 1 or not x.is_contiguous() or x.device != device:

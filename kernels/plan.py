@@ -70,7 +70,7 @@ class Plan:
     padded: bool = False
 
     def made_for(self) -> list[int | None]:
-        """Return all but the tensors, as numbers: Plan(items, first, *numbers) rebuilds the plan."""
+        """Return all but the tensors, as numbers: Plan(items, first, *numbers) rebuilds it."""
         return [self.block_n, self.B, self.Lq, self.max_len, self.left, int(self.padded)]
 
 

@@ -36,7 +36,7 @@ def _clamped(ptr, offs_b, B, max_len) -> tl.tensor:
 
 @triton.jit
 def _rows(lengths_ptr, leftpad_ptr, offs_b, B, max_len, reach, BLOCK_N: tl.constexpr) -> tuple:
-    """Return each row's first key to visit (start of a block), its length and the blocks between."""
+    """Return each row's first key to visit (start of a block), length and the blocks between."""
     length = _clamped(lengths_ptr, offs_b, B, max_len)
     first = tl.zeros_like(length)
     if leftpad_ptr is not None:

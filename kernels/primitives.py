@@ -70,7 +70,7 @@ def widen(x, dtype: tl.constexpr) -> tl.tensor:
 def dot(a, b, acc) -> tl.tensor:
     """Return acc + a @ b, accumulated in fp32; fp32 inputs are not cut to TF32.
 
-    a (M, K) and b (K, N) have the same dtype; acc is (M, N) fp32. The products of two 16-bit floats are
+    a (M, K) and b (K, N) have the same dtype; acc is (M, N) fp32. Products of two 16-bit floats are
     exact in fp32, so widening first changes only the order of the sums.
     """
     if _INTERPRETED:

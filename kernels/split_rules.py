@@ -226,7 +226,7 @@ def fixed_size(keys: int) -> Rule:
 
 
 def _fewest_good(candidates: list[int] | range, programs: int, slots: int) -> int:
-    """Return the first candidate whose efficiency is close enough to the best; 1 if there is none."""
+    """Return the first candidate whose efficiency is close enough to the best; 1 if none is."""
     efficiency = {s: wave_efficiency(programs * s, slots) for s in candidates}
     best = max(efficiency.values(), default=0.0)
     return next((s for s, found in efficiency.items() if found >= GOOD_ENOUGH * best), 1)

@@ -64,6 +64,6 @@ class Splits:
         made_for = {name: getattr(self.plan, name) for name in wanted}
         if made_for != wanted:
             raise ValueError(
-                f"plan must be made for this call, {wanted}; got one for {made_for} (left: of the window, "
-                "padded: with cache_leftpad)"
+                f"plan must be made for this call, {wanted}; got one for {made_for} "
+                "(left: of the window, padded: with cache_leftpad)"
             )

@@ -212,11 +212,11 @@ def test_a_live_entry_that_is_no_page():
 def test_a_row_too_long_to_count():
     """2^30 keys a row are not served: 32 bits would not hold a place and a window."""
     wide = torch.zeros(1, 1, 1, 8).expand(2, 2**30, 1, 8)
-    with pytest.raises(ValueError, match=r"room for less than 2\^30 keys; got k_cache"):
+    with pytest.raises(ValueError, match=r"room for fewer than 2\^30 keys; got k_cache"):
         flash_decode(Q, wide, wide, LENGTHS)
     table = torch.empty(1, 2**27, dtype=torch.int32).expand(2, -1)  # nobody looks at it
     with pytest.raises(
-        ValueError, match=r"room for less than 2\^30 keys; got k_cache .*block_table"
+        ValueError, match=r"room for fewer than 2\^30 keys; got k_cache .*block_table"
     ):
         flash_decode(**PAGES | {"block_table": table})
 
