@@ -1,8 +1,8 @@
-"""One launch of one kernel, as a value: what is measured, compiled and launched is the same thing.
+"""One launch of one kernel, as a value: what is measured, compiled and launched is the same.
 
 A module that has a kernel describes its launch once, in a function that returns a `KernelCall`.
 The public op launches it; `kernels.compile_report` builds the same call from tensors on the "meta"
-device, which have shapes and no memory, and compiles it for GPUs that are not there.
+device, which have shapes but no memory, and compiles it for GPUs that need not be present.
 """
 
 from collections.abc import Mapping
@@ -15,8 +15,8 @@ class KernelCall:
     """A kernel, its grid and every argument.
 
     kernel: a `@triton.jit` function. grid: programs along each axis. args: name → value for every
-    parameter, in the order of the parameters: tensors, numbers, None, NamedTuples of these, and
-    the constexprs as plain values. num_warps, num_stages: as Triton means them.
+    parameter, in parameter order: tensors, numbers, None, NamedTuples of these, and
+    the constexprs as plain values. num_warps, num_stages: as in Triton.
     """
 
     kernel: Any
@@ -27,7 +27,7 @@ class KernelCall:
 
     def launch(self) -> None:
         """Start the kernel; does not wait for it."""
-        # By position: Triton binds keywords more slowly, and a decode step is a few microseconds.
+        # By position: Triton binds keywords more slowly, and a decode step takes microseconds.
         # enable_fp_fusion: a · b + c rounded once; Triton 3.9 warns unless it is told to.
         self.kernel[self.grid](
             *self.args.values(),

@@ -1,8 +1,8 @@
 """Cascade: many sequences that begin alike read their common beginning once.
 
-A system prompt of Lp tokens stands at the head of all B rows. Decoded as one cache, its keys are
-read B times, by tiles that a single row fills with no more than G·Lq of 16 or 64 rows. Kept apart,
-the queries of all rows meet it together, in full tiles:
+A system prompt of Lp tokens begins all B rows. Decoded as one cache, its keys are read B times, by
+tiles of 16 to 64 rows of which a single row of the batch fills only G·Lq. Kept separately, the
+queries of all rows attend to it together, in full tiles:
 
     prefix   one cache row,          q seen as          ┌────────┐
              (1, Lp, Hkv, D)         (1, B·Lq, Hq, D) ─►│ decode │─► o, lse ─┐
@@ -10,21 +10,21 @@ the queries of all rows meet it together, in full tiles:
     suffix   the rows' own keys      q                ─►│ decode │─► o, lse ─┘
              (B, capacity, Hkv, D)   (B, Lq, Hq, D)     └────────┘
 
-This asks for two things: that all queries see the same keys, and that they score alike. Where a
-feature makes it otherwise, what differs is taken off first:
+This requires two things: all queries see the same keys, and score them by the same rule. Where a
+feature breaks that, what differs is separated out first:
 
-    causal, right window   a query of a row with fewer than Lq own keys stands inside the prefix,
-                           and sees less of it: at most the last Lq - 1 keys are in doubt. They are
+    causal, right window   in a row with fewer than Lq own keys, a query is inside the prefix and
+                           sees less of it: this concerns at most the last Lq - 1 keys. They are
                            attended to query by query, as a third partial result.
     ALiBi                  -slope · (pos - j) = -slope · (pos - end) - slope · (end - j): the first
-                           term is the same for all keys j. It moves lse and leaves o alone.
-    left window            hides another part of the prefix from every row: query by query, each
-                           over what it sees. One copy is kept, but it is not read once.
+                           term is the same for all keys j. It shifts lse and leaves o unchanged.
+    left window            hides a different part of the prefix from each row: query by query,
+                           each over what it sees. One copy is stored, but read many times.
 
-When it pays: B rows read Lp·(B - 1) keys and values less. A tile holds at most 64 query rows, so
-more than 64 rows of B·Lq·G ask for the prefix again, once a tile: ⌈B·Lq·G / 64⌉ times, not B. The
-price is two launches or three and o and lse of each partial; o is rounded to the dtype of q before
-the merge, and once more by it. With a short prefix or a few rows it does not pay.
+When it pays off: B rows read Lp·(B - 1) fewer keys and values. A tile holds at most 64 query rows,
+so above 64 rows of B·Lq·G the prefix is read again, once per tile: ⌈B·Lq·G / 64⌉ times, not B. The
+price is two or three launches, and o and lse of each partial; o is rounded to the dtype of q before
+the merge, and once more by it. With a short prefix or few rows it does not pay off.
 
 Sources: Ye et al. 2024, "Cascade Inference: Memory Bandwidth Efficient Shared Prefix Batch
 Decoding" (FlashInfer); Juravsky et al. 2024, "Hydragen: High-Throughput LLM Inference with Shared
@@ -62,26 +62,26 @@ def cascade_decode(
     Args:
         q: (B, Lq, Hq, D), as in `kernels.flash_decoding.flash_decode`.
         prefix_k, prefix_v: (Lp, Hkv, D) and (Lp, Hkv, Dv), shared by all rows, in the dtype of q
-            and on its device, contiguous in D; other strides are free. Lp may be 0.
+            and on its device, contiguous in D; other strides may be anything. Lp may be 0.
         k_cache, v_cache, cache_seqlens: the rows' own keys, without the prefix, as in
-            `flash_decode`; a row's own place j stands at Lp + j. The caches may be quantised.
+            `flash_decode`; a row's own place j is place Lp + j in all. The caches may be quantised.
         causal, scale, return_lse: as in `flash_decode`.
-        num_splits: of the own keys; those of the prefix are chosen by `kernels.heuristics`.
-        features: as in `flash_decode`. Window, softcap and ALiBi hold for the prefix as well, the
-            sinks count once; the others are about the own keys. With a mask every row needs Lq own
-            keys at least, which on a GPU is not checked (it would stop the host).
+        num_splits: for the rows' own keys; `kernels.heuristics` chooses for the prefix.
+        features: as in `flash_decode`. Window, softcap and ALiBi apply to the prefix as well, the
+            sinks count once; the others concern only the own keys. With a mask every row needs at
+            least Lq own keys; on a GPU this is not checked (it would make the host wait).
 
     Returns:
         o (B, Lq, Hq, Dv) in the dtype of q; with return_lse also lse (B, Lq, Hq), fp32, natural
         log. Nothing here waits for the device, and no cache is copied.
 
     Raises:
-        TypeError, ValueError: as `flash_decode`, and for a prefix that does not fit.
-        ValueError: a mask where a row has fewer than Lq own keys; ALiBi with several queries, not
-            causal, unless rows are known to have Lq - 1 own keys (their shape says so, and
-            cache_seqlens is None): a query may stand before some keys of the prefix and behind
+        TypeError, ValueError: as in `flash_decode`, and for a prefix that does not fit.
+        ValueError: a mask where a row has fewer than Lq own keys; non-causal ALiBi with several
+            queries, unless rows are known to have Lq - 1 own keys (their shape says so, and
+            cache_seqlens is None): a query may come before some keys of the prefix and after
             others, and its distances then have no common term; more than 65535 queries B·Lq, or
-            with ALiBi B·Lq·Hq.
+            B·Lq·Hq with ALiBi.
 
     Source: the posts and papers above; what each feature means: `reference.features`.
     """
@@ -90,7 +90,7 @@ def cascade_decode(
     own = flash_decode(q, k_cache, v_cache, cache_seqlens, **options, **features)
     _check_prefix(q, prefix_k, prefix_v, k_cache, v_cache)
     _check_rows(q, len(prefix_k), k_cache, given, causal)
-    states = [own]  # with the sinks in it: they count once
+    states = [own]  # includes the sinks: they count once
     if own[1].numel():
         states += _prefix_states(q, prefix_k, prefix_v, k_cache, given, causal, scale)
     o, lse = merge_states(*zip(*states, strict=True)) if len(states) > 1 else own
@@ -103,7 +103,7 @@ def _prefix_states(
     """Attention of all queries over the prefix, in up to two partial results."""
     Lq, Lp = q.shape[1], len(k)
     left, right = x.sides
-    seam = Lp  # keys from here on: not every query may see them
+    seam = Lp  # keys from here on may be hidden from some queries
     if causal or right is not None or x.alibi_slopes is not None:
         seam = max(0, Lp - max(0, Lq - 1 - _fewest_keys(k_cache, x)))
     seam = seam if left is None else 0
@@ -121,17 +121,17 @@ def _prefix_states(
 def _together(
     q: Tensor, k: Tensor, v: Tensor, position: Tensor | None, x: Features, scale: float | None
 ) -> tuple[Tensor, Tensor]:
-    """All queries over keys (n, Hkv, D) that all of them see: one row of the cache for everyone.
+    """All queries over keys (n, Hkv, D) that all of them see: one cache row for everyone.
 
-    position (B, Lq), used with ALiBi: where the queries stand, place n - 1 or behind it.
+    position (B, Lq), used with ALiBi: where the queries are, place n - 1 or after it.
     """
     (B, Lq, Hq, _), (n, Hkv, Dv) = q.shape, v.shape
     options = {"scale": scale, "softcap": x.softcap, "causal": False, "return_lse": True}
     if x.alibi_slopes is None:
         o, lse = flash_decode(q.flatten(0, 1)[None], k[None], v[None], **options)
         return o.view(B, Lq, Hq, Dv), lse.view(B, Lq, Hq)
-    # As heads of a single query, which stands at the last key, no key is behind any of them. Heads
-    # that share a KV head have to be neighbours; q is copied for that.
+    # As heads of a single query, which is at the last key, no key comes after any of them. Heads
+    # that share a KV head must be neighbours; q is copied for that.
     slopes = _slopes(q, x)
 
     def as_heads(y: Tensor) -> Tensor:  # (B, Lq, Hq, …) → (1, 1, Hkv·B·Lq·G, …)
@@ -155,10 +155,10 @@ def _one_by_one(
     causal: bool,
     scale: float | None,
 ) -> tuple[Tensor, Tensor]:
-    """Every query over those keys of (n, Hkv, D) that it sees, which always are neighbours.
+    """Every query over those keys of (n, Hkv, D) that it sees, which are always contiguous.
 
-    position (B, Lq): where the queries stand, key 0 being at place 0. Each query is a row of its
-    own: what it sees ends with the row, and begins behind its padding.
+    position (B, Lq): where the queries are, key 0 being at place 0. Each query is a row of its
+    own: what it sees begins after the row's padding and ends with the row.
     """
     (B, Lq, Hq, _), (n, _, Dv) = q.shape, v.shape
     left, right = x.sides
@@ -185,12 +185,12 @@ def _one_by_one(
 
 
 def _fewest_keys(k_cache: Tensor, x: Features) -> int:
-    """How many own keys every row has, as far as shapes tell."""
+    """How many own keys every row has at least, as far as shapes tell."""
     return x.capacity(k_cache) if x.cache_seqlens is None else 0
 
 
 def _positions(q: Tensor, k_cache: Tensor, x: Features) -> Tensor:
-    """Where the queries stand among their own keys: (B, Lq), int64; below 0: in the prefix."""
+    """Where the queries are among their own keys: (B, Lq), int64; below 0: in the prefix."""
     B, Lq, capacity = *q.shape[:2], x.capacity(k_cache)
     new = torch.arange(-Lq, 0, device=q.device)
     if x.cache_seqlens is None:
@@ -211,7 +211,7 @@ def _check_prefix(q: Tensor, prefix_k: Tensor, prefix_v: Tensor, k: Tensor, v: T
         if x.ndim != 3 or x.shape[1:] != cache.shape[2:]:
             raise ValueError(
                 f"{name} must be (Lp, Hkv, D) = (…, {cache.shape[2]}, {cache.shape[3]}), as the "
-                f"cache has it; got {tuple(x.shape)}"
+                f"cache; got {tuple(x.shape)}"
             )
         if x.dtype != q.dtype:
             raise TypeError(f"{name} must have the dtype of q, {q.dtype}; got {x.dtype}")
@@ -230,12 +230,12 @@ def _check_prefix(q: Tensor, prefix_k: Tensor, prefix_v: Tensor, k: Tensor, v: T
 
 
 def _check_rows(q: Tensor, Lp: int, k_cache: Tensor, x: Features, causal: bool) -> None:
-    """Raise ValueError where too few own keys leave a wish without a meaning, or without a way."""
+    """Raise ValueError if too few own keys make an argument meaningless or impossible to serve."""
     B, Lq, fewest = *q.shape[:2], _fewest_keys(k_cache, x)
     if Lp and x.alibi_slopes is not None and not causal and fewest < Lq - 1:
         raise ValueError(
-            f"ALiBi with several queries a row must be causal here, or cache_seqlens None with "
-            f"Lq - 1 own keys at least; got Lq = {Lq} and causal=False"
+            f"ALiBi with several queries per row must be causal here, or cache_seqlens None with "
+            f"at least Lq - 1 own keys; got Lq = {Lq} and causal=False"
         )
     if x.mask is None or B == 0:
         return

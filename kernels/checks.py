@@ -1,8 +1,7 @@
-"""What public ops accept, and what they say when they get something else: the shared checks.
+"""What a public op accepts, and what it says when it gets something else.
 
-First q, k and v and the scale; then the tensors that describe a KV cache: indices, pages, scales.
-Every check names what was wanted and what came. None of them reads a value from a GPU: that would
-make the host wait for it. The doors that are packages have checks of their own beside these.
+Every check says what was wanted and what it got. None of them reads a value from a GPU: that would
+make the host wait for it.
 """
 
 import torch
@@ -14,18 +13,18 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_HEAD_DIM = 256
 INDICES = (torch.int32, torch.int64)
 QUANTISED = (torch.int8, torch.float8_e4m3fn, torch.float8_e5m2)
-MAX_SCALE = 2.0**127  # times log2(e) it is still below the largest fp32
+MAX_SCALE = 2.0**127  # multiplied by log2(e), still below the largest fp32
 
 
 def check_qkv(q: Tensor, k: Tensor, v: Tensor) -> None:
-    """Check that q, k and v fit together and can be handed to a kernel.
+    """Check that q, k and v fit together and can be passed to a kernel.
 
     Args:
         q: (B, Lq, Hq, D), fp32, fp16 or bf16, D from 1 to 256 and contiguous (stride 1).
         k, v: (B, Lk, Hkv, D), same dtype and device; Hq a multiple of Hkv.
 
     Raises:
-        TypeError: not a tensor, or a dtype other than one of the three, the same for all.
+        TypeError: not a tensor, not one of the three dtypes, or not the same dtype for all.
         ValueError: shapes, strides or devices that do not fit.
     """
     for name, x in (("q", q), ("k", k), ("v", v)):
@@ -53,7 +52,7 @@ def check_qkv(q: Tensor, k: Tensor, v: Tensor) -> None:
 
 
 def resolve_scale(scale: float | None, head_dim: int) -> float:
-    """Return `scale`, or 1/√D where it is None.
+    """Return `scale`, or 1/√D if it is None.
 
     Raises:
         TypeError: neither None nor a number.
@@ -63,7 +62,7 @@ def resolve_scale(scale: float | None, head_dim: int) -> float:
         return head_dim**-0.5
     if isinstance(scale, bool) or not isinstance(scale, int | float):
         raise TypeError(f"scale must be a number or None; got {scale!r}")
-    if not abs(scale) < MAX_SCALE:  # a NaN is not, either
+    if not abs(scale) < MAX_SCALE:  # also catches NaN
         raise ValueError(f"scale must be finite in fp32; got {scale!r:.30}")
     return float(scale)
 
@@ -73,7 +72,7 @@ def _shape(x: Tensor) -> tuple[int, ...]:
 
 
 def _check_tensor(name: str, x: Tensor) -> None:
-    """Check what can be said about one of q, k, v by itself."""
+    """Check what can be checked on one of q, k, v alone."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a tensor; got {type(x).__name__}")
     if x.ndim != 4:
@@ -89,7 +88,7 @@ def _check_tensor(name: str, x: Tensor) -> None:
 
 
 def check_device(device: torch.device) -> None:
-    """Check that a kernel of this process can run on tensors that live there."""
+    """Check that this process's kernels can run on tensors on that device."""
     if not INTERPRETED and device.type != "cuda":
         raise ValueError(
             f"this process compiles its kernels for a GPU, so tensors must be on cuda; got "
@@ -100,14 +99,15 @@ def check_device(device: torch.device) -> None:
 
 
 def kind(x: object) -> object:
-    """Return what a wrong argument is: a tensor's dtype, else its type's name."""
+    """Describe a wrong argument: the dtype of a tensor, the type's name of anything else."""
     return x.dtype if isinstance(x, Tensor) else type(x).__name__
 
 
 def check_indices(name: str, x: Tensor | None, shape: tuple[int, ...], wanted: str) -> None:
     """Raise unless x is an integer tensor of that shape, contiguous in its last dimension.
 
-    wanted: the shape in words. TypeError for another type or dtype, else ValueError. None passes.
+    wanted: the shape in words. A wrong type or dtype is a TypeError, the rest a
+    ValueError. None passes.
     """
     if x is None:
         return
@@ -125,8 +125,8 @@ def check_indices(name: str, x: Tensor | None, shape: tuple[int, ...], wanted: s
 
 
 def check_rows(name: str, x: Tensor | None, B: int) -> None:
-    """Raise as `check_indices` does unless x is one integer a row, (B,), or None."""
-    check_indices(name, x, (B,), f"(B,) = ({B},), one a row")
+    """Raise as `check_indices` does unless x is one integer per row, (B,), or None."""
+    check_indices(name, x, (B,), f"(B,) = ({B},), one per row")
 
 
 def check_pages(table: Tensor, B: int, k_cache: Tensor, cache_batch_idx: Tensor | None) -> None:
@@ -144,25 +144,25 @@ def check_pages(table: Tensor, B: int, k_cache: Tensor, cache_batch_idx: Tensor 
 
 
 def check_scale(name: str, scale: Tensor | None, cache: Tensor) -> None:
-    """Raise TypeError or ValueError unless a scale fits its cache; int8 alone cannot do without."""
+    """Raise TypeError or ValueError unless a scale fits its cache; only int8 requires one."""
     if scale is None:
         if cache.dtype == torch.int8:
             raise ValueError(f"an int8 cache needs k_scale and v_scale; {name} is None")
         return
     if cache.dtype not in QUANTISED:
-        raise ValueError(f"{name}: only a cache in int8 or fp8 has scales; got {cache.dtype}")
+        raise ValueError(f"{name} must be None unless the cache is int8 or fp8; got {cache.dtype}")
     if not isinstance(scale, Tensor) or scale.dtype != torch.float32:
         raise TypeError(f"{name} must be a tensor, float32; got {kind(scale)}")
     heads, tokens = tuple(cache.shape[2:3]), tuple(cache.shape[:3])
     if tuple(scale.shape) not in ((), (1,), heads, tokens):
         raise ValueError(
-            f"{name} must be (), (1,), (Hkv,) = {heads} or one for each token and head, {tokens}; "
+            f"{name} must be (), (1,), (Hkv,) = {heads} or one per token and head, {tokens}; "
             f"got {tuple(scale.shape)}"
         )
 
 
 def check_index(name: str, x: Tensor | None, B: int, device: torch.device, most: int) -> None:
-    """Check one integer a row, from 0 to most: TypeError or ValueError; None passes."""
+    """Check one integer per row, from 0 to most: TypeError or ValueError; None passes."""
     check_rows(name, x, B)
     if x is None:
         return

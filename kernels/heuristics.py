@@ -1,10 +1,10 @@
 """How many splits, and which tile sizes: plain Python on plain numbers, no GPU and no triton.
 
-**Number of splits.** The one that costs least by the model of `kernels.split_rules`, which has the
-lower regret, over what is assumed of GPUs, than the rules of FlashAttention-2 and 3 beside it.
+**Number of splits.** The one that costs least by the model in `kernels.split_rules`. Under what is
+assumed about GPUs, it has lower regret than the rules of FlashAttention-2 and 3 given there too.
 
-**Tile sizes.** A table, not a search: compiled for sm_80 and sm_90, every row of it keeps its
-state in registers (no spills). It has not been tuned on a GPU.
+**Tile sizes.** A table, not a search: compiled for sm_80 and sm_90, every row keeps its state
+in registers (no spills). It has not been tuned on a GPU.
 """
 
 import math
@@ -14,7 +14,7 @@ from functools import lru_cache
 from kernels.split_rules import MAX_SPLITS, SplitShape, cost_model
 
 
-@lru_cache  # a model asks the same question at every layer and step, and a step is microseconds
+@lru_cache  # a model asks the same at every layer and step, and a step takes microseconds
 def choose_num_splits(
     *,
     batch: int,
@@ -30,14 +30,14 @@ def choose_num_splits(
     """Return the number of splits that costs least, by `kernels.split_rules.cost_model`.
 
     Args:
-        batch, kv_heads, m_tiles: one split launches their product of programs.
+        batch, kv_heads, m_tiles: one split launches their product in programs.
         max_len: keys that a row can have (the capacity of the cache).
-        block_n: keys a block; a split is made of whole blocks, so more splits than blocks is
-            never chosen.
+        block_n: keys per block; a split is made of whole blocks, so never more splits than blocks
+            are chosen.
         num_sms: streaming multiprocessors of the GPU.
         max_splits: upper bound.
-        token_bytes: K and V of a token of one KV head, bytes. partial_bytes: what a program of one
-            split writes: o and lse of its query rows, fp32.
+        token_bytes: bytes of K and V per token of one KV head. partial_bytes: bytes that a program
+            of one split writes: o and lse of its query rows, fp32.
 
     Returns:
         From 1 to min(max_splits, blocks).
@@ -69,7 +69,7 @@ def choose_num_splits(
 def split_shape(
     *, batch: int, kv_heads: int, m_tiles: int, max_len: int, block_n: int, **rest: int
 ) -> SplitShape:
-    """Return what a split rule sees of a call; arguments and errors as of `choose_num_splits`."""
+    """Return what a split rule sees of a call; arguments and errors as in `choose_num_splits`."""
     for name, number in {"kv_heads": kv_heads, "m_tiles": m_tiles, "block_n": block_n}.items():
         if number < 1:
             raise ValueError(f"{name} must be at least 1; got {number}")
@@ -84,9 +84,9 @@ def split_shape(
 class Launch:
     """Tile sizes and launch parameters of an attention kernel.
 
-    block_m: query rows of a tile (1: sums instead of a dot). block_n: keys of a tile.
-    block_d: columns of q and k, rounded up to a power of two. num_warps, num_stages: as Triton
-    means them. block_dv: columns of v and o, likewise. block_rest: columns of q and k behind
+    block_m: query rows per tile (1: sums instead of a dot). block_n: keys per tile.
+    block_d: columns of q and k, rounded up to a power of two. num_warps, num_stages: as in
+    Triton. block_dv: columns of v and o, likewise. block_rest: columns of q and k after
     block_d, where D is too far above a power of two to be rounded up.
     """
 
@@ -99,7 +99,7 @@ class Launch:
     block_rest: int | None = None
 
     def constexprs(self) -> dict[str, int | None]:
-        """Return the parameters that a decode kernel is compiled for, in their order."""
+        """Return the parameters that a decode kernel is compiled for, in order."""
         names = ("block_m", "block_n", "block_d", "block_rest")
         blocks = {name.upper(): getattr(self, name) for name in names}
         blocks["BLOCK_DV"] = self.block_dv or self.block_d
@@ -122,18 +122,18 @@ def choose_decode_launch(
     """Return tile sizes and launch parameters of the split kernel.
 
     Args:
-        rows: query rows that share a KV head, G·Lq. A single row is a tile by itself; more are
-            padded to 16 (the least a tensor core takes), 32 or 64; more than 64 get more tiles
-            (where columns are many or room is small, 32 or 16 are the most).
-        head_dim: D of q and k, from 1 to 576. Above 256 it is cut in 512 columns and the rest.
-        element_size: bytes of an element of K, 1 (quantised), 2 or 4.
+        rows: query rows that share a KV head, G·Lq. A single row is a tile on its own; more are
+            padded to 16 (the least a tensor core takes), 32 or 64; more than 64 take several tiles
+            (with many columns or little shared memory, a tile holds at most 32 or 16).
+        head_dim: D of q and k, from 1 to 576. Above 512 it is cut into 512 columns and the rest.
+        element_size: bytes per element of K: 1 (quantised), 2 or 4.
         tensor_cores: as in `choose_prefill_launch`.
-        value_dim: Dv, up to 512; that of the keys if None.
-        small: a program has 64 KiB of shared memory and not more (AMD, sm_75).
-        paged: a page is looked up before its keys are read.
-        interpreted: take tiles of 64 keys, whatever the dtype, and of 1,024 where max_len, the keys
-            that a row can have, is above 8,192: there are no registers to run out of, and a tile
-            costs the interpreter about the same at any size.
+        value_dim: Dv, up to 512; head_dim if None.
+        small: a program has at most 64 KiB of shared memory (AMD, sm_75).
+        paged: keys lie in pages, each looked up before it is read.
+        interpreted: use tiles of 64 keys, whatever the dtype, or of 1,024 if max_len, the keys that
+            a row can have, is above 8,192: there are no registers to run out of, and a tile costs
+            the interpreter about the same at any size.
 
     >>> launch = choose_decode_launch(rows=8, head_dim=80, element_size=2, tensor_cores=True)
     >>> launch.block_m, launch.block_n, launch.block_d
@@ -145,8 +145,8 @@ def choose_decode_launch(
     wide = max(block_d, block_dv)
     most = 64 if wide <= 256 else 32  # rows whose acc fits in registers
     block_m = 1 if rows == 1 else min(most // 2 if small else most, max(16, next_power_of_2(rows)))
-    # 16 KiB of K and as much of V a block: three stages keep two such pairs in shared memory, and
-    # that fits twice into an SM of an A100. One latent head (MLA) has no V of its own.
+    # 16 KiB of K and as much of V per block: three stages keep two such pairs in shared memory,
+    # which fits twice into an SM of an A100. One latent head (MLA) has no V of its own.
     block_n = max(16, min(128 // max(element_size, 2), 16384 // (wide * element_size)))
     blocks = {"block_d": block_d, "block_dv": block_dv, "block_rest": rest}
     large = block_m == 64
@@ -162,8 +162,8 @@ def choose_decode_launch(
         warps, stages = 4 if wide < 64 else 8, 2 if wide < 256 else 1
     else:
         warps, stages = 8 if large else 4, 2 if large or small else 3
-    stages += element_size == 1 and stages > 1  # half the bytes a block: one block more on its way
-    if paged and block_m > 1 and not small:  # Triton gives the look-up half of the stages
+    stages += element_size == 1 and stages > 1  # half the bytes per block: one more in flight
+    if paged and block_m > 1 and not small:  # Triton spends half the stages on the look-up
         stages = 2 * stages - 1
     return Launch(block_m, block_n, num_warps=warps, num_stages=stages, **blocks)
 
@@ -187,16 +187,16 @@ def choose_prefill_launch(
     """Return tile sizes and launch parameters of the FlashAttention-2 kernel.
 
     Args:
-        num_queries: Lq. Up to 16 take a tile of 16 rows, the least that a dot multiplies.
+        num_queries: Lq. Up to 16 take a tile of 16 rows, the fewest that a dot multiplies.
         head_dim: D, from 1 to 256.
         tensor_cores: False for fp32 (which is not cut to TF32) and for GPUs older than sm_80, whose
             tensor cores Triton does not use: every thread then holds operands in registers, and
             the tiles are smaller.
         small: as in `choose_decode_launch`.
-        interpreted: take tiles of 64 x 64, as in `choose_decode_launch`.
+        interpreted: use tiles of 64 x 64, as in `choose_decode_launch`.
 
     With tensor cores a program stays below the 99 KiB of shared memory that consumer GPUs (sm_86,
-    sm_89) give it, without them below the 64 KiB of a T4 (sm_75).
+    sm_89) give it; without them, below the 64 KiB of a T4 (sm_75).
 
     >>> launch = choose_prefill_launch(num_queries=4096, head_dim=80, tensor_cores=True)
     >>> launch.block_m, launch.block_n, launch.block_d
@@ -206,7 +206,7 @@ def choose_prefill_launch(
     row = next(row for largest, row in table.items() if head_dim <= largest)
     block_m, block_n, num_warps, num_stages = (64, 64, 4, 3) if interpreted else row
     if small and tensor_cores and head_dim > 64:
-        num_stages = 1  # no second tile of K and V beside the one at work
+        num_stages = 1  # no second tile of K and V beside the current one
     if num_queries <= 16:
         block_m, num_warps = 16, 4 if tensor_cores else num_warps
     return Launch(block_m, block_n, max(16, next_power_of_2(head_dim)), num_warps, num_stages)

@@ -1,14 +1,14 @@
-"""Merge the answers of attention over disjoint sets of keys, whoever computed them.
+"""Merge attention results over disjoint sets of keys, wherever they were computed.
 
     o₀, lse₀   over keys A      ┐
     o₁, lse₁   over keys B      ├─►  o, lse over A ∪ B ∪ C        o = Σ_i exp(lse_i - lse) · o_i
     o₂, lse₂   over keys C      ┘                               lse = ln Σ_i exp(lse_i)
 
 The keys may be splits of one cache, a prefix that many users share, or the cache of another GPU:
-o and lse are all that has to travel.
+only o and lse need to travel.
 
 Source: Dao, Haziza, Massa & Sizov 2023, "Flash-Decoding for long-context inference", step 3; as an
-operation of its own: Ye et al. 2024, "Cascade inference" (FlashInfer).
+operation in its own right: Ye et al. 2024, "Cascade inference" (FlashInfer).
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,8 @@ def merge_states(
     """Merge any number of attention results over disjoint sets of keys into one.
 
     Args:
-        o: (N, ..., D), or a sequence of N tensors (..., D); fp32, fp16 or bf16, one for all.
+        o: (N, ..., D), or a sequence of N tensors (..., D); fp32, fp16 or bf16, the
+            same for all.
         lse: (N, ...), or a sequence of N tensors (...); fp32, natural log; -inf: saw no key.
         dtype: of the merged o; that of o if None.
 

@@ -1,15 +1,15 @@
 """Compiled or interpreted? Decided here, once, before any kernel is decorated.
 
-`@triton.jit` looks at `TRITON_INTERPRET` in the moment it decorates, and triton's own helpers
+`@triton.jit` reads `TRITON_INTERPRET` at the moment it decorates, and triton's own helpers
 (`tl.sum`, `tl.max`, …) are decorated when triton is imported. The choice must therefore be made
 before the first `import triton`, and it holds for the whole process:
 
     TRITON_INTERPRET is set     it is respected (1: interpreted; 0: compiled, GPU or not)
-    not set, a GPU is there     compiled (CUDA, or ROCm, which torch also calls "cuda")
-    not set, no GPU             interpreted: the kernel runs on the CPU as numpy, slowly and exactly
+    not set, GPU present        compiled (CUDA, or ROCm, which torch also calls "cuda")
+    not set, no GPU             interpreted: the kernel runs on the CPU in numpy, slowly but exactly
 
-Every module with a kernel in it imports this one before triton, and says so in the comment
-"isort: split", which keeps the import sorter from moving it.
+Every module with a kernel in it imports this one before triton; the comment "isort: split" keeps
+the import sorter from changing that order.
 """
 
 import importlib.util
@@ -23,7 +23,7 @@ STAND_IN_SMS = 16
 """Number of SMs assumed where there is no GPU: enough for an interpreted call to be split."""
 
 _NO_TRITON = (
-    "kernels need triton, which has wheels for Linux only: use a Linux container, WSL or "
+    "kernels need triton, whose wheels are for Linux only: use a Linux container, WSL or "
     "Colab, or call the function of the same name in `reference`, which needs torch alone."
 )
 _TOO_LATE = (
@@ -43,7 +43,7 @@ def _version(text: str) -> tuple[int, int]:
 
 
 def _decide() -> bool:
-    """Settle the mode, import triton in it, and return whether kernels are interpreted."""
+    """Decide the mode, import triton in it, and return whether kernels are interpreted."""
     if importlib.util.find_spec("triton") is None:
         raise ImportError(_NO_TRITON, name="triton")
     if "TRITON_INTERPRET" not in os.environ and not torch.cuda.is_available():
@@ -70,19 +70,19 @@ INTERPRETED: bool = _decide()
 
 
 def device() -> str:
-    """Return the torch device that kernels of this process run on.
+    """Return the torch device that this process's kernels run on.
 
     Returns:
         "cpu" when interpreted, "cuda" when compiled (also torch's name for a ROCm GPU). A process
         that compiles without a GPU (`TRITON_INTERPRET=0`) gets "cuda" as well: it can compile
-        kernels, but launch none.
+        kernels, but not launch them.
     """
     return "cpu" if INTERPRETED else "cuda"
 
 
 @cache
 def num_sms(device: torch.device) -> int:
-    """Return the streaming multiprocessors to fill, or a stand-in on a CPU, which has none."""
+    """Return how many streaming multiprocessors to fill; on a CPU, which has none, a stand-in."""
     if device.type != "cuda":
         return STAND_IN_SMS
     return torch.cuda.get_device_properties(device).multi_processor_count
@@ -90,7 +90,7 @@ def num_sms(device: torch.device) -> int:
 
 @cache
 def has_tensor_cores(device: torch.device) -> bool:
-    """Say whether Triton multiplies 16-bit tiles with tensor cores: from sm_80 on, and on AMD."""
+    """Say whether Triton multiplies 16-bit tiles on tensor cores: sm_80 and later, and AMD."""
     if device.type != "cuda":
         return False
     return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)

@@ -7,16 +7,17 @@ The last wave is rarely full, and an unfilled slot is bandwidth not used:
                                wave 2  ■ · · ·     efficiency = (5/4) / 2 = 0.625
 
 More splits make more programs, which fill the waves better. But each split adds a partial result
-to write and to read again, a pipeline to fill, and the first one a second launch. A rule weighs the
-one against the other. It sees shapes alone: the capacity of a row, not its length, which only the
-device knows.
+to write and read back and a pipeline to fill, and splitting at all adds a second launch. A rule
+weighs one against the other. It sees only shapes: the capacity of a row, not its length, which only
+the device knows.
 
-    flash_attention_2   the fewest splits whose efficiency is 85 % of the best to be had
-    flash_attention_3   the same over one program an SM; never for four blocks or fewer
-    cost_model          the cheapest by what each number costs; `kernels.heuristics` asks this one
-    fixed_count, fixed_size   always so many splits; splits of so many keys
+    flash_attention_2   the fewest splits whose efficiency is 85 % of the best achievable
+    flash_attention_3   the same with one program per SM; never splits four blocks or fewer
+    cost_model          the cheapest by an estimated cost; `kernels.heuristics` uses this one
+    fixed_count, fixed_size   a given number of splits; splits of a given number of keys
 
-`course.hardware.regret` scores them: how much longer a call takes than with the best number.
+`course.hardware.regret` scores them: how much longer a call takes than with the best number
+of splits.
 """
 
 import math
@@ -33,12 +34,12 @@ FEW_BLOCKS = 4
 
 @dataclass(frozen=True)
 class SplitShape:
-    """What a rule sees of a decode call. Raises ValueError for a number below what it can be.
+    """What a rule sees of a decode call. Raises ValueError for a number that is too small.
 
-    programs: that one split launches, B·Hkv·m_tiles. blocks: of keys, that a row has room for.
+    programs: those that one split launches, B·Hkv·m_tiles. blocks: of keys, in a row's capacity.
     num_sms: streaming multiprocessors. m_tiles: tiles of query rows, which read the same keys.
-    token_bytes: K and V of one token of one KV head. block_n: keys a block. partial_bytes: what a
-    program leaves to the merge, o and lse in fp32. max_splits: upper bound. The defaults are
+    token_bytes: K and V of one token of one KV head. block_n: keys per block. partial_bytes: what a
+    program leaves to the merge, o and lse in fp32. max_splits: upper bound. The defaults are for
     D = 128 in 16 bits and eight query rows.
     """
 
@@ -65,12 +66,12 @@ class SplitShape:
         return self.block_n * self.token_bytes
 
     def useful(self) -> list[int]:
-        """Return the numbers of splits of which every one gets a block; [] for no keys.
+        """Return the numbers of splits for which every split gets a block; [] for no keys.
 
         >>> SplitShape(programs=8, blocks=10, num_sms=108).useful()
         [1, 2, 3, 4, 5, 10]
 
-        Ten blocks in six splits are two each, and five splits have them all.
+        Ten blocks in six splits are two each, so five splits take them all and the sixth is empty.
         """
         most = min(self.max_splits, PROGRAMS_PER_SM * self.num_sms, self.blocks)
         return [s for s in range(1, most + 1) if _all_busy(self.blocks, s)]
@@ -80,7 +81,7 @@ Rule = Callable[[SplitShape], int]
 
 
 def waves(programs: int, slots: int) -> float:
-    """Return how many times all slots are filled; 1.25 means one full wave and a quarter.
+    """Return how many times all slots are filled; 1.25 means one and a quarter waves.
 
     >>> waves(5, 4)
     1.25
@@ -94,21 +95,21 @@ def wave_efficiency(programs: int, slots: int) -> float:
     >>> wave_efficiency(5, 4)
     0.625
 
-    Five programs on four slots take two waves, eight places, of which five are used.
+    Five programs on four slots take two waves: eight places, of which five are used.
     """
     return waves(programs, slots) / math.ceil(waves(programs, slots)) if programs else 0.0
 
 
 def flash_attention_2(shape: SplitShape) -> int:
-    """Return the fewest splits whose wave efficiency is at least 85 % of the best to be had.
+    """Return the fewest splits whose wave efficiency is at least 85 % of the best achievable.
 
-    One where the programs fill 80 % of the slots, two an SM, by themselves.
+    Just one if the unsplit programs already fill 80 % of the slots, two per SM.
 
     >>> flash_attention_2(SplitShape(programs=8, blocks=1024, num_sms=132))
     28
 
     Unsplit, 8 programs leave 256 of 264 slots idle; 28 splits keep 85 % of them busy, 32 (the best
-    that can be had) 97 %. Source: FlashAttention-2 (Dao), `num_splits_heuristic` in
+    achievable) 97 %. Source: FlashAttention-2 (Dao), `num_splits_heuristic` in
     `csrc/flash_attn/flash_api.cpp`.
     """
     slots = PROGRAMS_PER_SM * shape.num_sms
@@ -118,10 +119,11 @@ def flash_attention_2(shape: SplitShape) -> int:
 
 
 def flash_attention_3(shape: SplitShape) -> int:
-    """Return FlashAttention-3's choice: efficiency over one program an SM, few blocks never split.
+    """Return FlashAttention-3's choice: efficiency at one program per SM; few blocks are not split.
 
-    Where the SMs are 80 % full by themselves it splits only what no L2 cache of 50 MB would hold,
-    and that only for tiles of query rows that read the same keys: one query has none, so 1.
+    If the SMs are already 80 % full, the original splits only keys too large for an L2 cache of
+    50 MB, and only for several tiles of query rows reading the same keys. Decoding one query has
+    no such tiles, so the answer is 1.
 
     >>> flash_attention_3(SplitShape(programs=8, blocks=1024, num_sms=132))
     15
@@ -138,14 +140,14 @@ def flash_attention_3(shape: SplitShape) -> int:
 
 @dataclass(frozen=True)
 class Costs:
-    """What splitting costs, in bytes that an SM could have drawn meanwhile.
+    """What splitting costs, in bytes that an SM could have read meanwhile.
 
     merge: the second launch. fill: from a program's start to its first keys. alone: the share of
-    its pace that an SM reaches with one program on it, where two would reach all.
+    its full speed that an SM reaches with one program on it; with two it reaches all of it.
 
-    In bytes, they depend little on the GPU: an SM draws 18 kB a microsecond on an A100, 25 on an
+    In bytes, they depend little on the GPU: an SM reads 18 kB per microsecond on an A100, 25 on an
     H100. They are assumptions, chosen for the least regret over `course.hardware.split_curves`
-    till a recorded GPU run takes their place.
+    until a recorded GPU run replaces them.
     """
 
     merge: int = 128 * 1024
@@ -157,14 +159,14 @@ ASSUMED = Costs()
 
 
 def cost(shape: SplitShape, splits: int, costs: Costs = ASSUMED) -> float:
-    """Return what a number of splits costs, in bytes that the fullest SM draws until all is done.
+    """Return what a number of splits costs, in bytes that the fullest SM reads until all is done.
 
         n = ⌈programs · S / SMs⌉        programs on the fullest SM, two at a time
         n · (⌈blocks / S⌉ · block + partial + fill)  +  merge  +  programs · S · partial / SMs
 
-    The last two, for S > 1 alone, are the second launch and its reading. A program that has its SM
-    for itself takes 1 / alone as long; m_tiles programs that read the same keys take as long as if
-    they shared an SM.
+    The last two, only for S > 1, are the second launch and what it reads. A program that has an SM
+    to itself takes 1 / alone times as long; m_tiles programs that read the same keys take as long
+    as if they shared an SM.
 
     >>> shape = SplitShape(programs=8, blocks=1024, num_sms=132)
     >>> [round(cost(shape, s) / 2**20, 1) for s in (1, 16, 32, 64)]
@@ -184,7 +186,7 @@ def cost(shape: SplitShape, splits: int, costs: Costs = ASSUMED) -> float:
 
 
 def cost_model(shape: SplitShape, costs: Costs = ASSUMED) -> int:
-    """Return the fewest splits whose `cost` is within 2 % of the least one.
+    """Return the fewest splits whose `cost` is within 2 % of the lowest.
 
     >>> cost_model(SplitShape(programs=8, blocks=1024, num_sms=132))
     32
@@ -199,7 +201,7 @@ def cost_model(shape: SplitShape, costs: Costs = ASSUMED) -> int:
 
 
 def fixed_count(splits: int) -> Rule:
-    """Return the rule that always takes so many splits, or as many as there are blocks."""
+    """Return the rule that always takes this many splits, or one per block if there are fewer."""
     _at_least_one("splits", splits)
 
     def rule(shape: SplitShape) -> int:
@@ -209,7 +211,7 @@ def fixed_count(splits: int) -> Rule:
 
 
 def fixed_size(keys: int) -> Rule:
-    """Return the rule that takes splits of so many keys, however many that makes.
+    """Return the rule that takes splits of this many keys, however many splits that makes.
 
     >>> fixed_size(256)(SplitShape(programs=8, blocks=10, num_sms=132))
     3
@@ -223,7 +225,7 @@ def fixed_size(keys: int) -> Rule:
 
 
 def _fewest_good(candidates: list[int] | range, programs: int, slots: int) -> int:
-    """Return the first candidate whose efficiency is good enough beside the best one's; else 1."""
+    """Return the first candidate whose efficiency is close enough to the best; 1 if none is."""
     efficiency = {s: wave_efficiency(programs * s, slots) for s in candidates}
     best = max(efficiency.values(), default=0.0)
     return next((s for s, found in efficiency.items() if found >= GOOD_ENOUGH * best), 1)

@@ -1,7 +1,7 @@
-"""Flash-Decoding: attention of the newest tokens over a long KV cache, the cache cut in splits.
+"""Flash-Decoding: attention of the newest tokens over a long KV cache, cut into splits.
 
-One query leaves FlashAttention-2 nothing to be parallel over but B·Hq programs, far fewer than a
-GPU can run. So the keys are cut, too:
+With one query, FlashAttention-2 can run only B·Hq programs in parallel, far fewer than a GPU can
+run. So the keys are cut too:
 
       stage 1   split      every split of the keys on its own → a normalised o and its lse
       stage 2   combine    o = Σ exp(lse_s - lse) · o_s
@@ -51,37 +51,38 @@ def flash_decode(
     """Attention of the newest Lq tokens over a KV cache, parallel over splits of its keys.
 
     Args:
-        q: (B, Lq, Hq, D), fp32, fp16 or bf16; D from 1 to 256, contiguous; other strides are free.
+        q: (B, Lq, Hq, D), fp32, fp16 or bf16; D from 1 to 256, contiguous; other strides may be
+            anything.
         k_cache, v_cache: (B, Lk, Hkv, D) and (B, Lk, Hkv, Dv), on the device of q, the new tokens'
             k and v already in them; Hq a multiple of Hkv. The dtype of q, or both int8,
             float8_e4m3fn or float8_e5m2. With a single KV head D may be up to 576 and Dv up to
-            512: that is MLA, whose values are a part of the keys. Pass `k_cache[..., :512]` as
+            512: that is MLA, whose values are part of the keys. Pass `k_cache[..., :512]` as
             v_cache, and nothing is read twice.
         cache_seqlens: (B,), int32 or int64, on the same device: valid keys of each row, the new
-            ones included. 0 is allowed. None: all Lk. Keys behind a row's length are never read.
-            On a GPU a length outside 0…Lk is clamped into it (looking at it would stop the host);
-            on the CPU it is an error.
-        causal: bottom-right aligned: query i sees the keys up to position length - Lq + i.
-        scale: factor of the scores; 1/√D if None.
+            ones included. 0 is allowed. None: all Lk. Keys beyond a row's length are never read.
+            On a GPU a length outside 0…Lk is clamped to that range (checking it would make the
+            host wait); on the CPU it is an error.
+        causal: aligned bottom-right: query i sees the keys up to position length - Lq + i.
+        scale: factor applied to the scores; 1/√D if None.
         num_splits: splits of the keys, at least 1; chosen by `kernels.heuristics` if None. It
-            changes the speed and the last bits, not the answer. The same inputs and num_splits
-            give the same bits. More than the cache has blocks are not launched.
+            affects the speed and the last bits, not the answer. The same inputs and num_splits
+            give the same bits. Never more splits are launched than the cache has blocks.
         return_lse: return lse as well.
-        split_size: keys of a split, instead of their number, a multiple of the kernel's block
-            (128 always is): a row's bits then do not depend on the batch or on other lengths.
+        split_size: keys per split, instead of the number of splits; a multiple of the kernel's
+            block (128 always is). A row's bits then do not depend on the batch or on other lengths.
         plan: from `flash_decode_plan`, for ragged batches: equal chunks of keys.
-        num_sms: SMs to fill, where others have work to do; all of them if None.
+        num_sms: SMs to fill, if other work needs the rest; all of them if None.
         workspace: fp32, contiguous, on the device: room for the partial results, so that nothing
             is allocated; `workspace_bytes` says how much.
         features: cache_batch_idx, cache_leftpad, block_table, window, softcap, sinks,
-            alibi_slopes, mask, k_scale, v_scale, as `reference.features.Features` has them.
+            alibi_slopes, mask, k_scale, v_scale, as in `reference.features.Features`.
 
     Returns:
         o (B, Lq, Hq, Dv) in the dtype of q; with return_lse also lse (B, Lq, Hq), fp32, natural
-        log, with the sink in it. A query that sees no key gets o = 0, lse = -inf (or the sink).
+        log, including the sink. A query that sees no key gets o = 0, lse = -inf (or the sink).
 
     Raises:
-        TypeError: a dtype, a type or a keyword that is not one of those above.
+        TypeError: a dtype, type or keyword other than those above.
         ValueError: shapes, strides, devices, lengths or splits that do not fit; an input that
             requires grad while grad is enabled (there is no backward).
 
@@ -92,7 +93,7 @@ def flash_decode(
     rest = {"causal": causal, "scale": scale, "workspace": workspace}
     if torch.compiler.is_compiling():
         o, lse = flash_decode_op(*flat_arguments((q, k_cache, v_cache), given, splits, **rest))
-    else:  # the dispatcher would cost more microseconds than some contexts take
+    else:  # the dispatcher would take longer than some short contexts do
         o, lse = decode(q, k_cache, v_cache, given, splits, **rest)
     return (o, lse) if return_lse else o
 
@@ -109,10 +110,10 @@ def flash_decode_plan(
 ) -> Plan:
     """Return a balanced plan for `flash_decode(…, plan=plan)` with these arguments.
 
-    Made on the device from cache_seqlens; one plan serves every layer of a decode step, and none
-    but that step: with other lengths an old plan leaves keys out, without a word. It pays where the
-    rows of a batch differ much in length. out: an earlier plan for the same shapes, to be
-    written over. Arguments and errors as in `flash_decode` and `kernels.plan.decode_plan`.
+    Made on the device from cache_seqlens; one plan serves every layer of a decode step, but only
+    that step: once lengths change, a stale plan silently skips keys. It pays off when the rows of
+    a batch differ a lot in length. out: an earlier plan for the same shapes, to be overwritten.
+    Arguments and errors as in `flash_decode` and `kernels.plan.decode_plan`.
 
     Source: `kernels.plan`.
     """
@@ -145,12 +146,12 @@ def workspace_bytes(
     num_sms: int | None = None,
     **features: Any,
 ) -> int:
-    """Return the bytes of scratch memory that `flash_decode` takes for these arguments.
+    """Return the bytes of scratch memory that `flash_decode` needs for these arguments.
 
-    Arguments and errors as in `flash_decode`. A call with a single split may need none; the room is
+    Arguments and errors as in `flash_decode`. A call with a single split may need none; it is
     counted all the same.
 
-    Source: the partial results are S normalised o and lse a query row, fp32.
+    Source: the partial results are S normalised o and lse per query row, fp32.
     """
     splits = Splits(num_splits, split_size, plan, num_sms)
     given = Features(**features)

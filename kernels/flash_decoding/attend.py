@@ -1,13 +1,13 @@
 """The loop of the split kernel: carry the online softmax over a range of keys, wherever they lie.
 
 A key has a *place*: its number in the sequence. Where it lies in memory is another question, and
-this module is the only one that answers it:
+only this module answers it:
 
     contiguous    row b of the cache                      ptr + b · stride_b + place · stride_n
     paged         place 37, pages of 16: table[37 // 16]  ptr + page · stride_b + slot · stride_n
                   names the page, 37 % 16 is the slot
 
-Whatever is None is compiled away: a cache without pages, scales or rules costs nothing for them.
+Whatever is None is compiled away: without pages, scales or rules, a cache pays nothing for them.
 
 Sources: Dao 2023, "FlashAttention-2", algorithm 1; pages: Kwon et al. 2023, "Efficient memory
 management for large language model serving with PagedAttention", section 4.
@@ -25,7 +25,7 @@ import triton.language as tl
 
 
 class Cache(NamedTuple):
-    """What the loop reads: keys, values and, where each token has its own, their scales."""
+    """What the loop reads: keys, values and, if each token has its own, their scales."""
 
     k_cells: Cells
     v_cells: Cells  # None: the values are the first columns of the keys, as in MLA
@@ -69,16 +69,16 @@ def attend(
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
     """Carry state = (m_log2, l, acc) over the keys from start to stop, a block at a time.
 
-    Row i may see the places bounds.since[i] … bounds.sees[i] - 1. ONCE: no other program will read
-    these keys, so they may leave the L2. MASKED: 0 if every row sees every key, and stop - start is
-    a multiple of BLOCK_N; 1 if sees and stop must be looked at; 2 if since and first_key, too.
+    Row i may see the places bounds.since[i] … bounds.sees[i] - 1. ONCE: no other program reads
+    these keys, so they may leave the L2. MASKED: 0 if every row sees every key and stop - start is
+    a multiple of BLOCK_N; 1 if sees and stop must be checked; 2 if since and first_key must be too.
     """
     q, cache, where, bounds = task.q, task.cache, task.where, task.bounds
     rules, tile = task.rules, task.tile
     m_log2, l, acc = state
     for start_n in tl.range(start, stop, BLOCK_N, num_stages=NUM_STAGES):
         offs_n = start_n + tl.arange(0, BLOCK_N)
-        exists = None  # (BLOCK_N,): which of these keys there are
+        exists = None  # (BLOCK_N,): which of these keys exist
         if MASKED:
             exists = offs_n < stop
             if MASKED == 2:
@@ -101,14 +101,14 @@ def attend(
         lost = None if rules.softcap is not None else lost
         m_log2, l, acc, p = online_softmax_step(m_log2, l, acc, scores_log2, lost)
 
-        # V behind the end is loaded as 0, not left to chance: p is 0 there, but 0 · NaN is NaN.
+        # V past the end is loaded as 0, not left to chance: p is 0 there, but 0 · NaN is NaN.
         v = k
         if cache.v_cells is not None:
             v = load_tile(cache.v_cells, where, cell, exists, 0, DV, acc.shape[1], ONCE)
         if cache.scales_of_v is None:
             acc = weigh(p, v, q.dtype, acc)  # (BLOCK_M, BLOCK_DV)
         else:
-            # Beside the largest of them, so that p stays near 1: in fp16 it could vanish.
+            # Relative to the largest, so that p stays near 1: in fp16 it could underflow to 0.
             v_scales = load_scales(cache.scales_of_v, where, cell, exists)
             largest = tl.max(tl.abs(v_scales), 0)
             p *= (v_scales / tl.where(largest == 0.0, 1.0, largest))[None, :]
@@ -127,7 +127,7 @@ def locate(
 ) -> Cell:
     """Return where in the cache to find the places offs_n = start_n … start_n + BLOCK_N - 1.
 
-    A page that holds whole blocks is looked up once for the block; smaller ones place by place.
+    A page that holds whole blocks is looked up once per block; smaller ones, place by place.
     """
     if PAGE is None:
         cell = Cell(where.row, offs_n.to(tl.int64))
@@ -152,7 +152,7 @@ def load_tile(
     BLOCK: tl.constexpr,
     ONCE: tl.constexpr,
 ) -> tl.tensor:
-    """Load columns FIRST … LAST - 1 of a block of cells as (BLOCK_N, BLOCK), 0 where none is."""
+    """Load columns FIRST … LAST - 1 of a block of cells as (BLOCK_N, BLOCK), 0 if absent."""
     offs_d = FIRST + tl.arange(0, BLOCK)[None, :]
     base = cells.ptr + where.kv_head.to(tl.int64) * cells.stride_h
     offs = cell.row * cells.stride_b + cell.slot * cells.stride_n  # (BLOCK_N,)
@@ -175,7 +175,7 @@ def load_scales(cells, where, cell, exists) -> tl.tensor:
 def multiply(q, k) -> tl.tensor:
     """Return q kᵀ (BLOCK_M, BLOCK_N), fp32; the keys are widened to the dtype of q, exactly."""
     k = widen(k, q.dtype)
-    if q.shape[0] == 1:  # one row leaves a tensor core 15/16 idle: multiply and add up
+    if q.shape[0] == 1:  # one row leaves a tensor core 15/16 idle: multiply and sum
         scores = tl.sum(to_fp32(q) * to_fp32(k), 1)[None, :]
     else:
         scores = dot(q, tl.trans(k), tl.zeros((q.shape[0], k.shape[0]), tl.float32))
@@ -186,8 +186,8 @@ def multiply(q, k) -> tl.tensor:
 def weigh(p, v, dtype: tl.constexpr, acc) -> tl.tensor:
     """Return acc + p v (BLOCK_M, BLOCK_DV); p is rounded to the dtype of the queries."""
     if v.dtype != dtype and p.shape[0] > 1:
-        # Widened in halves and put together again. Triton would else copy V to shared memory in the
-        # layout of the dot, 64 bits at a time; so it loads 128, and turns V in registers.
+        # Widened in halves and joined again. Otherwise Triton would copy V to shared memory in the
+        # layout of the dot, 64 bits at a time; this way it loads 128, and reorders V in registers.
         even, odd = tl.split(tl.reshape(v, (v.shape[0], v.shape[1] // 2, 2)))
         v = tl.reshape(tl.join(widen(even, dtype), widen(odd, dtype)), v.shape)
     v = widen(v, dtype)

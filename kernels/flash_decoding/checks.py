@@ -1,8 +1,8 @@
 """What a decode call accepts, and what it says when it gets something else.
 
-Shapes, dtypes and devices are always checked. Numbers on the device are looked at only where that
-costs nothing, on the CPU: on a GPU the host would wait for them. There a kernel clamps lengths and
-padding; the pages and rows that a table names have to exist.
+Shapes, dtypes and devices are always checked. Values are checked only where that costs nothing, on
+the CPU: on a GPU the host would have to wait for them. There the kernel clamps lengths and padding,
+and the caller must see to it that the pages and rows named by a table exist.
 """
 
 import torch
@@ -21,9 +21,9 @@ from kernels.checks import (
 from kernels.flash_decoding.features import Features
 from kernels.runtime import INTERPRETED
 
-MAX_KEYS = 2**30  # of a row: a place, a window and a block still add up in 32 bits
+MAX_KEYS = 2**30  # per row: the sum of a place, a window and a block still fits in 32 bits
 SOFTCAPS = (1e-30, 1e30)  # fp32 holds s / c and c · log2(e)
-MAX_LATENT = (576, 512)  # D and Dv of MLA: one head whose values are a part of its keys
+MAX_LATENT = (576, 512)  # D and Dv of MLA: one head whose values are part of its keys
 
 
 def check_decode(
@@ -52,7 +52,7 @@ def check_decode(
 
 
 def check_shapes(q: Tensor, k_cache: Tensor, v_cache: Tensor, features: Features) -> None:
-    """Check what types, shapes and dtypes tell, on any one device (the meta device, too)."""
+    """Check types, shapes and dtypes, on any one device (the meta device too)."""
     for name, tensor in (("q", q), ("k_cache", k_cache), ("v_cache", v_cache)):
         _check_tensor(name, tensor, q)
     for name, tensor in vars(features).items():
@@ -65,7 +65,7 @@ def check_shapes(q: Tensor, k_cache: Tensor, v_cache: Tensor, features: Features
         check_pages(features.block_table, B, k_cache, features.cache_batch_idx)
     if features.capacity(k_cache) >= MAX_KEYS:
         raise ValueError(
-            f"a row of the cache must have room for less than 2^30 keys; got k_cache "
+            f"a row of the cache must have room for fewer than 2^30 keys; got k_cache "
             f"{tuple(k_cache.shape)}"
             + (
                 ""
@@ -77,7 +77,7 @@ def check_shapes(q: Tensor, k_cache: Tensor, v_cache: Tensor, features: Features
 
 
 def _check_plain(name: str, x: Tensor, q: Tensor) -> None:
-    """Check that a pointer and strides are all there is to it, and that it lies where q does."""
+    """Check that a pointer and strides describe x fully, and that it is on the device of q."""
     if x.is_nested or x.layout != torch.strided:
         raise ValueError(f"{name} must be a dense, strided tensor; got {x.layout}, {type(x)}")
     if x.device != q.device:
@@ -138,7 +138,7 @@ def _check_dtypes(q: Tensor, k: Tensor, v: Tensor, features: Features) -> None:
 
 
 def _check_scores(B: int, Lq: int, Hq: int, features: Features) -> None:
-    """Check what decides how a key scores and who sees it."""
+    """Check what decides how a key scores and which queries see it."""
     if isinstance(features.window, tuple) and len(features.window) != 2:
         raise ValueError(
             f"window must be an int, None, or a pair of these; got {features.window!r}"
@@ -185,7 +185,7 @@ def _check_float(
 
 
 def check_workspace(x: Tensor, numbers: int, device: torch.device) -> None:
-    """Check that the caller's scratch memory is fp32, contiguous, on the device, large enough."""
+    """Check that the caller's scratch memory is fp32, contiguous, large enough, on the device."""
     if not isinstance(x, Tensor) or x.dtype != torch.float32 or x.layout != torch.strided:
         raise TypeError(f"workspace must be a float32 tensor; got {kind(x)}")
     if x.ndim != 1 or not x.is_contiguous() or x.device != device:
@@ -194,7 +194,7 @@ def check_workspace(x: Tensor, numbers: int, device: torch.device) -> None:
             f"{x.device}"
         )
     if x.requires_grad and torch.is_grad_enabled():
-        raise ValueError("workspace requires grad, but it is written over")
+        raise ValueError("workspace requires grad, but it is overwritten")
     if x.numel() < numbers:
         raise ValueError(
             f"workspace must hold {numbers} fp32 numbers for the partial results; got {x.numel()}: "
@@ -203,7 +203,7 @@ def check_workspace(x: Tensor, numbers: int, device: torch.device) -> None:
 
 
 def check_grid(q: Tensor, programs: int, block_m: int) -> None:
-    """Check that tiles of block_m query rows fit in one axis of a launch."""
+    """Check that the tiles of block_m query rows fit on one axis of a launch."""
     if programs > 65535:
         raise ValueError(
             f"q has too many rows for one launch: Hkv · ⌈G·Lq / {block_m}⌉ must be at most 65535; "
@@ -212,9 +212,9 @@ def check_grid(q: Tensor, programs: int, block_m: int) -> None:
 
 
 def row_ends(B: int, Lq: int, k_cache: Tensor, features: Features) -> tuple[Tensor, Tensor]:
-    """Return the first place that each row sees and its length: two (B,), int64, on the CPU.
+    """Return the first place that each row sees, and its length: two (B,), int64, on the CPU.
 
-    The first equals the length where a row sees nothing. Arguments as in `split_call`.
+    The two are equal where a row sees nothing. Arguments as in `split_call`.
     """
     length = torch.full((B,), features.capacity(k_cache))
     if features.cache_seqlens is not None:
@@ -228,7 +228,7 @@ def row_ends(B: int, Lq: int, k_cache: Tensor, features: Features) -> tuple[Tens
 
 
 def check_pages_exist(Lq: int, k_cache: Tensor, features: Features) -> None:
-    """Raise ValueError unless every page that a row reads is one; dead entries may be anything."""
+    """Raise ValueError unless every page that a row reads exists; dead entries may be anything."""
     if features.block_table is None:
         return
     table = features.block_table.cpu()
@@ -246,7 +246,7 @@ def check_pages_exist(Lq: int, k_cache: Tensor, features: Features) -> None:
 def check_plan_fits(
     items: Tensor, slots: Tensor, block_n: int, Lq: int, k_cache: Tensor, features: Features
 ) -> None:
-    """Raise ValueError unless a plan cuts just the keys that the rows have now.
+    """Raise ValueError unless a plan covers exactly the keys that the rows have now.
 
     items (W, 4), slots (B + 1,): `items` and `first` of `kernels.plan.Plan`.
     """
@@ -265,6 +265,6 @@ def check_plan_fits(
         if agree and inside.all() and own.all() and slots[0] == 0:
             return
     raise ValueError(
-        "plan does not cut the keys that the rows have now: it was made for other cache_seqlens "
-        "(or padding); make it anew when they change"
+        "plan must cover exactly the keys that the rows have now; got one made for other "
+        "cache_seqlens (or padding): make a new one when they change"
     )

@@ -2,18 +2,18 @@
 
     o = Σ_s w_s · o_s,     w_s = exp(lse_s - lse),     lse = ln Σ_s exp(lse_s)
 
-Look at it twice: this *is* attention. A split is a key, its lse is the score, its o is the value,
-and the weights w_s are a softmax over the splits. An empty split comes as (o = 0, lse = -inf) and
-weighs nothing. There are few splits, so the kernel can afford the two passes of a plain safe
+Look again: this *is* attention. A split is a key, its lse is the score, its o is the value,
+and the weights w_s are a softmax over the splits. An empty split arrives as (o = 0, lse = -inf) and
+has no weight. There are few splits, so the kernel can afford the two passes of a plain safe
 softmax: one over the S scores for their maximum, one over the S values for the sum.
 
-    grid   (B·Lq·Hq,)    one program a query row, whatever the number of splits
+    grid   (B·Lq·Hq,)    one program per query row, whatever the number of splits
 
     o_partial (S, rows, D)      ┌── row r of split 0 ──┐
                                 ├── row r of split 1 ──┤  program r ──►  o (rows, D), lse (rows,)
                                 └── row r of split 2 ──┘
 
-A plan (`kernels.plan`) gives every row of a batch its own number of parts: it says where they lie.
+A plan (`kernels.plan`) gives every row of a batch its own number of parts, and says where they lie.
 An attention sink is one more part, with no value: lse = sink, o = 0.
 
 The order of the sum is fixed, so the same inputs give the same bits.
@@ -44,7 +44,7 @@ def combine_kernel(
     lse_partial_ptr,
     o_ptr,
     lse_ptr,
-    first_ptr,  # of a plan (B + 1,): row b of the batch owns parts first[b] … first[b + 1] - 1
+    first_ptr,  # from a plan (B + 1,): row b of the batch owns parts first[b] … first[b + 1] - 1
     sinks_ptr,  # (Hq,) or None
     rows,
     num_splits,
@@ -113,7 +113,7 @@ def combine_call(
     """Describe the launch of stage 2.
 
     o_partial (S, ..., D), any float dtype, and lse_partial (S, ...), fp32: partial results; o
-    (..., D) and lse (...), fp32: where the merged ones go. All contiguous. With first (B + 1,),
+    (..., D) and lse (...), fp32: where the merged results go. All contiguous. With first (B + 1,),
     int32, S counts the parts of a plan, and the partials are (S, Lq, Hq, D). sinks: (Hq,), the
     last dimension of lse.
     """
@@ -151,7 +151,7 @@ def combine(
 
     Raises:
         TypeError: not tensors, or `dtype` not one of the three. ValueError: shapes or devices that
-        do not fit, a dtype or strides that are not as above, an input that requires grad.
+        do not fit, a dtype or strides other than above, an input that requires grad.
 
     Source: the Flash-Decoding post, step 3; `reference.flash_decoding.combine` is its twin.
     """

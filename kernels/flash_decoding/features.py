@@ -1,7 +1,7 @@
-"""The optional wishes of a decode call, and how a kernel is told of them.
+"""Optional arguments of a decode call, and how they reach the kernel.
 
-`reference.features` says what each of them means; this module turns them into the NamedTuples
-that `kernels.flash_decoding.split` reads. What is off becomes None there, and is not compiled.
+`reference.features` explains each of them; this module turns them into the NamedTuples that
+`kernels.flash_decoding.split` reads. A feature that is off becomes None there, and is not compiled.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ Window = int | tuple[int | None, int | None] | None
 
 @dataclass(frozen=True)
 class Features:
-    """The keywords of `kernels.flash_decoding.flash_decode` beyond plain attention; None is off."""
+    """The keywords of `kernels.flash_decoding.flash_decode` beyond plain attention; None: off."""
 
     cache_seqlens: Tensor | None = None
     cache_batch_idx: Tensor | None = None
@@ -35,21 +35,21 @@ class Features:
 
     @property
     def sides(self) -> tuple[int | None, int | None]:
-        """The window as (left, right): places before and behind its position that a query sees."""
+        """The window as (left, right): how many places before and after its own a query sees."""
         return self.window if isinstance(self.window, tuple) else (self.window, None)
 
     def capacity(self, k_cache: Tensor) -> int:
-        """Return the keys that a row of k_cache (B or pages, Lk or page size, Hkv, D) can have."""
+        """Return how many keys a row of k_cache (B or pages, Lk or page size, Hkv, D) can have."""
         pages = 1 if self.block_table is None else self.block_table.shape[1]
         return k_cache.shape[1] * pages
 
     def span(self, k_cache: Tensor, Lq: int) -> int:
-        """Return the keys that a row can have in sight: its capacity, or less with a window."""
+        """Return how many keys a row can see: its capacity, or fewer with a window."""
         capacity, left = self.capacity(k_cache), self.sides[0]
         return capacity if left is None else min(capacity, left + Lq)
 
     def rows(self, items: Tensor | None = None) -> Rows:
-        """Return what the kernel is told of the rows; items: those of a plan."""
+        """Return what the kernel gets about the rows; items: those of a plan."""
         table = self.block_table
         return Rows(
             lengths_ptr=self.cache_seqlens,
@@ -63,13 +63,13 @@ class Features:
     def rules(self, causal: bool, max_len: int) -> Rules:
         """Return what happens to the scores; max_len: keys that a row can have."""
         alibi, mask = self.alibi_slopes, self.mask
-        # A window wider than the cache bounds nothing, and could pass 2^31 in the kernel's sums.
+        # A window wider than the cache hides nothing, and could overflow 2^31 in the kernel's sums.
         left, right = (None if side is None else min(side, max_len) for side in self.sides)
         if mask is not None and mask.dtype == torch.bool:
             mask = mask.view(torch.uint8)
         return Rules(
             left=left,
-            right=None if causal else right,  # a causal query sees nothing behind it anyway
+            right=None if causal else right,  # a causal query sees nothing after it anyway
             softcap=self.softcap,
             alibi_ptr=alibi,
             stride_alibi_b=_row_stride(alibi, 2),
@@ -79,7 +79,7 @@ class Features:
         )
 
     def cache(self, k_cache: Tensor, v_cache: Tensor | None) -> Cache:
-        """Return where keys, values and the scales of each token lie."""
+        """Return where keys, values and per-token scales lie in memory."""
         k_scales, v_scales = (
             Cells(x, *x.stride()) if x is not None and x.ndim == 3 else None
             for x in (self.k_scale, self.v_scale)
@@ -88,15 +88,15 @@ class Features:
         return Cache(Cells(k_cache, *k_cache.stride()[:3]), v_cells, k_scales, v_scales)
 
     def head_scales(self) -> HeadScales:
-        """Return the scales that hold for a whole head or tensor."""
+        """Return the scales that apply to a whole head or tensor."""
         return HeadScales(*(_head_scale(x) for x in (self.k_scale, self.v_scale)))
 
 
 @dataclass(frozen=True)
 class Splits:
-    """At most one of num_splits, split_size (in keys) and plan; none: chosen by the heuristic.
+    """At most one of num_splits, split_size (in keys) and plan; if none, the heuristic chooses.
 
-    num_sms: SMs to fill, where the number is to be chosen; those of the GPU if None.
+    num_sms: SMs to fill, if the number is to be chosen; those of the GPU if None.
     """
 
     num_splits: int | None = None
@@ -105,9 +105,9 @@ class Splits:
     num_sms: int | None = None
 
     def check(self, *, block_n: int, **call: int | bool | None) -> None:
-        """Raise TypeError or ValueError unless the choice is clear and fits the call.
+        """Raise TypeError or ValueError unless the choice is unambiguous and fits the call.
 
-        block_n: keys a block. call: B, Lq, max_len, left, padded, as in `kernels.plan.Plan`.
+        block_n: keys per block. call: B, Lq, max_len, left, padded, as in `kernels.plan.Plan`.
         """
         chosen = [x for x in ("num_splits", "split_size", "plan") if getattr(self, x) is not None]
         if len(chosen) > 1:
@@ -141,8 +141,8 @@ class Splits:
         made_for = {name: getattr(self.plan, name) for name in wanted}
         if made_for != wanted:
             raise ValueError(
-                f"the plan was made for {made_for}; this call is {wanted} (left: of the window, "
-                "padded: with cache_leftpad)"
+                f"plan must be made for this call, {wanted}; got one for {made_for} "
+                "(left: of the window, padded: with cache_leftpad)"
             )
 
 

@@ -4,8 +4,8 @@
     k, v (B, Lk, Hkv, D)  ───────────────►   lse (S, B, Lq, Hq)      ───────────────►
                           S · Hkv · B programs                       B·Lq·Hq programs
 
-Three ways to cut the keys: a number of splits (chosen here, or given), a size of splits, a plan.
-Nothing here looks at a number on the device, so nothing waits and a CUDA graph can hold it all.
+Three ways to cut the keys: a number of splits (chosen here or given), a split size, a plan.
+Nothing here reads a value on the device, so nothing waits and a CUDA graph can capture it all.
 """
 
 from contextlib import nullcontext
@@ -57,7 +57,7 @@ def decode(
     options |= {"split_blocks": split_blocks, "items": None if plan is None else plan.items}
     values = None if _shares_memory(k_cache, v_cache, launch) else v_cache
     with torch.cuda.device(q.device) if q.is_cuda else nullcontext():
-        if parts == 1 and plan is None and sinks is None:  # a single split is the answer itself
+        if parts == 1 and plan is None and sinks is None:  # a single split is the answer
             split_call(q, k_cache, values, features, o, lse, **options).launch()
         else:
             rows = (parts, Lq, Hq) if plan is not None else (parts, B, Lq, Hq)
@@ -71,9 +71,9 @@ def decode(
 def plan_launch(
     q: Tensor, k_cache: Tensor, v_cache: Tensor, features: Features, splits: Splits
 ) -> tuple[Launch, int, int | None]:
-    """Choose tile sizes, the number of parts and, for a fixed size, the blocks of a split.
+    """Choose tile sizes, the number of parts and, for a fixed size, the blocks per split.
 
-    From shapes, not from values. Raises as `Splits.check`.
+    From shapes, not values. Raises as `Splits.check` does.
     """
     (B, Lq, Hq, D), Hkv = q.shape, k_cache.shape[2]
     rows, capacity = Lq * Hq // Hkv, features.capacity(k_cache)
@@ -86,7 +86,7 @@ def plan_launch(
         small=has_small_shared_memory(q.device),
         paged=features.block_table is not None,
         interpreted=INTERPRETED,
-        max_len=0 if splits.split_size else capacity,  # a fixed size fits the smaller block, too
+        max_len=0 if splits.split_size else capacity,  # a fixed size fits the smaller block too
     )
     m_tiles = max(1, -(-rows // launch.block_m))
     check_grid(q, Hkv * m_tiles, launch.block_m)
@@ -117,7 +117,7 @@ def plan_launch(
 def _partials(
     rows: tuple[int, ...], Dv: int, workspace: Tensor | None, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Room for o (*rows, Dv) and lse (*rows), fp32: in the caller's workspace, or fresh."""
+    """Room for o (*rows, Dv) and lse (*rows), fp32: in the caller's workspace, or a new one."""
     count = torch.Size(rows).numel()
     if workspace is None:
         workspace = torch.empty(count * (Dv + 1), dtype=torch.float32, device=device)

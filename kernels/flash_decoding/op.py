@@ -1,9 +1,8 @@
 """`flash_decode` as an operator that torch knows: what it reads, what it writes, what it returns.
 
 `torch.compile` cannot look into a launch whose grid is chosen in Python. It need not: an operator
-of `torch.library` is a closed box with a *fake*, a function that returns tensors of the right
-shapes without computing, and with a list of the arguments that it writes to: the workspace, no
-other.
+of `torch.library` is a black box with a *fake*, a function that returns tensors of the right
+shapes without computing, and a list of the arguments that it writes to: only the workspace.
 """
 
 import torch

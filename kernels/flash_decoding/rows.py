@@ -6,15 +6,15 @@
                          first: the earliest place that some query sees
 
 Lengths, padding and pages are read on the device, so the host never waits for them. A length
-outside 0 … Lk is clamped into it.
+outside 0 … Lk is clamped to that range.
 
 What can happen to a score between q·k and the softmax, in the order in which the rules apply, for
 the query at position pos and the key at place j:
 
     softcap c     s ← c · tanh(s / c)          scores stay within ±c
-    ALiBi         s ← s - slope · |pos - j|    distant keys count less, each head has its own slope
-    mask          s ← s + mask[i, j], or -inf  for the Lq new tokens: a tree of guesses, say
-    window        -inf unless pos - left ≤ j ≤ pos + right
+    ALiBi         s ← s - slope · |pos - j|    distant keys count less; one slope per head
+    mask          s ← s + mask[i, j], or -inf  for the Lq new tokens: e.g. a tree of guesses
+    window        -inf except where pos - left ≤ j ≤ pos + right
 
 A rule that is off is None, and its code is not compiled.
 
@@ -35,7 +35,7 @@ _LOG2_E = tl.constexpr(LOG2_E)
 
 
 class Queries(NamedTuple):
-    """q (B, Lq, Hq, D) in memory; its columns are contiguous."""
+    """q (B, Lq, Hq, D) in memory, contiguous in its columns."""
 
     ptr: tl.tensor
     stride_b: tl.tensor
@@ -44,10 +44,10 @@ class Queries(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """What is known of each row of the batch; each member may be None."""
+    """What is known about each row of the batch; any member may be None."""
 
-    lengths_ptr: tl.tensor  # (B,): keys of the row
-    leftpad_ptr: tl.tensor  # (B,): its first keys, which do not count
+    lengths_ptr: tl.tensor  # (B,): keys in the row
+    leftpad_ptr: tl.tensor  # (B,): how many of its first keys do not count
     index_ptr: tl.tensor  # (B,): the row of the cache to read
     table_ptr: tl.tensor  # (B, max_pages): its pages
     stride_table: tl.tensor
@@ -55,7 +55,7 @@ class Rows(NamedTuple):
 
 
 class HeadScale(NamedTuple):
-    """A scale that holds for all tokens of a head, or, with a stride of 0, for all heads."""
+    """A scale for all tokens of a head, or, with a stride of 0, of all heads."""
 
     ptr: tl.tensor  # None: no such scale
     stride_h: tl.tensor
@@ -86,7 +86,7 @@ class Bounds(NamedTuple):
 
 @triton.jit
 def scaled(x, scale, kv_head) -> tl.tensor:
-    """Return x times the scale of a head, or x where there is none."""
+    """Return x times the scale of a head, or x if there is none."""
     if scale.ptr is not None:
         x *= tl.load(scale.ptr + kv_head * scale.stride_h)
     return x
@@ -150,10 +150,10 @@ def narrow(rows, rules, sees, whole, first_key, position, length, Lq) -> tuple[B
 
 
 class Rules(NamedTuple):
-    """The rules of a launch; what is off is None."""
+    """The rules of a launch; None: off."""
 
-    left: tl.tensor  # keys that a query sees before its own position
-    right: tl.tensor  # and behind it
+    left: tl.tensor  # how many keys a query sees before its own position
+    right: tl.tensor  # and after it
     softcap: tl.tensor
     alibi_ptr: tl.tensor  # (B, Hq) fp32
     stride_alibi_b: tl.tensor
@@ -163,19 +163,19 @@ class Rules(NamedTuple):
 
 
 class TileRules(NamedTuple):
-    """What the rules need to know of the rows of one tile. Of a rule that is off: anything."""
+    """What the rules need to know about the rows of one tile; arbitrary for a rule that is off."""
 
     slopes: tl.tensor  # (BLOCK_M,), in base 2
-    position: tl.tensor  # (BLOCK_M,), of each row's query
+    position: tl.tensor  # (BLOCK_M,), that of each row's query
     mask_ptrs: tl.tensor  # (BLOCK_M,), to each row's first mask entry
-    first_new: tl.tensor  # the place that entry is about
+    first_new: tl.tensor  # the place that this entry applies to
     mask_rows: tl.tensor  # (BLOCK_M,), rows that have entries
     Lq: tl.tensor
 
 
 @triton.jit
 def rules_of_tile(rules, b, query, head, mask_m, position, first_new, Lq) -> TileRules:
-    """Load what the rules say of the rows of one tile: (query, head) (BLOCK_M,) of row b."""
+    """Load what the rules say about the rows of one tile: (query, head) (BLOCK_M,) of row b."""
     slopes, mask_ptrs = position, position
     if rules.alibi_ptr is not None:
         slopes_ptrs = rules.alibi_ptr + b * rules.stride_alibi_b + head

@@ -1,4 +1,4 @@
-"""Stage 1 of Flash-Decoding: attend to every split of the keys by itself.
+"""Stage 1 of Flash-Decoding: attend to every split of the keys on its own.
 
     grid   (num_splits,  Hkv · m_tiles,  B)       one program: one split, one KV head, one row
              axis 0          axis 1    axis 2     of the batch
@@ -10,20 +10,20 @@
       tile of BLOCK_M                 ▼              ▼            ▼
                                    o₀, lse₀       o₁, lse₁     o₂, lse₂   ──► combine
 
-A tile packs all query rows that share a KV head, so K and V are read once and not G times. Its
-rows are ordered query by query: row r is query r // G, head r % G of the group.
+A tile packs all query rows that share a KV head, so K and V are read once, not G times. Its
+rows are ordered by query: row r is query r // G, head r % G of the group.
 
       G = 4, Lq = 2:   row  0    1    2    3    4    5    6    7    8 … 15
                             q₀h₀ q₀h₁ q₀h₂ q₀h₃ q₁h₀ q₁h₁ q₁h₂ q₁h₃  padding, never stored
 
-More than 64 rows make more tiles (m_tiles). A single row is not padded: it takes sums, not a dot.
+More than 64 rows take more tiles (m_tiles). A single row is not padded: it uses sums, not a dot.
 
-Splits are made of whole blocks of BLOCK_N keys, cut from the row's own length on the device:
+Splits are made of whole blocks of BLOCK_N keys, computed from the row's own length on the device:
 ⌈⌈length / BLOCK_N⌉ / num_splits⌉ blocks each, or SPLIT_BLOCKS, which makes the bits of a row
-independent of everything around it. They are contiguous and cover [0, length) exactly, and the
-last ones may be short or empty. Two things change the picture, where they are used: a window or
-padding on the left lets a row begin later; a plan (`kernels.plan`) lists the splits of a ragged
-batch. Its grid has one axis: Hkv · m_tiles programs in a row, all heads, take an item of the list.
+independent of the rest of the batch. They are contiguous and cover [0, length) exactly; the last
+ones may be short or empty. Two features change this picture: with a window or left padding a row
+begins later; a plan (`kernels.plan`) lists the splits of a ragged batch. Its grid has one axis:
+Hkv · m_tiles consecutive programs, for all heads, take one item of the list.
 
 Source: Dao, Haziza, Massa & Sizov 2023, "Flash-Decoding for long-context inference", step 2; the
 loop is algorithm 1 of Dao 2023, "FlashAttention-2"; groups of query heads: Ainslie et al. 2023.
@@ -53,15 +53,15 @@ import triton.language as tl
 
 @triton.jit
 def cut(first_key, length, SPLIT_BLOCKS: tl.constexpr, BLOCK_N: tl.constexpr) -> tuple:
-    """Return start and stop of this program's split: whole blocks, an equal share for each.
+    """Return start and stop of this program's split: whole blocks, an equal share each.
 
-    first_key: the earliest key that counts. SPLIT_BLOCKS: blocks of a split, if the size is fixed.
+    first_key: the earliest key that counts. SPLIT_BLOCKS: blocks per split, if the size is fixed.
     """
     split, num_splits = tl.program_id(0), tl.num_programs(0)
     skipped = first_key // BLOCK_N
     chunk = tl.cdiv(tl.cdiv(length, BLOCK_N) - skipped, num_splits)
     block = skipped + split * chunk
-    if SPLIT_BLOCKS is not None:  # counted from key 0, so that nothing moves a border
+    if SPLIT_BLOCKS is not None:  # counted from key 0, so that nothing moves a boundary
         chunk, block = SPLIT_BLOCKS, split * SPLIT_BLOCKS
     start = tl.minimum(block * BLOCK_N, length)
     stop = tl.minimum(start + chunk * BLOCK_N, length)
@@ -122,7 +122,7 @@ def split_kernel(
     mask_m = query < Lq
     q_tile = load_queries(q, b, query, head, mask_m, 0, D, BLOCK_D)  # (BLOCK_M, BLOCK_D)
     q_rest = q_tile
-    if D > BLOCK_D:  # so far above a power of two that rounding up would cost too much
+    if D > BLOCK_D:  # too far above a power of two to be rounded up cheaply
         q_rest = load_queries(q, b, query, head, mask_m, BLOCK_D, D, BLOCK_REST)
 
     # 3. How far they see. Bottom-right: the last query sees the last key.
@@ -136,7 +136,7 @@ def split_kernel(
     begin = tl.minimum(tl.cdiv(whole[0], BLOCK_N) * BLOCK_N, stop)
     end = begin + tl.maximum(whole[1] - begin, 0) // BLOCK_N * BLOCK_N
 
-    # 4. Blocks that all rows see whole: no masks. Then the blocks that an end or the diagonal cuts.
+    # 4. Blocks that all rows see in full: no masks. Then those cut by an end or the diagonal.
     scale_log2 = scaled(scale_log2, head_scales.of_k, kv_head)
     where = row_cells(rows, b, kv_head)
     task = Task(q_tile, q_rest, cache, where, rules, tile, scale_log2, bounds)
@@ -144,7 +144,7 @@ def split_kernel(
     state = (m_log2, tl.zeros_like(m_log2), tl.zeros((BLOCK_M, BLOCK_DV), tl.float32))
     EDGE_STAGES: tl.constexpr = 2  # few blocks: little to pipeline
     MASKED: tl.constexpr = 1 if rules.left is None and rows.leftpad_ptr is None else 2
-    if MASKED == 2:  # before them, those that a window or padding cuts
+    if MASKED == 2:  # before them, those cut by a window or padding
         state = attend(state, task, start, begin, D, DV, BLOCK_N, PAGE, EDGE_STAGES, ONCE, MASKED)
     state = attend(state, task, begin, end, D, DV, BLOCK_N, PAGE, NUM_STAGES, ONCE, MASKED=0)
     state = attend(state, task, end, stop, D, DV, BLOCK_N, PAGE, EDGE_STAGES, ONCE, MASKED)
@@ -152,7 +152,7 @@ def split_kernel(
 
     # 5. A normalised partial and its lse; a split that saw no key writes (0, -inf).
     o, lse = finalize(m_log2, l, scaled(acc, head_scales.of_v, kv_head))
-    row = (part * Lq + query) * Hq + head  # int64, as part is
+    row = (part * Lq + query) * Hq + head  # int64, like part
     offs_d = tl.arange(0, BLOCK_DV)[None, :]
     o_ptrs = o_ptr + row[:, None] * DV + offs_d
     tl.store(o_ptrs, round_to(o, o_ptr.dtype.element_ty), mask=mask_m[:, None] & (offs_d < DV))
@@ -178,7 +178,7 @@ def split_call(
 
     v_cache: None where the values are the first columns of the keys. o (parts, B, Lq, Hq, Dv) and
     lse (parts, B, Lq, Hq): fp32 partial results, normalised over each split, lse in natural logs;
-    with a plan (parts, Lq, Hq, Dv). A single split is the answer itself: its o has the dtype of q.
+    with a plan (parts, Lq, Hq, Dv). A single split is the answer: its o has the dtype of q.
     """
     (B, Lq, Hq, D), Hkv = q.shape, k_cache.shape[2]
     programs = Hkv * triton.cdiv(Lq * Hq // Hkv, launch.block_m)

@@ -1,10 +1,10 @@
-"""A balanced plan for a ragged batch, made on the device: the line of all rows in equal chunks.
+"""A balanced plan for a ragged batch, made on the device: all rows end to end, in equal chunks.
 
-One row of 100,000 keys beside 63 of 1,000, and a fixed number of splits: a program of the long row
-takes a hundred times as long as the others, and the GPU waits for it. A plan fixes the size of a
-chunk instead, and lists the work:
+Take one row of 100,000 keys, 63 of 1,000 and a fixed number of splits: a program of the long row
+takes a hundred times as long as the others, and the GPU waits for it. A plan instead fixes the size
+of a chunk, and lists the work:
 
-    blocks a row 9, 2, 2, 1     14 blocks, 4 programs at once: chunks of ⌈14 / 4⌉ = 4 blocks
+    blocks per row 9, 2, 2, 1   14 blocks, 4 programs at once: chunks of ⌈14 / 4⌉ = 4 blocks
 
     the rows end to end, cut    0 0 0 0│0 0 0 0│0 1 1 2│2 3     a chunk also ends where a row does
 
@@ -18,19 +18,19 @@ chunk instead, and lists the work:
       6        3   0        6
       7       -1   nothing to do
 
-`reference.plan` is the twin, and shows who works when. The kernel is a single program, which looks
-at the lengths three times: to add them up, to count what is full and what is not, to write. It
-runs once a step: **one plan serves all layers** whose window is the same.
+`reference.plan` is the twin, and shows which program works when. The kernel is a single program,
+which goes over the lengths three times: to add them up, to count full chunks and other pieces, to
+write. It runs once per step: **one plan serves all layers** that have the same window.
 
-Nothing of it passes through the host: how many items there may be follows from shapes alone, so a
-CUDA graph can hold it, and the same lengths give the same plan.
+None of it passes through the host: the maximum number of items follows from shapes alone, so a CUDA
+graph can capture it, and the same lengths give the same plan.
 
-How good is it? If each program took one chunk of the line, all would be done at once; that order
-cannot be had, since a program works for one row, but longest first comes within some per cent of
-it: 8 % at most for that batch and 1 to 16 KV heads on an H100, if time is proportional to keys.
+How good is it? If each program took one chunk of the line, all would finish at once. That is not
+possible, since a program works on one row, but longest first comes within a few per cent of it: at
+most 8 % for that batch and 1 to 16 KV heads on an H100, if time is proportional to keys.
 
 Source: Graham 1969, "Bounds on multiprocessing timing anomalies" (lists, longest first). Plans made
-on the device for ragged decode batches: FlashMLA (DeepSeek 2025), with another rule.
+on the device for ragged decode batches: FlashMLA (DeepSeek 2025), with a different rule.
 """
 
 from contextlib import nullcontext
@@ -54,7 +54,7 @@ class Plan:
     items: (W, 4), int32, on the device: row, start, stop (keys), slot of the partial result; row
     -1 where there is nothing to do. first: (B + 1,), int32: the slots of row b are first[b] …
     first[b + 1] - 1. block_n, B, Lq, max_len, left: the call it fits. padded: whether it leaves
-    out padding. A plan holds for the lengths that it was made from: make it anew when they change.
+    out padding. A plan is valid for the lengths it was made from: make a new one when they change.
     """
 
     items: Tensor
@@ -67,7 +67,7 @@ class Plan:
     padded: bool = False
 
     def made_for(self) -> list[int | None]:
-        """Return all but the tensors, as numbers: Plan(items, first, *numbers) makes it again."""
+        """Return all but the tensors, as numbers: Plan(items, first, *numbers) rebuilds it."""
         return [self.block_n, self.B, self.Lq, self.max_len, self.left, int(self.padded)]
 
 
@@ -86,35 +86,36 @@ def decode_plan(
     programs: int | None = None,
     out: Plan | None = None,
 ) -> Plan:
-    """Cut the keys of a ragged batch in equal chunks; list these for `flash_decode(plan=…)`.
+    """Cut the keys of a ragged batch into equal chunks, listed for `flash_decode(plan=…)`.
 
     Args:
         cache_seqlens: (B,), int32 or int64, contiguous: keys of each row, as in `flash_decode`. On
-            a GPU a number outside 0…max_len is clamped into it, on the CPU it is an error.
-        kv_heads: Hkv; each works through the list for itself.
-        block_n: keys a block of the split kernel, a power of two from 16; chunks are whole blocks.
+            a GPU a number outside 0…max_len is clamped to that range; on the CPU it is an error.
+        kv_heads: Hkv; each head works through the list on its own.
+        block_n: keys per block of the split kernel, a power of two, at least 16; chunks are whole
+            blocks.
         max_len: keys that a row can have (the capacity of the cache).
-        Lq: queries a row. rows_per_head, block_m: query rows that share a KV head, G·Lq, and how
-            many of them a tile takes; each tile, too, works through the list.
+        Lq: queries per row. rows_per_head, block_m: query rows that share a KV head, G·Lq, and how
+            many of them a tile takes; each tile also works through the list on its own.
         cache_leftpad: (B,), like cache_seqlens: first keys of each row to leave out.
-        window: as in `flash_decode`; left of it no key is visited.
+        window: as in `flash_decode`; no key to the left of it is visited.
         num_sms: SMs to fill; those of the device if None.
-        programs: in how many chunks to cut the batch, instead of what fills the SMs once.
-        out: a plan for the same call, to be written over, so that nothing is allocated.
+        programs: how many chunks to cut the batch into, instead of as many as fill the SMs once.
+        out: a plan for the same call, to be overwritten, so that nothing is allocated.
 
     Returns:
         A plan of W = programs + B items. A row is visited from the first key that any of its
-        queries sees, rounded down to a block, up to its length. What all rows have to visit, end
-        to end, is cut every ⌈blocks / programs⌉ blocks. Full chunks stand first in the list, then
-        the pieces that the end of a row has cut, longest first, to an eighth of a chunk (or of
+        queries sees, rounded down to a block, up to its length. What all rows must visit, end to
+        end, is cut every ⌈blocks / programs⌉ blocks. Full chunks come first in the list, then the
+        shorter pieces beside row ends, longest first, sorted to an eighth of a chunk (or of
         the longest row, if that is shorter).
 
     Raises:
-        TypeError: an argument that is not of its type.
-        ValueError: a number out of its range, a tensor of another shape or device, or an `out`
-            that was made for another call.
+        TypeError: an argument of the wrong type.
+        ValueError: a number out of range, a tensor of the wrong shape or on the wrong device, or
+            an `out` that was made for a different call.
 
-    Source: see the head of this module; `reference.plan.decode_plan` is the twin.
+    Source: see the module docstring; `reference.plan.decode_plan` is the twin.
     """
     if not isinstance(cache_seqlens, Tensor):
         raise TypeError(f"cache_seqlens must be a tensor; got {type(cache_seqlens).__name__}")
@@ -149,7 +150,7 @@ def _fill(
     reach: int | None,
     block_n: int,
 ) -> None:
-    """Check what is on the device, launch."""
+    """Check the values where that is free, then launch."""
     B, device = lengths.numel(), lengths.device
     check_index("cache_seqlens", lengths, B, device, max_len)
     check_index("cache_leftpad", leftpad, B, device, max_len)
@@ -188,7 +189,7 @@ def _check_numbers(numbers: dict[str, int | None], max_len: int) -> None:
         if isinstance(x, bool) or not isinstance(x, int):
             raise TypeError(f"{name} must be an int; got {x!r}")
         if not (0 if name == "max_len" else 1) <= x < 2**30:
-            raise ValueError(f"{name} must be at least 1 (max_len: 0), below 2^30; got {x}")
+            raise ValueError(f"{name} must be at least 1 (max_len: 0) and below 2^30; got {x}")
     block_n = numbers["block_n"]
     if block_n < 16 or block_n & (block_n - 1):
         raise ValueError(f"block_n must be a power of two, at least 16; got {block_n}")
@@ -200,4 +201,4 @@ def _check_out(plan: Plan, W: int, made_for: tuple, device: torch.device) -> Non
     has = (len(plan.items), *plan.made_for(), plan.items.device)
     if has != (W, *made_for, device):
         names = "items, block_n, B, Lq, max_len, left, padded, device"
-        raise ValueError(f"out was made for ({names}) = {has}; wanted {(W, *made_for, device)}")
+        raise ValueError(f"out must be made for ({names}) = {(W, *made_for, device)}; got {has}")

@@ -3,7 +3,7 @@
     grid   (1,)      three sweeps over the rows, ROWS of them at a time
 
     1. add up     blocks of every row                    → the size of a chunk
-    2. count      full chunks, other pieces by length    → where in the list each kind begins
+    2. count      full chunks, other pieces by length    → where each kind begins in the list
     3. write      running sums (cumsum) give every piece its place, every row its slots
 
     the line of all rows    ··· │ chunk │ chunk │ chunk │ ···
@@ -11,7 +11,7 @@
                                    head    full  tail       any of them may be missing
 
 The rows of one tile are written together: a tensor (ROWS, CHUNKS) of chunks at once. All sums are
-of integers, so a plan is the same on every run.
+integer sums, so a plan is the same on every run.
 """
 
 from torch import Tensor
@@ -24,19 +24,19 @@ from kernels.runtime import INTERPRETED  # noqa: F401 — before triton: it deci
 import triton
 import triton.language as tl
 
-CLASSES = 8  # pieces are sorted by length, to an eighth of a chunk
+CLASSES = 8  # pieces are sorted by length, to within an eighth of a chunk
 
 
 @triton.jit
 def _clamped(ptr, offs_b, B, max_len) -> tl.tensor:
-    """Load one number a row, kept within 0…max_len; rows that there are not have 0."""
+    """Load one number per row, clamped to 0…max_len; rows that do not exist get 0."""
     numbers = tl.load(ptr + offs_b, mask=offs_b < B, other=0)
     return tl.minimum(tl.maximum(numbers, 0), max_len).to(tl.int32)
 
 
 @triton.jit
 def _rows(lengths_ptr, leftpad_ptr, offs_b, B, max_len, reach, BLOCK_N: tl.constexpr) -> tuple:
-    """Return for each row its first key to visit (start of a block), length and blocks between."""
+    """Return each row's first key to visit (start of a block), length and the blocks between."""
     length = _clamped(lengths_ptr, offs_b, B, max_len)
     first = tl.zeros_like(length)
     if leftpad_ptr is not None:
@@ -50,8 +50,8 @@ def _rows(lengths_ptr, leftpad_ptr, offs_b, B, max_len, reach, BLOCK_N: tl.const
 
 @triton.jit
 def _cut(line, blocks, chunk) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
-    """Cut rows that begin at `line` (blocks of all rows before): blocks before the first cut, whole
-    chunks, blocks behind the last cut."""
+    """Cut rows that begin at `line` (blocks of all rows before). Returns the blocks before the
+    first cut, whole chunks, and blocks after the last cut."""
     head = tl.minimum((chunk - line % chunk) % chunk, blocks)
     full, tail = (blocks - head) // chunk, (blocks - head) % chunk
     return head.to(tl.int32), full.to(tl.int32), tail.to(tl.int32)
@@ -59,7 +59,7 @@ def _cut(line, blocks, chunk) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
 
 @triton.jit
 def _by_length(size, longest, CLASSES: tl.constexpr) -> tl.tensor:
-    """Return (ROWS, CLASSES): a 1 in the column of each piece, longest first; no 1 for no piece."""
+    """Return (ROWS, CLASSES): a 1 in the column of each piece, longest first; no piece, no 1."""
     from_longest = CLASSES - tl.cdiv(size * CLASSES, longest)  # no piece: CLASSES, no column
     return (from_longest[:, None] == tl.arange(0, CLASSES)[None, :]).to(tl.int32)
 
@@ -89,7 +89,7 @@ def plan_kernel(
     CHUNKS: tl.constexpr,
     CLASSES: tl.constexpr,
 ) -> None:
-    """Cut the line of all rows in chunks of one size and list the pieces, full chunks first."""
+    """Cut the line of all rows into chunks of one size and list the pieces, full chunks first."""
     # 1. The size of a chunk: an equal share. int64: the line may have more than 2^31 blocks.
     total = tl.sum(tl.zeros((ROWS,), tl.int64), 0)
     longest = tl.sum(tl.zeros((ROWS,), tl.int32), 0)
@@ -101,7 +101,7 @@ def plan_kernel(
     chunk = tl.maximum((total + programs - 1) // programs, 1)  # in blocks
     longest = tl.maximum(tl.minimum(longest, chunk), 1).to(tl.int32)  # of all pieces
 
-    # 2. Where in the list the pieces of each class begin: behind full chunks and longer pieces.
+    # 2. Where the pieces of each class begin in the list: after full chunks and longer pieces.
     line = tl.sum(tl.zeros((ROWS,), tl.int64), 0)
     n_full = tl.sum(tl.zeros((ROWS,), tl.int32), 0)
     n_pieces = tl.zeros((CLASSES,), tl.int32)
@@ -116,7 +116,7 @@ def plan_kernel(
         n_pieces += tl.sum(pieces, 0)
     next_piece = n_full + tl.cumsum(n_pieces, 0) - n_pieces  # (CLASSES,)
 
-    # 3. Write. cumsum(n) - n is the sum of all n before.
+    # 3. Write. cumsum(n) - n is the sum of all earlier n.
     line = tl.sum(tl.zeros((ROWS,), tl.int64), 0)
     next_full = tl.sum(tl.zeros((ROWS,), tl.int32), 0)
     next_slot = tl.sum(tl.zeros((ROWS,), tl.int32), 0)
@@ -135,7 +135,7 @@ def plan_kernel(
         place = tl.sum(heads * column, 1)
         cut = tl.minimum(first + head * BLOCK_N, length)
         _write(items_ptr, place, offs_b, first, cut, slot, has_head > 0)
-        place = tl.sum(tails * (column + heads), 1)  # behind the row's head, if of one class
+        place = tl.sum(tails * (column + heads), 1)  # after the row's head, if in the same class
         last_cut = first + (blocks - tail) * BLOCK_N
         _write(items_ptr, place, offs_b, last_cut, length, slot + count - 1, has_tail > 0)
 
@@ -143,7 +143,7 @@ def plan_kernel(
         for start_c in range(0, tl.max(full, 0), CHUNKS):
             c = start_c + tl.arange(0, CHUNKS)[None, :]
             mask = c < full[:, None]  # (ROWS, CHUNKS)
-            start = cut[:, None] + c * longest * BLOCK_N  # a row with a full chunk has no longer
+            start = cut[:, None] + c * longest * BLOCK_N  # if any chunk is full, longest == chunk
             stop = tl.minimum(start + longest * BLOCK_N, length[:, None])
             row, part = offs_b[:, None] + tl.zeros_like(c), (slot + has_head)[:, None] + c
             _write(items_ptr, place[:, None] + c, row, start, stop, part, mask)
@@ -153,7 +153,7 @@ def plan_kernel(
         next_slot += tl.sum(count, 0)
     tl.store(first_ptr + B, next_slot)
 
-    # 4. Whatever is left of the list: nothing to do.
+    # 4. The rest of the list: nothing to do.
     for start_w in range(next_slot, W, ROWS):
         place = start_w + tl.arange(0, ROWS)
         nothing = tl.zeros_like(place)

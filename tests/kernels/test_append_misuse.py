@@ -65,7 +65,7 @@ MISUSE = {
     "batch": ({"k_cache": zeros(3, 12, 2, 16), "v_cache": zeros(3, 12, 2, 16)},
               ValueError, "batch of k, 2, unless"),
     "lengths": ({"cache_seqlens": table(1)}, ValueError,
-                r"cache_seqlens must be \(B,\) = \(2,\), one a row; got \(1,\)"),
+                r"cache_seqlens must be \(B,\) = \(2,\), one per row; got \(1,\)"),
     "float lengths": ({"cache_seqlens": zeros(2)}, TypeError, "int32 or int64; got torch.float32"),
     "both": ({"page": 4, "cache_batch_idx": table(0, 1)}, ValueError,
              "both say where a row lies: give one"),
@@ -77,7 +77,7 @@ MISUSE = {
     "fp64 table": ({"rotary_cos": zeros(20, 8).double()}, TypeError, "rotary_cos.*float64"),
     "rotate_at": ({"rotate_at": "last"}, ValueError, "'last'"),
     "scale": ({"k_scale": zeros()}, ValueError,
-              "k_scale: only a cache in int8 or fp8 has scales; got"),
+              "k_scale must be None unless the cache is int8 or fp8; got"),
     "no scale": ({"k_cache": zeros(2, 12, 2, 16, dtype=torch.int8),
                   "v_cache": zeros(2, 12, 2, 16, dtype=torch.int8)}, ValueError, "needs k_scale"),
 }  # fmt: skip

@@ -89,7 +89,7 @@ MISUSE = {
     "lengths: shape": (
         {"cache_seqlens": zeros(3, dtype=torch.int32)},
         ValueError,
-        r"cache_seqlens must be \(B,\) = \(2,\), one a row; got \(3,\)",
+        r"cache_seqlens must be \(B,\) = \(2,\), one per row; got \(3,\)",
     ),
     "lengths: device": (
         {"cache_seqlens": zeros(2, dtype=torch.int32, where="meta")},

@@ -203,7 +203,7 @@ def test_tensors_with_a_strided_last_dimension():
 def test_misuse_is_told():
     q, k, v, history, cos, sin = (x.to(DEVICE) for x in tokens())
     caches = history.nan_to_num(0.0)
-    with pytest.raises(ValueError, match="k and v go together"):
+    with pytest.raises(ValueError, match="k and v must be given together"):
         flash_attn_with_kvcache(q, *caches, k, cache_seqlens=4)
     with pytest.raises(ValueError, match="k and v need cache_seqlens"):
         flash_attn_with_kvcache(q, *caches, k, v)

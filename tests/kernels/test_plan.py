@@ -102,7 +102,7 @@ def test_a_plan_is_written_over():
     assert again is made
     assert_is_the_twins(made, [70, 999], len(made.items) - 2, block_n=64)
     for change in ({"block_n": 32}, {"programs": 3}, {"window": 3}, {"max_len": 1001}, {"Lq": 2}):
-        with pytest.raises(ValueError, match="out was made for"):
+        with pytest.raises(ValueError, match="out must be made for"):
             decode_plan(seqlens([1, 2]), **CALL | change, out=made)
     with pytest.raises(TypeError, match="out must be a Plan; got int"):
         decode_plan(seqlens([1, 2]), **CALL, out=3)

@@ -1,6 +1,6 @@
 """Which launches of Flash-Decoding `kernels.compile_report` compiles: each feature at least once.
 
-The calls are those of `kernels.flash_decoding.launch`, made from tensors that have shapes and no
+The calls are those of `kernels.flash_decoding.launch`, made from tensors that have shapes but no
 memory.
 """
 
@@ -34,7 +34,7 @@ NO_MLA = {"sm_75": "576 columns take more shared memory than a program gets"}
 
 @dataclass(frozen=True)
 class Shape:
-    """One launch: dtype of q, dtype of the cache if another, head dims, rows, page size."""
+    """One launch: dtype of q, dtype of the cache if different, head dims, rows, page size."""
 
     dtype: str
     D: int
@@ -48,12 +48,12 @@ class Shape:
 
 
 def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """A tensor with a shape and no memory."""
+    """A tensor with a shape but no memory."""
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
 def compile_cases() -> list[LaunchCase]:
-    """List what is compiled of both stages."""
+    """List what is compiled for both stages."""
     plain = [("bf16", D, G, 1) for D in (64, 128, 256) for G in (1, 8)]
     plain += [("bf16", 128, 8, 8), ("fp16", 80, 4, 1), ("fp32", 128, 8, 1)]
     cases = [_case(Shape(*x)) for x in plain]
@@ -88,7 +88,7 @@ def compile_cases() -> list[LaunchCase]:
 def _case(
     shape: Shape, name: str = "", unsupported: dict[str, str] | None = None, **features: object
 ) -> LaunchCase:
-    """One launch of the split kernel; tensors among the features are given as shapes."""
+    """One launch of the split kernel; features that are tensors are given as shapes."""
     kind = shape.dtype if shape.kv is None else f"{shape.dtype} {shape.kv}"
     title = f"split {kind} D={shape.D} G={shape.G} Lq={shape.Lq} {name}".strip()
     make: Callable[[Target], KernelCall] = partial(_split, shape, features)

@@ -186,7 +186,7 @@ def test_a_keyword_that_there_is_not():
     [
         ({"split_size": 64}, "num_splits and split_size each cut the keys their own way: give one"),
         ({"plan": PLAN}, "num_splits and plan each cut the keys"),
-        ({"k_scale": torch.ones(())}, "k_scale: only a cache in int8 or fp8 has scales"),
+        ({"k_scale": torch.ones(())}, "k_scale must be None unless the cache is int8 or fp8"),
         (PAGES | {"cache_seqlens": None}, "block_table needs cache_seqlens"),
         ({"k_cache": BYTES[:2, :, :, :], "v_cache": BYTES[:2]}, "an int8 cache needs k_scale and"),
         ({"scale": 1e39}, r"scale must be finite in fp32; got 1e\+39"),
@@ -212,11 +212,11 @@ def test_a_live_entry_that_is_no_page():
 def test_a_row_too_long_to_count():
     """2^30 keys a row are not served: 32 bits would not hold a place and a window."""
     wide = torch.zeros(1, 1, 1, 8).expand(2, 2**30, 1, 8)
-    with pytest.raises(ValueError, match=r"room for less than 2\^30 keys; got k_cache"):
+    with pytest.raises(ValueError, match=r"room for fewer than 2\^30 keys; got k_cache"):
         flash_decode(Q, wide, wide, LENGTHS)
     table = torch.empty(1, 2**27, dtype=torch.int32).expand(2, -1)  # nobody looks at it
     with pytest.raises(
-        ValueError, match=r"room for less than 2\^30 keys; got k_cache .*block_table"
+        ValueError, match=r"room for fewer than 2\^30 keys; got k_cache .*block_table"
     ):
         flash_decode(**PAGES | {"block_table": table})
 

@@ -130,7 +130,7 @@ def test_a_plan_for_another_call_is_refused():
         ((q, k, v, lengths), {"cache_leftpad": torch.zeros_like(lengths)}),
     ]
     for arguments, features in others:
-        with pytest.raises(ValueError, match=r"plan was made for|plan\.first is not what"):
+        with pytest.raises(ValueError, match=r"plan must be made for|plan\.first is not what"):
             flash_decode(*arguments, plan=plan, **features)
     for change in ({"items": plan.items[:, :3]}, {"items": plan.items.long()}, {"first": 3}):
         with pytest.raises(ValueError, match=f"plan.{next(iter(change))} is not what"):
@@ -149,7 +149,9 @@ def test_a_stale_plan_is_told():
     stale += [(lengths.flip(0), plan), (lengths, dataclasses.replace(plan, items=wild))]
     stale += [(lengths, dataclasses.replace(plan, first=plan.first + 1))]
     for now, given in stale:
-        with pytest.raises(ValueError, match="plan does not cut the keys that the rows have now"):
+        with pytest.raises(
+            ValueError, match="plan must cover exactly the keys that the rows have now"
+        ):
             flash_decode(q, k, v, now.int(), plan=given)
 
 
