@@ -21,7 +21,7 @@ from course.hardware.regret import as_text, compare, fit_costs
 from course.hardware.split_curves import interpolate, recorded
 from kernels.flash_decoding import flash_decode
 from kernels.flash_decoding.features import Features, Splits
-from kernels.flash_decoding.launch import plan_launch
+from kernels.flash_decoding.launch import choose_splits
 from kernels.runtime import INTERPRETED
 from kernels.split_rules import ASSUMED
 
@@ -53,7 +53,7 @@ def measure(session: Session, B: int, Hq: int, Hkv: int, Lk: int, counts: Sequen
     ]
     times, cannot = compete(entrants, on_gpu=not INTERPRETED)
     timed = [s for s in counts if f"{s}_ms" in times]
-    row["chosen"] = plan_launch(*sets[0], Features(), Splits())[1]
+    row["chosen"] = choose_splits(*sets[0], Features(), Splits()).parts
     row |= {"num_splits": timed, "ms": [times[f"{s}_ms"] for s in timed]}
     row["ms_quartiles"] = [times[f"{s}_ms_quartiles"] for s in timed]
     return row | {"cannot": cannot}

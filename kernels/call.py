@@ -6,8 +6,11 @@ device, which have shapes but no memory, and compiles it for GPUs that need not 
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+import torch
 
 
 @dataclass(frozen=True)
@@ -25,22 +28,24 @@ class KernelCall:
     num_warps: int = 4
     num_stages: int = 3
 
-    def launch(self) -> None:
-        """Start the kernel; does not wait for it."""
-        # By position: Triton binds keywords more slowly, and a decode step takes microseconds.
-        # enable_fp_fusion: a · b + c rounded once; Triton 3.9 warns unless it is told to.
-        self.kernel[self.grid](
-            *self.args.values(),
-            num_warps=self.num_warps,
-            num_stages=self.num_stages,
-            enable_fp_fusion=True,
-        )
+    def launch(self, device: torch.device) -> None:
+        """Start the kernel on the device of its tensors; does not wait for it."""
+        # Triton launches on the current GPU, which need not be the one that has the tensors.
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            # By position: Triton binds keywords more slowly, and a decode step takes microseconds.
+            # enable_fp_fusion: a · b + c rounded once; Triton 3.9 warns unless it is told to.
+            self.kernel[self.grid](
+                *self.args.values(),
+                num_warps=self.num_warps,
+                num_stages=self.num_stages,
+                enable_fp_fusion=True,
+            )
 
 
 class Cells(NamedTuple):
-    """K or V (or one scale for each token and head) in memory: a pointer and three strides."""
+    """Q, K or V (or one scale per token and head) in memory: a pointer and three strides."""
 
     ptr: Any
     stride_b: Any  # from one row of the cache to the next, or from page to page
-    stride_n: Any
+    stride_n: Any  # from token to token
     stride_h: Any

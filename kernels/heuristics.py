@@ -10,11 +10,11 @@ in registers (no spills). It has not been tuned on a GPU.
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from kernels.split_rules import MAX_SPLITS, SplitShape, cost_model
 
 
-@lru_cache  # a model asks the same at every layer and step, and a step takes microseconds
 def choose_num_splits(
     *,
     batch: int,
@@ -106,7 +106,6 @@ class Launch:
         return blocks | {"NUM_STAGES": self.num_stages}
 
 
-@lru_cache
 def choose_decode_launch(
     *,
     rows: int,
@@ -166,6 +165,76 @@ def choose_decode_launch(
     if paged and block_m > 1 and not small:  # Triton spends half the stages on the look-up
         stages = 2 * stages - 1
     return Launch(block_m, block_n, num_warps=warps, num_stages=stages, **blocks)
+
+
+class DecodeChoice(NamedTuple):
+    """How a decode call runs: tile sizes, tiles of query rows per KV head, splits.
+
+    columns: those of K and V that are read per key. shape: what a split rule sees.
+    """
+
+    launch: Launch
+    m_tiles: int
+    columns: int
+    shape: SplitShape
+    num_splits: int
+
+
+@lru_cache  # a model asks the same at every layer and step, and a step takes microseconds
+def choose_decode(
+    *,
+    batch: int,
+    queries: int,
+    heads: tuple[int, int],
+    head_dim: int,
+    value_dim: int,
+    element_size: int,
+    tensor_cores: bool,
+    max_len: int,
+    num_sms: int,
+    latent: bool = False,
+    small: bool = False,
+    paged: bool = False,
+    interpreted: bool = False,
+    capacity: int = 0,
+) -> DecodeChoice:
+    """Return what `kernels.flash_decoding` launches, and `kernels.explain` explains.
+
+    Args:
+        batch, queries: B and Lq. heads: (Hq, Hkv). head_dim, value_dim: D and Dv.
+        element_size: bytes per element of K.
+        max_len: keys that a row can see; num_sms: SMs to fill, as in `choose_num_splits`.
+        latent: the values are the first columns of the keys (MLA), and are not read again if they
+            fill as many columns of a block.
+        tensor_cores, small, paged, interpreted: as in `choose_decode_launch`. capacity: its
+            max_len.
+    """
+    rows = queries * heads[0] // heads[1]
+    launch = choose_decode_launch(
+        rows=rows,
+        head_dim=head_dim,
+        value_dim=value_dim,
+        element_size=element_size,
+        tensor_cores=tensor_cores,
+        small=small,
+        paged=paged,
+        interpreted=interpreted,
+        max_len=capacity,
+    )
+    m_tiles = max(1, math.ceil(rows / launch.block_m))
+    shared = latent and launch.block_dv == launch.block_d
+    columns = head_dim if shared else head_dim + value_dim
+    shape = split_shape(
+        batch=batch,
+        kv_heads=heads[1],
+        m_tiles=m_tiles,
+        max_len=max_len,
+        block_n=launch.block_n,
+        num_sms=num_sms,
+        token_bytes=columns * element_size,
+        partial_bytes=4 * min(rows, launch.block_m) * (value_dim + 1),
+    )
+    return DecodeChoice(launch, m_tiles, columns, shape, cost_model(shape))
 
 
 _PREFILL = {  # head dim up to → block_m, block_n, num_warps, num_stages

@@ -80,17 +80,19 @@ def flash_attn_with_kvcache(
     left, right = (side if side >= 0 else None for side in window_size)
     window = None if left is None and right is None else (left, right)
     lengths = _lengths(cache_seqlens, q, k_cache, block_table)
-    wishes = {"cache_batch_idx": cache_batch_idx, "block_table": block_table}
+    where = {"cache_batch_idx": cache_batch_idx, "block_table": block_table}
     if k is not None:
-        turn = {"rotary_cos": rotary_cos, "rotary_sin": rotary_sin}
-        turn |= {"interleaved": rotary_interleaved, "q": q}
-        turn["rotate_at"] = "each" if causal or window is not None else "first"
-        q = append_kv(k_cache, v_cache, k, v, lengths, **turn, **wishes)
+        tables = {"rotary_cos": rotary_cos, "rotary_sin": rotary_sin, "q": q}
+        rotate_at = "each" if causal or window is not None else "first"
+        rotary = {**tables, "interleaved": rotary_interleaved, "rotate_at": rotate_at}
+        q = append_kv(k_cache, v_cache, k, v, lengths, **rotary, **where)
         lengths = lengths + k.shape[1]
-    wishes |= {"cache_leftpad": cache_leftpad, "alibi_slopes": alibi_slopes, "window": window}
-    wishes |= {"softcap": softcap if softcap > 0 else None, "scale": softmax_scale}
-    wishes |= {"num_splits": num_splits if num_splits > 0 else None, "causal": causal}
-    o, lse = flash_decode(q, k_cache, v_cache, lengths, return_lse=True, **wishes)
+    softcap = softcap if softcap > 0 else None
+    scores = {"window": window, "softcap": softcap, "alibi_slopes": alibi_slopes}
+    splits = num_splits if num_splits > 0 else None
+    options = {"causal": causal, "scale": softmax_scale, "num_splits": splits, "return_lse": True}
+    features = {"cache_leftpad": cache_leftpad, **where, **scores}
+    o, lse = flash_decode(q, k_cache, v_cache, lengths, **options, **features)
     return (o, lse.transpose(1, 2).contiguous()) if return_softmax_lse else o
 
 

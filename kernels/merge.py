@@ -16,8 +16,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kernels.checks import DTYPES
-from kernels.flash_decoding.combine import combine
+from kernels.checks import DTYPES, check_device
+from kernels.flash_decoding.combine import combine_call
 
 
 def merge_states(
@@ -26,9 +26,9 @@ def merge_states(
     """Merge any number of attention results over disjoint sets of keys into one.
 
     Args:
-        o: (N, ..., D), or a sequence of N tensors (..., D); fp32, fp16 or bf16, the
+        o: (S, ..., D), or a sequence of S tensors (..., D); fp32, fp16 or bf16, the
             same for all.
-        lse: (N, ...), or a sequence of N tensors (...); fp32, natural log; -inf: saw no key.
+        lse: (S, ...), or a sequence of S tensors (...); fp32, natural log; -inf: saw no key.
         dtype: of the merged o; that of o if None.
 
     Returns:
@@ -42,13 +42,14 @@ def merge_states(
     Source: the Flash-Decoding post, step 3. `reference.online_softmax.merge_states` is its twin.
     """
     o, lse = _stacked("o", o), _stacked("lse", lse)
-    if dtype is not None and dtype not in DTYPES:
-        raise TypeError(f"dtype must be float32, float16 or bfloat16; got {dtype!r}")
-    if o.layout != torch.strided or lse.layout != torch.strided:
-        raise ValueError(f"o and lse must be dense, strided tensors; got {o.layout}, {lse.layout}")
-    if o.device != lse.device:
-        raise ValueError(f"o and lse must be on one device; got {o.device} and {lse.device}")
-    return combine(o.contiguous(), lse.contiguous(), o.dtype if dtype is None else dtype)
+    dtype = o.dtype if dtype is None else dtype
+    _check(o, lse, dtype)
+    _, *shape, D = o.shape
+    merged = torch.empty(*shape, D, dtype=dtype, device=o.device)
+    merged_lse = torch.empty(shape, dtype=torch.float32, device=o.device)
+    if merged_lse.numel():
+        combine_call(o.contiguous(), lse.contiguous(), merged, merged_lse).launch(o.device)
+    return merged, merged_lse
 
 
 def _stacked(name: str, x: Tensor | Sequence[Tensor]) -> Tensor:
@@ -63,3 +64,24 @@ def _stacked(name: str, x: Tensor | Sequence[Tensor]) -> Tensor:
     if len(kinds) > 1:
         raise ValueError(f"{name}: all must have one shape, dtype and device; got {kinds}")
     return torch.stack(tuple(x))
+
+
+def _check(o: Tensor, lse: Tensor, dtype: torch.dtype) -> None:
+    for name, x, dtypes in (("o", o, DTYPES), ("lse", lse, (torch.float32,))):
+        if x.layout != torch.strided:
+            raise ValueError(f"{name} must be a dense, strided tensor; got {x.layout}")
+        if x.dtype not in dtypes:
+            names = " or ".join(str(kind).removeprefix("torch.") for kind in dtypes)
+            raise ValueError(f"{name} must be {names}; got {x.dtype}")
+        if x.requires_grad and torch.is_grad_enabled():
+            raise ValueError(f"{name} requires grad, but merging has no backward")
+    if o.device != lse.device:
+        raise ValueError(f"o and lse must be on one device; got {o.device} and {lse.device}")
+    if o.ndim < 2 or o.shape[:-1] != lse.shape or o.shape[0] == 0 or o.shape[-1] == 0:
+        raise ValueError(
+            "o and lse must be (S, ..., D) and (S, ...) with S ≥ 1 and D ≥ 1; got "
+            f"{tuple(o.shape)} and {tuple(lse.shape)}"
+        )
+    if dtype not in DTYPES:
+        raise TypeError(f"dtype must be float32, float16 or bfloat16; got {dtype!r}")
+    check_device(o.device)

@@ -103,7 +103,7 @@ def vector_add(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         raise ValueError(f"x and y must be contiguous; got strides {x.stride()}, {y.stride()}")
     out = torch.empty_like(x)
     if x.numel():
-        vector_add_call(x, y, out).launch()
+        vector_add_call(x, y, out).launch(x.device)
     return out
 
 
@@ -126,7 +126,7 @@ def matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     _check(a=a, b=b, dtypes=DTYPES)
     c = torch.empty(a.shape[0], b.shape[1], dtype=a.dtype, device=a.device)
     if c.numel():
-        matmul_call(a, b, c, INTERPRETED or has_tensor_cores(a.device)).launch()
+        matmul_call(a, b, c, INTERPRETED or has_tensor_cores(a.device)).launch(a.device)
     return c
 
 
@@ -137,10 +137,22 @@ def matmul_call(
     (M, K), N = a.shape, b.shape[1]
     tile, num_warps = _tile(tensor_cores and a.dtype != torch.float32)
     grid = (triton.cdiv(M, tile["BLOCK_M"]), triton.cdiv(N, tile["BLOCK_N"]))
-    args = {"a_ptr": a, "b_ptr": b, "c_ptr": c, "M": M, "N": N, "K": K}
-    for name, x, axes in (("a", a, "mk"), ("b", b, "kn"), ("c", c, "mn")):
-        args |= {f"stride_{name}{axis}": x.stride(i) for i, axis in enumerate(axes)}
-    return KernelCall(matmul_kernel, grid, args | tile, num_warps)
+    args = {
+        "a_ptr": a,
+        "b_ptr": b,
+        "c_ptr": c,
+        "M": M,
+        "N": N,
+        "K": K,
+        "stride_am": a.stride(0),
+        "stride_ak": a.stride(1),
+        "stride_bk": b.stride(0),
+        "stride_bn": b.stride(1),
+        "stride_cm": c.stride(0),
+        "stride_cn": c.stride(1),
+        **tile,
+    }
+    return KernelCall(matmul_kernel, grid, args, num_warps)
 
 
 def _tile(tensor_cores: bool) -> tuple[dict[str, int], int]:

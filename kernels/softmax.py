@@ -98,7 +98,7 @@ def softmax(x: torch.Tensor) -> torch.Tensor:
         raise ValueError(f"x must be on {device()} ({mode} kernels); got {x.device}")
     p = torch.empty(rows, cols, dtype=x.dtype, device=x.device)
     if p.numel():
-        softmax_call(x, p).launch()
+        softmax_call(x, p).launch(x.device)
     return p
 
 
@@ -106,8 +106,14 @@ def softmax_call(x: torch.Tensor, p: torch.Tensor) -> KernelCall:
     """Return the launch that writes the softmax of x (rows, cols) into p."""
     rows, cols = x.shape
     kernel, block, num_warps = _launch(cols)
-    args = {"x_ptr": x, "p_ptr": p, "cols": cols}
-    args |= {"stride_xr": x.stride(0), "stride_pr": p.stride(0), "BLOCK": block}
+    args = {
+        "x_ptr": x,
+        "p_ptr": p,
+        "cols": cols,
+        "stride_xr": x.stride(0),
+        "stride_pr": p.stride(0),
+        "BLOCK": block,
+    }
     return KernelCall(kernel, (rows,), args, num_warps)
 
 

@@ -11,8 +11,8 @@ to write and read back and a pipeline to fill, and splitting at all adds a secon
 weighs one against the other. It sees only shapes: the capacity of a row, not its length, which only
 the device knows.
 
-    flash_attention_2   the fewest splits whose efficiency is 85 % of the best achievable
-    flash_attention_3   the same with one program per SM; never splits four blocks or fewer
+    splits_like_fa2   the fewest splits whose efficiency is 85 % of the best achievable
+    splits_like_fa3   the same with one program per SM; never splits four blocks or fewer
     cost_model          the cheapest by an estimated cost; `kernels.heuristics` uses this one
     fixed_count, fixed_size   a given number of splits; splits of a given number of keys
 
@@ -100,12 +100,12 @@ def wave_efficiency(programs: int, slots: int) -> float:
     return waves(programs, slots) / math.ceil(waves(programs, slots)) if programs else 0.0
 
 
-def flash_attention_2(shape: SplitShape) -> int:
+def splits_like_fa2(shape: SplitShape) -> int:
     """Return the fewest splits whose wave efficiency is at least 85 % of the best achievable.
 
     Just one if the unsplit programs already fill 80 % of the slots, two per SM.
 
-    >>> flash_attention_2(SplitShape(programs=8, blocks=1024, num_sms=132))
+    >>> splits_like_fa2(SplitShape(programs=8, blocks=1024, num_sms=132))
     28
 
     Unsplit, 8 programs leave 256 of 264 slots idle; 28 splits keep 85 % of them busy, 32 (the best
@@ -118,16 +118,16 @@ def flash_attention_2(shape: SplitShape) -> int:
     return _fewest_good(shape.useful(), shape.programs, slots)
 
 
-def flash_attention_3(shape: SplitShape) -> int:
+def splits_like_fa3(shape: SplitShape) -> int:
     """Return FlashAttention-3's choice: efficiency at one program per SM; few blocks are not split.
 
     If the SMs are already 80 % full, the original splits only keys too large for an L2 cache of
     50 MB, and only for several tiles of query rows reading the same keys. Decoding one query has
     no such tiles, so the answer is 1.
 
-    >>> flash_attention_3(SplitShape(programs=8, blocks=1024, num_sms=132))
+    >>> splits_like_fa3(SplitShape(programs=8, blocks=1024, num_sms=132))
     15
-    >>> flash_attention_3(SplitShape(programs=1, blocks=4, num_sms=132))
+    >>> splits_like_fa3(SplitShape(programs=1, blocks=4, num_sms=132))
     1
 
     Source: FlashAttention-3 (Dao), `num_splits_heuristic` in `hopper/heuristics.h`.

@@ -21,7 +21,8 @@ from torch import Tensor
 from reference.arguments import check_features
 from reference.attention import group_queries, safe_softmax
 from reference.features import Features, positions, row_range, score
-from reference.flash_decoding import combine, row_partials, split_row
+from reference.flash_decoding import row_partials, split_row
+from reference.online_softmax import merge_states
 
 
 def cascade_decode(
@@ -59,7 +60,7 @@ def cascade_decode(
         own = row_partials(q, k_cache, v_cache, b, length, bounds, causal, scale, features)
         partials = [(o_shared[b], lse_shared[b]), *own]  # own holds the sinks: they count once
         o, lse = (torch.stack(x) for x in zip(*partials, strict=True))
-        rows.append(combine(o, lse))
+        rows.append(merge_states(o, lse))
     o, lse = (torch.stack(x) for x in zip(*rows, strict=True))
     return (o.to(q.dtype), lse) if return_lse else o.to(q.dtype)
 

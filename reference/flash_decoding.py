@@ -19,7 +19,7 @@ from torch import Tensor
 from reference.arguments import check_features
 from reference.attention import group_queries, safe_softmax
 from reference.features import Features, row_keys, row_range, row_score
-from reference.online_softmax import merge_partials
+from reference.online_softmax import merge_states
 
 
 def split_bounds(length: int, num_splits: int) -> list[tuple[int, int]]:
@@ -96,14 +96,6 @@ def attend_split(
     return torch.einsum("qhgk,khd->qhgd", p, v).flatten(1, 2), lse
 
 
-def combine(o_partial: Tensor, lse_partial: Tensor) -> tuple[Tensor, Tensor]:
-    """Reduce the splits: o_partial (S, ..., D), lse_partial (S, ...) → o (..., D), lse (...).
-
-    The same mathematics as `online_softmax.merge_partials`, under the name of its step here.
-    """
-    return merge_partials(o_partial, lse_partial)
-
-
 def flash_decode(
     q: Tensor,
     k_cache: Tensor,
@@ -136,7 +128,7 @@ def flash_decode(
         bounds = split_row(*row_range(features, b, length, q.shape[1]), num_splits, split_size)
         partials = row_partials(q, k_cache, v_cache, b, length, bounds, causal, scale, features)
         o, lse = (torch.stack(x) for x in zip(*partials, strict=True))  # (S, Lq, Hq, D), (S, …)
-        rows.append(combine(o, lse))
+        rows.append(merge_states(o, lse))
     o, lse = (torch.stack(x) for x in zip(*rows, strict=True))
     return (o.to(q.dtype), lse) if return_lse else o.to(q.dtype)
 

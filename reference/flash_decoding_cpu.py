@@ -11,7 +11,7 @@ both, and nothing is copied:
     keys    0 ········ chunk ········ 2·chunk ········ … ··· length
             └─ split 0 ─┘└── split 1 ──┘ …  one call     └ tail ┘  a second, small call
 
-The call returns o and lse for every split; merging them is `flash_decoding.combine`. Keys that
+The call returns o and lse for every split; merging them is `online_softmax.merge_states`. Keys that
 some query may not see (causal, Lq > 1) and the rest after the last full chunk are the tail.
 
 Source: the Flash-Decoding post (Dao et al. 2023); PyTorch's
@@ -156,7 +156,7 @@ def _merged_row(
     scale: float,
     return_lse: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Split, attend, combine one row of the batch: o (Lq, Hq, D) and, if wanted, lse (Lq, Hq)."""
+    """Split, attend, merge one row of the batch: o (Lq, Hq, D) and, if wanted, lse (Lq, Hq)."""
     _, Lq, Hq, D = q.shape
     Hkv = caches[0].shape[2]
     if length == 0:

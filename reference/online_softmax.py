@@ -114,45 +114,39 @@ def finalize(state: State) -> tuple[Tensor, Tensor]:
     return o, torch.where(empty, -math.inf, state.m + state.l.log())
 
 
-def merge_partials(o: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
-    """Merge S finished partial results: a weighted mean of the o, weights exp(lse − lse_total).
-
-    o: (S, ..., D), each normalised over its own keys; lse: (S, ...), natural log, −inf for a
-    partial that saw nothing (its o must be finite; it gets weight 0).
-    Returns `o (..., D)` and `lse (...)` of the union. Raises ValueError for shapes that differ.
-
-    Source: Dao et al. 2023, "Flash-Decoding for long-context inference", step 3; the algebra is
-    Milakov & Gimelshein's ⊕ with lse = m + log l.
-    """
-    if o.shape[:-1] != lse.shape or o.shape[0] == 0:
-        raise ValueError(
-            f"o should be (S, ..., D) and lse (S, ...), S ≥ 1; got {tuple(o.shape)} and "
-            f"{tuple(lse.shape)}"
-        )
-    m = lse.amax(0)  # (...)
-    weights = rescale(lse, m)  # (S, ...)
-    total = weights.sum(0)
-    empty = total == 0
-    merged = (weights[..., None] * o).sum(0) / torch.where(empty, 1.0, total)[..., None]
-    return merged, torch.where(empty, -math.inf, m + total.log())
-
-
 def merge_states(
     o: Tensor | Sequence[Tensor], lse: Tensor | Sequence[Tensor], dtype: torch.dtype | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Merge any number of finished attentions over disjoint keys: `merge_partials`, in fp32.
+    """Merge any number of finished partial results, over disjoint sets of keys, into one.
 
-    o: (N, ..., D), or N tensors (..., D), each normalised over its own keys, of any float dtype;
-    lse: (N, ...), or N tensors (...), natural log, −inf for one that saw nothing (o finite).
+    Their union is a weighted mean of the o, with weights exp(lse − lse_total).
+
+    o: (S, ..., D), or S tensors (..., D), each normalised over its own keys, of any float dtype;
+    lse: (S, ...), or S tensors (...), natural log, −inf for a partial that saw no key (its o must
+    be finite; it gets weight 0).
     Returns o (..., D) in `dtype` (default: that of o) and lse (...), fp32 (both computed in fp64
     if either input is). Raises ValueError for shapes that differ, or for no partial at all.
+
+    Source: Dao et al. 2023, "Flash-Decoding for long-context inference", step 3; the algebra is
+    Milakov & Gimelshein's ⊕ with lse = m + log l.
 
     >>> merge_states([torch.tensor([2.0]), torch.tensor([8.0])], torch.tensor([0.0, 0.0]))
     (tensor([5.]), tensor(0.6931))
     """
-    if len(o) == 0:
-        raise ValueError("o should hold at least one partial; got none")
+    if not isinstance(o, Tensor) and len(o) == 0:
+        raise ValueError("o must hold at least one partial result; got none")
     o, lse = (x if isinstance(x, Tensor) else torch.stack(list(x)) for x in (o, lse))
+    if o.shape[:-1] != lse.shape or o.shape[0] == 0:
+        raise ValueError(
+            f"o must be (S, ..., D) and lse (S, ...), S ≥ 1; got {tuple(o.shape)} and "
+            f"{tuple(lse.shape)}"
+        )
     wide = torch.promote_types(torch.promote_types(o.dtype, lse.dtype), torch.float32)
-    merged, total = merge_partials(o.to(wide), lse.to(wide))
-    return merged.to(o.dtype if dtype is None else dtype), total
+    lse = lse.to(wide)
+    m = lse.amax(0)  # (...)
+    weights = rescale(lse, m)  # (S, ...)
+    total = weights.sum(0)
+    empty = total == 0
+    merged = (weights[..., None] * o.to(wide)).sum(0) / torch.where(empty, 1.0, total)[..., None]
+    merged_lse = torch.where(empty, -math.inf, m + total.log())
+    return merged.to(o.dtype if dtype is None else dtype), merged_lse

@@ -42,10 +42,10 @@ class Item(NamedTuple):
 def keys_to_visit(
     length: int, *, block_n: int = 1, Lq: int = 1, leftpad: int = 0, window: int | None = None
 ) -> tuple[int, int]:
-    """Return the range (first, stop) of one row's keys that any of its Lq queries can see.
+    """Return the range (first_key, stop) of one row's keys that any of its Lq queries can see.
 
     The first query stands at place length - Lq and sees `window` keys before itself (None: all).
-    first is rounded down to a whole block of block_n keys, so that blocks stay aligned. A row
+    first_key is rounded down to a whole block of block_n keys, so that blocks stay aligned. A row
     without keys gives an empty range.
 
     >>> keys_to_visit(1000, block_n=64, window=100)
@@ -55,8 +55,8 @@ def keys_to_visit(
     """
     if leftpad >= length:
         return 0, 0
-    first = max(leftpad, 0 if window is None else length - Lq - window)
-    return first // block_n * block_n, length
+    first_key = max(leftpad, 0 if window is None else length - Lq - window)
+    return first_key // block_n * block_n, length
 
 
 def decode_plan(
@@ -79,17 +79,17 @@ def decode_plan(
         window: keys before a query that it sees, or None for all of them.
 
     Returns:
-        (items, first). items stand in the order in which they should start. The partial results
-        of row b lie in slots first[b] … first[b + 1] - 1, in the order of their keys.
+        (items, first_slot). items are in the order in which they should start. The partial results
+        of row b are in slots first_slot[b] … first_slot[b + 1] - 1, in the order of their keys.
 
     Raises:
         ValueError: programs, block_n or Lq below 1, a negative number, or a leftpad for each row
             that there is not.
 
-    >>> items, first = decode_plan([9, 2, 2, 1], programs=4)
+    >>> items, first_slot = decode_plan([9, 2, 2, 1], programs=4)
     >>> [(item.row, item.start, item.stop) for item in items]
     [(0, 0, 4), (0, 4, 8), (1, 0, 2), (0, 8, 9), (2, 0, 1), (2, 1, 2), (3, 0, 1)]
-    >>> first
+    >>> first_slot
     [0, 3, 4, 6, 7]
 
     The picture at the head of this module. Row 0 has three partial results, row 2 has two.
@@ -103,7 +103,7 @@ def decode_plan(
     blocks = [-(-(stop - start) // block_n) for start, stop in ranges]
     chunk = max(1, -(-sum(blocks) // programs))  # in blocks
 
-    items, first, line = [], [0], 0  # line: blocks of all rows so far
+    items, first_slot, line = [], [0], 0  # line: blocks of all rows so far
     for row, (start, stop) in enumerate(ranges):
         while start < stop:
             room = chunk - line % chunk  # up to the next cut
@@ -111,7 +111,7 @@ def decode_plan(
             items.append(Item(row, start, end, slot=len(items)))
             line += -(-(end - start) // block_n)
             start = end
-        first.append(len(items))
+        first_slot.append(len(items))
 
     sizes = [-(-(item.stop - item.start) // block_n) for item in items]
     longest = min(chunk, max(blocks, default=0))
@@ -121,7 +121,7 @@ def decode_plan(
         size = sizes[item.slot]
         return size < chunk, -CLASSES * size // longest  # minus: -(8 size / longest), rounded up
 
-    return sorted(items, key=rank), first
+    return sorted(items, key=rank), first_slot
 
 
 def makespan(work: Sequence[float], workers: int) -> float:

@@ -13,7 +13,7 @@ from course.check.spec import Exercise, Mistake, Property, Seen
 from course.hardware.regret import RULES, Score, score
 from course.hardware.split_curves import Curve, modelled, recorded
 from course.recorded import load
-from kernels.split_rules import SplitShape, flash_attention_2
+from kernels.split_rules import SplitShape, splits_like_fa2
 
 SECTION = "6 · Regret: what a choice loses"
 GPUS = ("A10", "A100 80GB SXM", "H100 SXM")
@@ -231,5 +231,5 @@ RULE = Exercise(
             see="2 · The U of a real GPU",
         ),
     ),
-    alternative=flash_attention_2,
+    alternative=splits_like_fa2,
 )

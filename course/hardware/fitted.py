@@ -16,12 +16,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from course.hardware.launch import flash_attention_2, flash_decoding
+from course.hardware.launch import predict_fa2, predict_flash_decoding
 from kernels.devices import Device, recognise
 from kernels.explain.model import Explanation
 
 HEAD_DIM = 128  # of every row that `benchmarks.decode` records; so is the dtype, bf16
-PREDICT = {"flash_decoding": flash_decoding, "fa2": flash_attention_2}
+PREDICT = {"flash_decoding": predict_flash_decoding, "fa2": predict_fa2}
 FEWEST_ROWS = 4
 
 Row = Mapping[str, Any]

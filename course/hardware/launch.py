@@ -15,7 +15,7 @@ from kernels.explain import explain
 from kernels.explain.model import Explanation
 
 
-def flash_decoding(
+def predict_flash_decoding(
     *,
     batch: int,
     heads: tuple[int, int],
@@ -31,7 +31,7 @@ def flash_decoding(
     num_splits: how many; None: as `kernels.heuristics` chooses. split_keys: how many keys a split
     has instead, whatever the length. The rest as in `kernels.explain.explain`.
 
-    >>> said = flash_decoding(
+    >>> said = predict_flash_decoding(
     ...     batch=1, heads=(64, 8), head_dim=128, length=65536, device="A100 80GB SXM")
     >>> said.splits, said.programs, round(said.time_us)
     (27, 216, 168)
@@ -54,7 +54,7 @@ def flash_decoding(
     )
 
 
-def flash_attention_2(
+def predict_fa2(
     *,
     batch: int,
     heads: tuple[int, int],
@@ -73,7 +73,7 @@ def flash_attention_2(
 
     >>> call = {"batch": 1, "heads": (64, 8), "head_dim": 128, "length": 65536}
     >>> each, packed = (
-    ...     flash_attention_2(**call, packed=p, device="A100 80GB SXM") for p in (False, True))
+    ...     predict_fa2(**call, packed=p, device="A100 80GB SXM") for p in (False, True))
     >>> each.programs, packed.programs, round(each.time_us), round(packed.time_us)
     (64, 8, 1985, 1985)
 
@@ -93,7 +93,7 @@ def flash_attention_2(
 
 
 @dataclass(frozen=True)
-class Waves:
+class WaveCounts:
     """How programs fill a GPU.
 
     programs: those with keys. slots: that run at once. full: waves in which every slot is taken;
@@ -109,19 +109,19 @@ class Waves:
     efficiency: float
 
 
-def waves(explanation: Explanation) -> Waves:
+def count_waves(explanation: Explanation) -> WaveCounts:
     """Count the waves of a launch.
 
     >>> starved = explain(
     ...     batch=1, heads=(32, 32), head_dim=128, length=4096, num_splits=1, device="A100 40GB")
-    >>> waves(starved)
-    Waves(programs=32, slots=216, full=0, tail=32, busy_sms=32, efficiency=0.14814814814814814)
+    >>> count_waves(starved)
+    WaveCounts(programs=32, slots=216, full=0, tail=32, busy_sms=32, efficiency=0.14814814814814814)
 
     32 heads on 108 SMs: 76 SMs have nothing to do.
     """
     full, tail = divmod(explanation.busy, explanation.slots)
     last = tail or (explanation.slots if full else 0)
-    return Waves(
+    return WaveCounts(
         programs=explanation.busy,
         slots=explanation.slots,
         full=full,

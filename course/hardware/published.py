@@ -22,11 +22,10 @@ All else is `kernels.explain`'s default.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from course.hardware.launch import flash_attention_2, flash_decoding
+from course.hardware.launch import predict_fa2, predict_flash_decoding
 from course.hardware.specifications import resolve
 from kernels.devices import Device
-from kernels.split_rules import Rule
-from kernels.split_rules import flash_attention_2 as flash_attention_2_rule
+from kernels.split_rules import Rule, splits_like_fa2
 
 SPLIT_KEYS = 2048
 LAYERS = 13
@@ -119,7 +118,7 @@ def compare_post(device: Device | str = A100) -> list[Compared]:
     >>> [(round(row.fa2_us), round(row.flash_decoding_us)) for row in compare_post()]
     [(1985, 63), (3960, 106), (504, 63)]
     """
-    return _compare(POST, "fp16", None, 1, device, rule=flash_attention_2_rule)
+    return _compare(POST, "fp16", None, 1, device, rule=splits_like_fa2)
 
 
 def bandwidth_needed(row: Published, layers: int) -> float:
@@ -150,10 +149,10 @@ def _compare(
             "dtype": dtype,
             "device": resolve(device),
         }
-        fa2 = flash_attention_2(**call)
-        split = flash_decoding(**call, split_keys=split_keys)
+        fa2 = predict_fa2(**call)
+        split = predict_flash_decoding(**call, split_keys=split_keys)
         if rule is not None:
-            split = flash_decoding(**call, num_splits=rule(split.shape))
+            split = predict_flash_decoding(**call, num_splits=rule(split.shape))
         compared.append(Compared(row, layers * fa2.time_us, layers * split.time_us))
     return compared
 

@@ -19,8 +19,8 @@ from kernels.split_rules import (
     cost_model,
     fixed_count,
     fixed_size,
-    flash_attention_2,
-    flash_attention_3,
+    splits_like_fa2,
+    splits_like_fa3,
 )
 
 CANDIDATES = tuple(
@@ -33,8 +33,8 @@ RULES: Mapping[str, Rule] = {
     "never split": fixed_count(1),
     "always 16": fixed_count(16),
     "512 keys each": fixed_size(512),
-    "FlashAttention-2": flash_attention_2,
-    "FlashAttention-3": flash_attention_3,
+    "FlashAttention-2": splits_like_fa2,
+    "FlashAttention-3": splits_like_fa3,
     "cost model": cost_model,
 }
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import ipywidgets
 
 from course.figures.why_decode_starves import sm_timelines
-from course.hardware import DEVICES, Run, flash_decoding, timeline_of, utilisation
+from course.hardware import DEVICES, Run, predict_flash_decoding, timeline_of, utilisation
 from course.widgets.explorer import Choice, Steps, View, explorer
 from kernels.devices import Device
 from kernels.explain.model import Explanation
@@ -33,7 +33,7 @@ predicts 1,985 µs, 10 of them for launching; without an idle SM K and V alone w
 
     Raises ValueError for a device or a pair of heads that there is not.
     """
-    said = flash_decoding(
+    said = predict_flash_decoding(
         batch=batch,
         heads=_pair(heads),
         head_dim=HEAD_DIM,

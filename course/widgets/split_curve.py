@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipywidgets
 
 from course.figures.num_splits import split_curve as draw_curve
-from course.hardware.launch import flash_decoding
+from course.hardware.launch import predict_flash_decoding
 from course.widgets.explorer import Choice, Steps, View, explorer
 from kernels.devices import DEVICES
 from kernels.split_rules import (
@@ -13,8 +13,8 @@ from kernels.split_rules import (
     Rule,
     SplitShape,
     cost_model,
-    flash_attention_2,
-    flash_attention_3,
+    splits_like_fa2,
+    splits_like_fa3,
 )
 
 HEADS = {
@@ -24,8 +24,8 @@ HEADS = {
     "one KV head: 71 on 1": (71, 1),
 }
 RULES: dict[str, Rule] = {
-    "FlashAttention-2": flash_attention_2,
-    "FlashAttention-3": flash_attention_3,
+    "FlashAttention-2": splits_like_fa2,
+    "FlashAttention-3": splits_like_fa3,
     "ours": cost_model,
 }
 NAMES = tuple(device.name for device in DEVICES)
@@ -42,10 +42,10 @@ def split_curve_view(*, device: str, batch: int, heads: str, context: int) -> Vi
     if context < 1:
         raise ValueError(f"context must be at least 1; got {context}")
     call = {"batch": batch, "heads": HEADS[heads], "head_dim": 128, "length": context}
-    said = {1: flash_decoding(**call, num_splits=1, device=device)}
+    said = {1: predict_flash_decoding(**call, num_splits=1, device=device)}
     shape = said[1].shape
     for S in range(2, min(MAX_SPLITS, shape.blocks) + 1):
-        said[S] = flash_decoding(**call, num_splits=S, device=device)
+        said[S] = predict_flash_decoding(**call, num_splits=S, device=device)
     times = {S: one.time_us for S, one in said.items()}
     choices = {name: rule(shape) for name, rule in RULES.items()}
     title = f"{device}: batch {batch}, {heads.split(': ')[1]} heads, {context:,} tokens (a model)"

@@ -4,8 +4,6 @@ The kernel and its diagram are in `kernels.append.append_kernel`. This module ha
 and the same op for `torch.compile`, which must be told that the op writes into the cache.
 """
 
-from contextlib import nullcontext
-
 import torch
 from torch import Tensor
 
@@ -101,8 +99,7 @@ def _append(
     check_values(x, each)
     q_out = _empty_q(k, q)
     if k.numel() or q_out.numel():
-        with torch.cuda.device(k.device) if k.is_cuda else nullcontext():
-            append_call(x, interleaved, each, q_out).launch()
+        append_call(x, interleaved, each, q_out).launch(k.device)
     return q_out
 
 

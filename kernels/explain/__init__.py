@@ -47,16 +47,12 @@ inference"; Williams, Waterman & Patterson 2009, "Roofline" (the maximum of two 
 split rules: `kernels.split_rules`.
 """
 
-from collections.abc import Sequence
-
 import torch
-from torch import Tensor
 
 from kernels.devices import Device
 from kernels.explain.checks import check_counts, check_dtypes, check_keys
 from kernels.explain.model import Explanation
-from kernels.heuristics import Launch, choose_decode_launch, choose_num_splits, split_shape
-from kernels.split_rules import SplitShape
+from kernels.heuristics import DecodeChoice, choose_decode
 
 DTYPES = {
     "fp32": torch.float32,
@@ -104,8 +100,8 @@ def explain(
 
     Raises:
         TypeError: a number that is not an int, heads that are not a pair.
-        ValueError: a number out of range, a dtype or device that is not known, Hq no multiple of
-            Hkv, a capacity below the length.
+        ValueError: a number out of range, a dtype or device that is not known, Hq not a multiple
+            of Hkv, a capacity below the length.
     """
     kv_dtype, value_dim = kv_dtype or dtype, head_dim if value_dim is None else value_dim
     capacity = length if capacity is None else capacity
@@ -116,101 +112,38 @@ def explain(
     device = Device.named(device) if isinstance(device, str) else device or Device.here()
     sight = capacity if window is None else min(capacity, window + queries)
     fast = dtype != "fp32" and device.tensor_cores
-    columns = head_dim if latent else head_dim + value_dim
-    *chosen, shape = _choose(counts, heads, kv_dtype, fast, sight, columns, device, num_splits)
+    choice = choose_decode(
+        batch=batch,
+        queries=queries,
+        heads=heads,
+        head_dim=head_dim,
+        value_dim=value_dim,
+        element_size=DTYPES[kv_dtype].itemsize,
+        tensor_cores=fast,
+        max_len=sight,
+        num_sms=device.sms,
+        latent=latent,
+    )
+    splits, dots = num_splits or choice.num_splits, fast and choice.launch.block_m > 1
     keys, rows = min(length, sight), batch * queries * heads[0]
     pages = 0 if page_size is None else batch * -(-keys // page_size)
     return Explanation(
         device=device,
         call=_in_words(counts, heads, length, window, dtype, kv_dtype),
         keys=keys,
-        shape=shape,
-        kv_bytes=batch * keys * heads[1] * columns * DTYPES[kv_dtype].itemsize,
+        shape=choice.shape,
+        kv_bytes=batch * keys * heads[1] * choice.columns * DTYPES[kv_dtype].itemsize,
         other_bytes=rows * ((head_dim + value_dim) * DTYPES[dtype].itemsize + 4) + 4 * pages,
-        **_cut(chosen, keys, rows, batch * heads[1], head_dim, value_dim),
-        peak_tflops=device.tensor_tflops if fast and chosen[0].block_m > 1 else device.fp32_tflops,
+        **_cut(choice, splits, keys, rows, batch * heads[1], head_dim, value_dim),
+        peak_tflops=device.tensor_tflops if dots else device.fp32_tflops,
     )
-
-
-def explain_call(
-    q: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    *,
-    length: int | None = None,
-    block_table: Tensor | None = None,
-    window: int | tuple[int | None, int | None] | None = None,
-    num_splits: int | None = None,
-    device: Device | str | None = None,
-) -> Explanation:
-    """Explain `flash_decode(q, k_cache, v_cache, …)`, from the shapes of its arguments alone.
-
-    q (B, Lq, Hq, D), k_cache (B, Lk, Hkv, D) or pages (num_pages, page_size, Hkv, D) with
-    block_table (B, max_pages), v_cache likewise with Dv. length: keys of every row, as many as
-    there is room for if None: no number is read from the device. The rest as in `explain`.
-    """
-    names = {dtype: name for name, dtype in DTYPES.items()}
-    for name, x in (("q", q), ("k_cache", k_cache)):
-        if x.dtype not in names:
-            raise ValueError(f"{name} must have one of the dtypes {list(names)}; got {x.dtype}")
-    paged = block_table is not None
-    capacity = k_cache.shape[1] * (block_table.shape[1] if paged else 1)
-    return explain(
-        batch=q.shape[0],
-        heads=(q.shape[2], k_cache.shape[2]),
-        head_dim=q.shape[3],
-        value_dim=v_cache.shape[3],
-        length=capacity if length is None else length,
-        capacity=capacity,
-        queries=q.shape[1],
-        dtype=names[q.dtype],
-        kv_dtype=names[k_cache.dtype],
-        latent=k_cache is not v_cache and k_cache.data_ptr() == v_cache.data_ptr() != 0,
-        window=window[0] if isinstance(window, tuple) else window,
-        page_size=k_cache.shape[1] if paged else None,
-        num_splits=num_splits,
-        device=device,
-    )
-
-
-def _choose(
-    counts: dict[str, int],
-    heads: tuple[int, int],
-    kv_dtype: str,
-    tensor_cores: bool,
-    sight: int,
-    columns: int,
-    device: Device,
-    num_splits: int | None,
-) -> tuple[Launch, int, int, SplitShape]:
-    """Ask `kernels.heuristics` as `flash_decode` does: for tile sizes, tiles and splits."""
-    rows = counts["queries"] * heads[0] // heads[1]
-    launch = choose_decode_launch(
-        rows=rows,
-        head_dim=counts["head_dim"],
-        value_dim=counts["value_dim"],
-        element_size=DTYPES[kv_dtype].itemsize,
-        tensor_cores=tensor_cores,
-    )
-    m_tiles = -(-rows // launch.block_m)
-    asked = {
-        "batch": counts["batch"],
-        "kv_heads": heads[1],
-        "m_tiles": m_tiles,
-        "max_len": sight,
-        "block_n": launch.block_n,
-        "num_sms": device.sms,
-        "token_bytes": columns * DTYPES[kv_dtype].itemsize,
-        "partial_bytes": 4 * min(rows, launch.block_m) * (counts["value_dim"] + 1),
-    }
-    return launch, m_tiles, num_splits or choose_num_splits(**asked), split_shape(**asked)
 
 
 def _cut(
-    chosen: Sequence[Launch | int], keys: int, rows: int, readers: int, D: int, Dv: int
+    choice: DecodeChoice, splits: int, keys: int, rows: int, readers: int, D: int, Dv: int
 ) -> dict[str, int]:
     """Count splits, programs, and what grows with them; readers: B·Hkv, rows: B·Lq·Hq."""
-    launch, m_tiles, splits = chosen
+    launch, m_tiles = choice.launch, choice.m_tiles
     blocks = -(-keys // launch.block_n)
     chunk = max(1, -(-blocks // splits))  # blocks per split
     whole = readers * m_tiles

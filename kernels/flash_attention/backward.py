@@ -27,14 +27,13 @@ Source: Dao 2023, "FlashAttention-2", arXiv:2307.08691, algorithm 2.
 """
 
 import math
-from contextlib import nullcontext
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kernels.call import KernelCall
+from kernels.call import Cells, KernelCall
 from kernels.flash_attention.backward_dkdv import dkdv_kernel
 from kernels.flash_attention.backward_dq import dq_kernel
 from kernels.flash_attention.backward_rows import rows_call
@@ -58,8 +57,8 @@ def dkdv_call(
     tiles: Tiles,
 ) -> KernelCall:
     """Step 2. inputs: q, k, v, do; rows: lse_log2, delta → grads: dk, dv, contiguous."""
-    args = _pointers(inputs, rows, {"dk_ptr": grads[0], "dv_ptr": grads[1]}, packing)
-    args |= _sizes(inputs, scale, causal, tiles)
+    outputs = {"dk_ptr": grads[0], "dv_ptr": grads[1]}
+    args = _arguments(inputs, rows, outputs, packing, scale, causal, tiles)
     sequences, _, Lk = extent(*inputs[:2], packing)
     grid = (triton.cdiv(Lk, tiles.block_n), inputs[1].shape[2], sequences)
     return KernelCall(dkdv_kernel, grid, args, tiles.num_warps, tiles.num_stages)
@@ -75,38 +74,33 @@ def dq_call(
     tiles: Tiles,
 ) -> KernelCall:
     """Step 3. inputs: q, k, v, do; rows: lse_log2, delta → dq, contiguous."""
-    args = _pointers(inputs, rows, {"dq_ptr": dq}, packing)
-    args |= _sizes(inputs, scale, causal, tiles)
+    args = _arguments(inputs, rows, {"dq_ptr": dq}, packing, scale, causal, tiles)
     sequences, Lq, _ = extent(*inputs[:2], packing)
     grid = (triton.cdiv(Lq, tiles.block_m), inputs[0].shape[2], sequences)
     return KernelCall(dq_kernel, grid, args, tiles.num_warps, tiles.num_stages)
 
 
-def _pointers(
-    inputs: tuple[Tensor, ...],
+def _arguments(
+    inputs: tuple[Tensor, Tensor, Tensor, Tensor],
     rows: tuple[Tensor, Tensor],
-    grads: dict[str, Tensor],
+    outputs: dict[str, Tensor],
     packing: Packing | None,
+    scale: float,
+    causal: bool,
+    tiles: Tiles,
 ) -> dict[str, Any]:
-    """The pointers of steps 2 and 3, in the order of their parameters."""
+    """The arguments of steps 2 and 3, in the order of their parameters; outputs by name."""
+    q, k, v, do = inputs
     return {
-        **dict(zip(("q_ptr", "k_ptr", "v_ptr", "do_ptr"), inputs, strict=True)),
-        **dict(zip(("lse_log2_ptr", "delta_ptr"), rows, strict=True)),
-        **grads,
+        "q": Cells(q, *q.stride()[:3]),
+        "k": Cells(k, *k.stride()[:3]),
+        "v": Cells(v, *v.stride()[:3]),
+        "do": Cells(do, *do.stride()[:3]),
+        "lse_log2_ptr": rows[0],
+        "delta_ptr": rows[1],
+        **outputs,
         "cu_seqlens_q_ptr": packing.cu_seqlens_q if packing else None,
         "cu_seqlens_k_ptr": packing.cu_seqlens_k if packing else None,
-    }
-
-
-def _sizes(
-    inputs: tuple[Tensor, Tensor, Tensor, Tensor], scale: float, causal: bool, tiles: Tiles
-) -> dict[str, Any]:
-    """Strides, lengths and constants of steps 2 and 3, in the order of their parameters."""
-    q, k, v, _ = inputs
-    axes = [("q", "bmh"), ("k", "bnh"), ("v", "bnh"), ("do", "bmh")]
-    names = [f"stride_{name}{axis}" for name, its in axes for axis in its]
-    strides = [stride for x in inputs for stride in x.stride()[:3]]
-    return dict(zip(names, strides, strict=True)) | {
         "Lq": q.shape[1],
         "Lk": k.shape[1],
         "G": q.shape[2] // k.shape[2],
@@ -178,9 +172,8 @@ def backward(
         interpreted=INTERPRETED,
     )
     grads = tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
-    with torch.cuda.device(q.device) if q.is_cuda else nullcontext():
-        for call in backward_calls(q, k, v, o, lse, do, dlse, grads, packing, scale, causal, tiles):
-            call.launch()
+    for call in backward_calls(q, k, v, o, lse, do, dlse, grads, packing, scale, causal, tiles):
+        call.launch(q.device)
     return grads
 
 

@@ -75,28 +75,16 @@ def over_queries(
 
 @triton.jit
 def dkdv_kernel(
-    q_ptr,  # (B, Lq, Hq, D)
-    k_ptr,  # (B, Lk, Hkv, D)
-    v_ptr,  # (B, Lk, Hkv, DV)
-    do_ptr,  # (B, Lq, Hq, DV)
+    q,  # kernels.call.Cells: (B, Lq, Hq, D)
+    k,  # (B, Lk, Hkv, D)
+    v,  # (B, Lk, Hkv, DV)
+    do,  # (B, Lq, Hq, DV)
     lse_log2_ptr,  # (B, Hq, Lq), contiguous, as are the next three
     delta_ptr,  # (B, Hq, Lq)
     dk_ptr,  # (B, Lk, Hkv, D)
     dv_ptr,  # (B, Lk, Hkv, DV)
     cu_seqlens_q_ptr,  # (sequences + 1,) or None: see kernels.flash_attention.packed
     cu_seqlens_k_ptr,
-    stride_qb,
-    stride_qm,
-    stride_qh,
-    stride_kb,
-    stride_kn,
-    stride_kh,
-    stride_vb,
-    stride_vn,
-    stride_vh,
-    stride_dob,
-    stride_dom,
-    stride_doh,
     Lq,
     Lk,
     G,
@@ -124,27 +112,27 @@ def dkdv_kernel(
     mask_k = (offs_n[:, None] < Lk) & (offs_d < D)
     mask_v = (offs_n[:, None] < Lk) & (offs_dv < DV)
     rows = offs_n.to(tl.int64)[:, None]
-    k_ptr += row * stride_kb + first_k * stride_kn + head_kv * stride_kh
-    v_ptr += row * stride_vb + first_k * stride_vn + head_kv * stride_vh
-    k = tl.load(k_ptr + rows * stride_kn + offs_d, mask=mask_k, other=0.0)  # (BLOCK_N, BLOCK_D)
-    v = tl.load(v_ptr + rows * stride_vn + offs_dv, mask=mask_v, other=0.0)
+    k_ptr = k.ptr + row * k.stride_b + first_k * k.stride_n + head_kv * k.stride_h
+    v_ptr = v.ptr + row * v.stride_b + first_k * v.stride_n + head_kv * v.stride_h
+    k_tile = tl.load(k_ptr + rows * k.stride_n + offs_d, mask=mask_k, other=0.0)
+    v_tile = tl.load(v_ptr + rows * v.stride_n + offs_dv, mask=mask_v, other=0.0)
 
     head = head_kv * G  # the first of the group
     stats = (row * G * tl.num_programs(1) + head) * Tq + first_q
-    q_ptr += row * stride_qb + first_q * stride_qm + head * stride_qh
-    do_ptr += row * stride_dob + first_q * stride_dom + head * stride_doh
+    q_ptr = q.ptr + row * q.stride_b + first_q * q.stride_n + head * q.stride_h
+    do_ptr = do.ptr + row * do.stride_b + first_q * do.stride_n + head * do.stride_h
     queries = (
-        (q_ptr, stride_qm, stride_qh),
-        (do_ptr, stride_dom, stride_doh),
+        (q_ptr, q.stride_n, q.stride_h),
+        (do_ptr, do.stride_n, do.stride_h),
         (lse_log2_ptr + stats, delta_ptr + stats, Tq),
         Lq,
     )
 
-    # Queries before `first` see none of these keys, those from `full` on see all of them.
-    first, full = 0, 0
+    # Queries before `first_query` see none of these keys, those from `full` on see all of them.
+    first_query, full = 0, 0
     sees_from = offs_n - (Lk - Lq)
     if CAUSAL:
-        first = tl.maximum(start_n - (Lk - Lq), 0) // BLOCK_M * BLOCK_M
+        first_query = tl.maximum(start_n - (Lk - Lq), 0) // BLOCK_M * BLOCK_M
         full = tl.maximum(tl.minimum(start_n + BLOCK_N, Lk) - 1 - (Lk - Lq), 0)
         full = tl.cdiv(full, BLOCK_M) * BLOCK_M
 
@@ -152,15 +140,39 @@ def dkdv_kernel(
     if CAUSAL:
         stop = tl.minimum(full, Lq)
         grads = over_queries(
-            grads, k, v, queries, scale_log2, G, first, stop, sees_from, D, DV, BLOCK_M, MASKED=True
+            grads,
+            k_tile,
+            v_tile,
+            queries,
+            scale_log2,
+            G,
+            first_query,
+            stop,
+            sees_from,
+            D,
+            DV,
+            BLOCK_M,
+            MASKED=True,
         )
     dk, dv = over_queries(
-        grads, k, v, queries, scale_log2, G, full, Lq, sees_from, D, DV, BLOCK_M, MASKED=False
+        grads,
+        k_tile,
+        v_tile,
+        queries,
+        scale_log2,
+        G,
+        full,
+        Lq,
+        sees_from,
+        D,
+        DV,
+        BLOCK_M,
+        MASKED=False,
     )
 
-    first = (row * Tk + first_k) * tl.num_programs(1) + head_kv  # of B·Lk·Hkv
+    first_row = (row * Tk + first_k) * tl.num_programs(1) + head_kv  # of B·Lk·Hkv
     rows = rows * tl.num_programs(1)
     dk = round_to(dk * scale, dk_ptr.dtype.element_ty)
-    tl.store(dk_ptr + first * D + rows * D + offs_d, dk, mask=mask_k)
+    tl.store(dk_ptr + first_row * D + rows * D + offs_d, dk, mask=mask_k)
     dv = round_to(dv, dv_ptr.dtype.element_ty)
-    tl.store(dv_ptr + first * DV + rows * DV + offs_dv, dv, mask=mask_v)
+    tl.store(dv_ptr + first_row * DV + rows * DV + offs_dv, dv, mask=mask_v)

@@ -21,8 +21,6 @@ Source: Dao 2023, "FlashAttention-2: Faster Attention with Better Parallelism an
 Partitioning", arXiv:2307.08691, algorithm 1 (forward) and section 3.1 (causal masking).
 """
 
-from contextlib import nullcontext
-
 import torch
 from torch import Tensor
 
@@ -79,6 +77,30 @@ def attend(
 
 
 @triton.jit
+def causal_bounds(
+    start_m,
+    Lq,
+    Lk,
+    CAUSAL: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+) -> tuple:
+    """Return (sees, full, stop) for the queries start_m … start_m + BLOCK_M - 1.
+
+    sees (BLOCK_M,): row i sees keys 0 … sees[i] - 1. Keys before `full`, whole tiles, are seen by
+    every row, keys from `stop` on by none.
+    """
+    full, stop = Lk, Lk
+    sees = tl.full((BLOCK_M,), 0, tl.int32) + Lk
+    if CAUSAL:  # bottom-right: the last query sees all keys, the one before it one fewer, …
+        offs_m = start_m + tl.arange(0, BLOCK_M)
+        sees = tl.minimum(offs_m + 1 + (Lk - Lq), Lk)
+        full = tl.maximum(start_m + 1 + (Lk - Lq), 0)
+        stop = tl.maximum(tl.minimum(start_m + BLOCK_M + (Lk - Lq), Lk), 0)
+    return sees, full // BLOCK_N * BLOCK_N, stop
+
+
+@triton.jit
 def flash_attention_kernel(
     q_ptr,  # (B, Lq, Hq, D)
     k_ptr,  # (B, Lk, Hkv, D)
@@ -128,14 +150,7 @@ def flash_attention_kernel(
     q = tl.load(q_ptrs, mask=mask_q, other=0.0)  # (BLOCK_M, BLOCK_D)
 
     # Keys before `full` are seen by every row of the tile, keys from `stop` on by none.
-    full, stop = Lk, Lk
-    sees = tl.full((BLOCK_M,), 0, tl.int32) + Lk
-    if CAUSAL:  # bottom-right: the last query sees all keys, the one before it one fewer, …
-        sees = tl.minimum(offs_m + 1 + (Lk - Lq), Lk)
-        full = tl.maximum(start_m + 1 + (Lk - Lq), 0)
-        stop = tl.maximum(tl.minimum(start_m + BLOCK_M + (Lk - Lq), Lk), 0)
-    full = full // BLOCK_N * BLOCK_N
-
+    sees, full, stop = causal_bounds(start_m, Lq, Lk, CAUSAL, BLOCK_M, BLOCK_N)
     m_log2 = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     l = tl.zeros((BLOCK_M,), tl.float32)
     acc = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
@@ -145,10 +160,10 @@ def flash_attention_kernel(
     m_log2, l, acc = state
 
     o, lse = finalize(m_log2, l, acc)  # the only division; lse becomes a natural logarithm
-    first = (batch * Tq + first_q) * tl.num_programs(1) + head  # of B·Lq·Hq: one scalar, then rows
+    first_row = (batch * Tq + first_q) * tl.num_programs(1) + head  # of B·Lq·Hq: a scalar
     row = offs_m.to(tl.int64) * tl.num_programs(1)
-    tl.store(lse_ptr + first + row, lse, mask=offs_m < Lq)
-    o_ptrs = o_ptr + first * D + row[:, None] * D + offs_d
+    tl.store(lse_ptr + first_row + row, lse, mask=offs_m < Lq)
+    o_ptrs = o_ptr + first_row * D + row[:, None] * D + offs_d
     tl.store(o_ptrs, round_to(o, o_ptr.dtype.element_ty), mask=mask_q)
 
 
@@ -165,15 +180,27 @@ def forward_call(
 ) -> KernelCall:
     """Return the launch over (⌈Lq / BLOCK_M⌉, Hq, sequences); o and lse are contiguous."""
     sequences, Lq, _ = extent(q, k, packing)
-    names = [f"stride_{x}" for x in ("qb", "qm", "qh", "kb", "kn", "kh", "vb", "vn", "vh")]
-    strides = [stride for x in (q, k, v) for stride in x.stride()[:3]]
-    args = {"q_ptr": q, "k_ptr": k, "v_ptr": v, "o_ptr": o, "lse_ptr": lse}
-    args |= {"cu_seqlens_q_ptr": packing.cu_seqlens_q if packing else None}
-    args |= {"cu_seqlens_k_ptr": packing.cu_seqlens_k if packing else None}
-    args |= dict(zip(names, strides, strict=True))
-    args |= {"Lq": q.shape[1], "Lk": k.shape[1], "G": q.shape[2] // k.shape[2]}
-    args |= {"scale_log2": scale * LOG2_E, "CAUSAL": causal, "D": q.shape[3]}
-    args |= {"BLOCK_M": launch.block_m, "BLOCK_N": launch.block_n, "BLOCK_D": launch.block_d}
+    args = {
+        "q_ptr": q,
+        "k_ptr": k,
+        "v_ptr": v,
+        "o_ptr": o,
+        "lse_ptr": lse,
+        "cu_seqlens_q_ptr": packing.cu_seqlens_q if packing else None,
+        "cu_seqlens_k_ptr": packing.cu_seqlens_k if packing else None,
+        **dict(zip(("stride_qb", "stride_qm", "stride_qh"), q.stride(), strict=False)),
+        **dict(zip(("stride_kb", "stride_kn", "stride_kh"), k.stride(), strict=False)),
+        **dict(zip(("stride_vb", "stride_vn", "stride_vh"), v.stride(), strict=False)),
+        "Lq": q.shape[1],
+        "Lk": k.shape[1],
+        "G": q.shape[2] // k.shape[2],
+        "scale_log2": scale * LOG2_E,
+        "CAUSAL": causal,
+        "D": q.shape[3],
+        "BLOCK_M": launch.block_m,
+        "BLOCK_N": launch.block_n,
+        "BLOCK_D": launch.block_d,
+    }
     grid = (triton.cdiv(Lq, launch.block_m), q.shape[2], sequences)
     return KernelCall(flash_attention_kernel, grid, args, launch.num_warps, launch.num_stages)
 
@@ -211,6 +238,5 @@ def forward(
         interpreted=INTERPRETED,
     )
     if lse.numel() and sequences and Lq:
-        with torch.cuda.device(q.device) if q.is_cuda else nullcontext():
-            forward_call(q, k, v, o, lse, packing, causal, scale, launch).launch()
+        forward_call(q, k, v, o, lse, packing, causal, scale, launch).launch(q.device)
     return o, lse

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from kernels.flash_decoding.checks import check_shapes
 from kernels.flash_decoding.features import Features, Splits
-from kernels.flash_decoding.launch import decode, plan_launch
+from kernels.flash_decoding.launch import choose_splits, decode
 from kernels.flash_decoding.op import flash_decode_op, flat_arguments
 from kernels.plan import Plan, decode_plan
 
@@ -119,7 +119,7 @@ def flash_decode_plan(
     """
     given = Features(cache_seqlens=cache_seqlens, **features)
     check_shapes(q, k_cache, v_cache, given)
-    launch, _, _ = plan_launch(q, k_cache, v_cache, given, Splits(num_splits=1))
+    launch = choose_splits(q, k_cache, v_cache, given, Splits(num_splits=1)).launch
     return decode_plan(
         cache_seqlens,
         kv_heads=k_cache.shape[2],
@@ -156,6 +156,6 @@ def workspace_bytes(
     splits = Splits(num_splits, split_size, plan, num_sms)
     given = Features(**features)
     check_shapes(q, k_cache, v_cache, given)
-    _, parts, _ = plan_launch(q, k_cache, v_cache, given, splits)
+    parts = choose_splits(q, k_cache, v_cache, given, splits).parts
     rows = q.shape[1] * q.shape[2] * (q.shape[0] if plan is None else 1)
     return 4 * parts * rows * (v_cache.shape[3] + 1)

@@ -54,7 +54,7 @@ class Task(NamedTuple):
 
 
 @triton.jit
-def attend(
+def attend_split(
     state,
     task,
     start,
@@ -63,8 +63,8 @@ def attend(
     DV: tl.constexpr,
     BLOCK_N: tl.constexpr,
     PAGE: tl.constexpr,
-    NUM_STAGES: tl.constexpr,
     ONCE: tl.constexpr,
+    NUM_STAGES: tl.constexpr,
     MASKED: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
     """Carry state = (m_log2, l, acc) over the keys from start to stop, a block at a time.

@@ -219,12 +219,12 @@ def row_ends(B: int, Lq: int, k_cache: Tensor, features: Features) -> tuple[Tens
     length = torch.full((B,), features.capacity(k_cache))
     if features.cache_seqlens is not None:
         length = features.cache_seqlens.cpu().long()
-    first = torch.zeros_like(length)
+    first_key = torch.zeros_like(length)
     if features.cache_leftpad is not None:
-        first = features.cache_leftpad.cpu().long()
+        first_key = features.cache_leftpad.cpu().long()
     if features.sides[0] is not None:
-        first = torch.maximum(first, length - Lq - features.sides[0])
-    return torch.minimum(first, length), length
+        first_key = torch.maximum(first_key, length - Lq - features.sides[0])
+    return torch.minimum(first_key, length), length
 
 
 def check_pages_exist(Lq: int, k_cache: Tensor, features: Features) -> None:
@@ -232,9 +232,9 @@ def check_pages_exist(Lq: int, k_cache: Tensor, features: Features) -> None:
     if features.block_table is None:
         return
     table = features.block_table.cpu()
-    first, length = (n[:, None] for n in row_ends(len(table), Lq, k_cache, features))
+    first_key, length = (n[:, None] for n in row_ends(len(table), Lq, k_cache, features))
     begin = torch.arange(table.shape[1]) * k_cache.shape[1]
-    live = (first < length) & (begin < length) & (begin + k_cache.shape[1] > first)
+    live = (first_key < length) & (begin < length) & (begin + k_cache.shape[1] > first_key)
     pages = table[live]
     if pages.numel() and not 0 <= pages.min() <= pages.max() < len(k_cache):
         raise ValueError(
@@ -244,24 +244,24 @@ def check_pages_exist(Lq: int, k_cache: Tensor, features: Features) -> None:
 
 
 def check_plan_fits(
-    items: Tensor, slots: Tensor, block_n: int, Lq: int, k_cache: Tensor, features: Features
+    items: Tensor, first_slot: Tensor, block_n: int, Lq: int, k_cache: Tensor, features: Features
 ) -> None:
     """Raise ValueError unless a plan covers exactly the keys that the rows have now.
 
-    items (W, 4), slots (B + 1,): `items` and `first` of `kernels.plan.Plan`.
+    items (W, 4), first_slot (B + 1,): as in `kernels.plan.Plan`.
     """
-    B = len(slots) - 1
+    B, slots = len(first_slot) - 1, first_slot.cpu()
     row, start, stop, slot = items.cpu().long().unbind(1)
     busy = row >= 0
     row, start, stop, slot = (n[busy] for n in (row, start, stop, slot))
-    first, length = row_ends(B, Lq, k_cache, features)
-    wanted = torch.where(first < length, length - first // block_n * block_n, 0)
+    first_key, length = row_ends(B, Lq, k_cache, features)
+    wanted = torch.where(first_key < length, length - first_key // block_n * block_n, 0)
     if (row < B).all():
         planned = torch.zeros_like(length).index_add(0, row, stop - start)
         inside = (start >= 0) & (start <= stop) & (stop <= length[row])
         counted = torch.bincount(row, minlength=B)
-        own = (slot >= slots.cpu()[row]) & (slot < slots.cpu()[row + 1])
-        agree = torch.equal(planned, wanted) and torch.equal(slots.cpu().diff(), counted.int())
+        own = (slot >= slots[row]) & (slot < slots[row + 1])
+        agree = torch.equal(planned, wanted) and torch.equal(slots.diff(), counted.int())
         if agree and inside.all() and own.all() and slots[0] == 0:
             return
     raise ValueError(

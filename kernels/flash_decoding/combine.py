@@ -18,16 +18,14 @@ An attention sink is one more part, with no value: lse = sink, o = 0.
 
 The order of the sum is fixed, so the same inputs give the same bits.
 
+`kernels.merge.merge_states` is this step as a function of its own.
+
 Source: Dao, Haziza, Massa & Sizov 2023, "Flash-Decoding for long-context inference", step 3.
 """
 
-from contextlib import nullcontext
-
-import torch
 from torch import Tensor
 
 from kernels.call import KernelCall
-from kernels.checks import DTYPES, check_device
 from kernels.heuristics import next_power_of_2
 from kernels.primitives import round_to, to_fp32
 
@@ -44,7 +42,7 @@ def combine_kernel(
     lse_partial_ptr,
     o_ptr,
     lse_ptr,
-    first_ptr,  # from a plan (B + 1,): row b of the batch owns parts first[b] … first[b + 1] - 1
+    first_slot_ptr,  # (B + 1,), from a plan: of row b of the batch, the number of its first part
     sinks_ptr,  # (Hq,) or None
     rows,
     num_splits,
@@ -61,11 +59,11 @@ def combine_kernel(
 
     # 1. Where this row lies in each split.
     begin, step = row, rows
-    if first_ptr is not None:
+    if first_slot_ptr is not None:
         step = Lq * Hq
-        first = tl.load(first_ptr + row // step)
-        num_splits = tl.load(first_ptr + row // step + 1) - first
-        begin = first.to(tl.int64) * step + row % step
+        first_slot = tl.load(first_slot_ptr + row // step)
+        num_splits = tl.load(first_slot_ptr + row // step + 1) - first_slot
+        begin = first_slot.to(tl.int64) * step + row % step
 
     # 2. The ruler: the largest lse of all splits. It stays -inf if no split saw a key.
     sink = float("-inf")
@@ -107,15 +105,15 @@ def combine_call(
     o: Tensor,
     lse: Tensor,
     *,
-    first: Tensor | None = None,
+    first_slot: Tensor | None = None,
     sinks: Tensor | None = None,
 ) -> KernelCall:
     """Describe the launch of stage 2.
 
     o_partial (S, ..., D), any float dtype, and lse_partial (S, ...), fp32: partial results; o
-    (..., D) and lse (...), fp32: where the merged results go. All contiguous. With first (B + 1,),
-    int32, S counts the parts of a plan, and the partials are (S, Lq, Hq, D). sinks: (Hq,), the
-    last dimension of lse.
+    (..., D) and lse (...), fp32: where the merged results go. All contiguous. With first_slot
+    (B + 1,), int32, S counts the parts of a plan, and the partials are (S, Lq, Hq, D). sinks:
+    (Hq,), the last dimension of lse.
     """
     D = o.shape[-1]
     args = {
@@ -123,7 +121,7 @@ def combine_call(
         "lse_partial_ptr": lse_partial,
         "o_ptr": o,
         "lse_ptr": lse,
-        "first_ptr": first,
+        "first_slot_ptr": first_slot,
         "sinks_ptr": sinks,
         "rows": lse.numel(),
         "num_splits": o_partial.shape[0],
@@ -134,57 +132,3 @@ def combine_call(
         "BLOCK_D": next_power_of_2(D),
     }
     return KernelCall(combine_kernel, (lse.numel(),), args, num_warps=1 if D <= 256 else 4)
-
-
-def combine(
-    o_partial: Tensor, lse_partial: Tensor, dtype: torch.dtype = torch.float32
-) -> tuple[Tensor, Tensor]:
-    """Merge normalised partial results along their first dimension.
-
-    Args:
-        o_partial: (S, ..., D), fp32, fp16 or bf16, contiguous; 0 where a split saw no key.
-        lse_partial: (S, ...), fp32, contiguous, natural log; -inf where a split saw no key.
-        dtype: of the merged o.
-
-    Returns:
-        o (..., D) in `dtype` and lse (...), fp32, natural log. (0, -inf) where no split saw a key.
-
-    Raises:
-        TypeError: not tensors, or `dtype` not one of the three. ValueError: shapes or devices that
-        do not fit, a dtype or strides other than above, an input that requires grad.
-
-    Source: the Flash-Decoding post, step 3; `reference.flash_decoding.combine` is its twin.
-    """
-    _check(o_partial, lse_partial, dtype)
-    _, *shape, D = o_partial.shape
-    o = torch.empty(*shape, D, dtype=dtype, device=o_partial.device)
-    lse = torch.empty(shape, dtype=torch.float32, device=o_partial.device)
-    if lse.numel():
-        with torch.cuda.device(o.device) if o.is_cuda else nullcontext():
-            combine_call(o_partial, lse_partial, o, lse).launch()
-    return o, lse
-
-
-def _check(o_partial: Tensor, lse_partial: Tensor, dtype: torch.dtype) -> None:
-    for name, x, dtypes in (
-        ("o_partial", o_partial, DTYPES),
-        ("lse_partial", lse_partial, (torch.float32,)),
-    ):
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{name} must be a tensor; got {type(x).__name__}")
-        if x.dtype not in dtypes or x.layout != torch.strided or not x.is_contiguous():
-            names = " or ".join(str(kind).removeprefix("torch.") for kind in dtypes)
-            raise ValueError(f"{name} must be contiguous {names}; got {x.dtype}, {x.layout}")
-        if x.requires_grad and torch.is_grad_enabled():
-            raise ValueError(f"{name} requires grad, but merging has no backward")
-        if x.device != o_partial.device:
-            raise ValueError(f"{name} must be on {o_partial.device}; got {x.device}")
-    shape = o_partial.shape
-    if len(shape) < 2 or shape[:-1] != lse_partial.shape or shape[0] == 0 or shape[-1] == 0:
-        raise ValueError(
-            "o_partial and lse_partial must be (S, ..., D) and (S, ...) with S ≥ 1 and D ≥ 1; got "
-            f"{tuple(shape)} and {tuple(lse_partial.shape)}"
-        )
-    if dtype not in DTYPES:
-        raise TypeError(f"dtype must be float32, float16 or bfloat16; got {dtype}")
-    check_device(o_partial.device)

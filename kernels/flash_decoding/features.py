@@ -104,11 +104,8 @@ class Splits:
     plan: Plan | None = None
     num_sms: int | None = None
 
-    def check(self, *, block_n: int, **call: int | bool | None) -> None:
-        """Raise TypeError or ValueError unless the choice is unambiguous and fits the call.
-
-        block_n: keys per block. call: B, Lq, max_len, left, padded, as in `kernels.plan.Plan`.
-        """
+    def check(self) -> None:
+        """Raise TypeError or ValueError unless the choice is unambiguous and the numbers valid."""
         chosen = [x for x in ("num_splits", "split_size", "plan") if getattr(self, x) is not None]
         if len(chosen) > 1:
             raise ValueError(f"{' and '.join(chosen)} each cut the keys their own way: give one")
@@ -120,24 +117,36 @@ class Splits:
                 raise TypeError(f"{name} must be an int or None; got {number!r}")
             if not 1 <= number < 2**31:
                 raise ValueError(f"{name} must be at least 1; got {number}")
+
+    def check_fits(self, block_n: int, B: int, Lq: int, max_len: int, features: Features) -> None:
+        """Raise TypeError or ValueError unless split size and plan fit the call.
+
+        block_n: keys per block. max_len: keys that a row can have.
+        """
         if self.split_size is not None and self.split_size % block_n:
             raise ValueError(
                 f"split_size must be a multiple of {block_n}, the block of this kernel; got "
                 f"{self.split_size}"
             )
-        if self.plan is not None:
-            self._check_plan(block_n=block_n, **call)
-
-    def _check_plan(self, **wanted: int | bool | None) -> None:
+        if self.plan is None:
+            return
         if not isinstance(self.plan, Plan):
             raise TypeError(f"plan must be a kernels.plan.Plan; got {type(self.plan).__name__}")
-        items, first, B = self.plan.items, self.plan.first, wanted["B"]
+        items, slots = self.plan.items, self.plan.first_slot
         for name, x, fits in (
             ("items", items, isinstance(items, Tensor) and items.shape[1:] == (4,)),
-            ("first", first, isinstance(first, Tensor) and first.shape == (B + 1,)),
+            ("first_slot", slots, isinstance(slots, Tensor) and slots.shape == (B + 1,)),
         ):
             if not fits or x.dtype != torch.int32 or not x.is_contiguous():
                 raise ValueError(f"plan.{name} is not what `flash_decode_plan` makes")
+        wanted = {
+            "block_n": block_n,
+            "B": B,
+            "Lq": Lq,
+            "max_len": max_len,
+            "left": features.sides[0],
+            "padded": features.cache_leftpad is not None,
+        }
         made_for = {name: getattr(self.plan, name) for name in wanted}
         if made_for != wanted:
             raise ValueError(

@@ -8,7 +8,7 @@ Three ways to cut the keys: a number of splits (chosen here or given), a split s
 Nothing here reads a value on the device, so nothing waits and a CUDA graph can capture it all.
 """
 
-from contextlib import nullcontext
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from kernels.flash_decoding.checks import (
 from kernels.flash_decoding.combine import combine_call
 from kernels.flash_decoding.features import Features, Splits
 from kernels.flash_decoding.split import split_call
-from kernels.heuristics import Launch, choose_decode_launch, choose_num_splits
+from kernels.heuristics import Launch, choose_decode
 from kernels.runtime import INTERPRETED, has_small_shared_memory, has_tensor_cores
 from kernels.runtime import num_sms as sms_of
 
@@ -45,73 +45,89 @@ def decode(
     (B, Lq, Hq, _), Dv = q.shape, v_cache.shape[3]
     o = torch.empty(B, Lq, Hq, Dv, dtype=q.dtype, device=q.device)
     lse = torch.empty(B, Lq, Hq, dtype=torch.float32, device=q.device)
-    launch, parts, split_blocks = plan_launch(q, k_cache, v_cache, features, splits)
+    choice = choose_splits(q, k_cache, v_cache, features, splits)
     if lse.numel() == 0:
         return o, lse
-    plan, sinks = splits.plan, features.sinks
-    if plan is not None and INTERPRETED:
-        check_plan_fits(plan.items, plan.first, plan.block_n, Lq, k_cache, features)
+    plan, items, first_slot = splits.plan, None, None
+    if plan is not None:
+        items, first_slot = plan.items, plan.first_slot
+        if INTERPRETED:
+            check_plan_fits(items, first_slot, plan.block_n, Lq, k_cache, features)
     if workspace is not None:
         check_workspace(workspace, 0, q.device)
-    options = {"num_splits": parts, "causal": causal, "scale": scale, "launch": launch}
-    options |= {"split_blocks": split_blocks, "items": None if plan is None else plan.items}
-    values = None if _shares_memory(k_cache, v_cache, launch) else v_cache
-    with torch.cuda.device(q.device) if q.is_cuda else nullcontext():
-        if parts == 1 and plan is None and sinks is None:  # a single split is the answer
-            split_call(q, k_cache, values, features, o, lse, **options).launch()
-        else:
-            rows = (parts, Lq, Hq) if plan is not None else (parts, B, Lq, Hq)
-            partials = _partials(rows, Dv, workspace, q.device)
-            split_call(q, k_cache, values, features, *partials, **options).launch()
-            first = None if plan is None else plan.first
-            combine_call(*partials, o, lse, first=first, sinks=sinks).launch()
+    whole = choice.parts == 1 and plan is None and features.sinks is None
+    partials = (o, lse)  # a single split is the answer
+    if not whole:
+        rows = (choice.parts, B, Lq, Hq) if plan is None else (choice.parts, Lq, Hq)
+        partials = _partials(rows, Dv, workspace, q.device)
+    split_call(
+        q,
+        k_cache,
+        None if choice.latent else v_cache,
+        features,
+        *partials,
+        num_splits=choice.parts,
+        causal=causal,
+        scale=scale,
+        launch=choice.launch,
+        split_blocks=choice.split_blocks,
+        items=items,
+    ).launch(q.device)
+    if not whole:
+        merge = combine_call(*partials, o, lse, first_slot=first_slot, sinks=features.sinks)
+        merge.launch(q.device)
     return o, lse
 
 
-def plan_launch(
-    q: Tensor, k_cache: Tensor, v_cache: Tensor, features: Features, splits: Splits
-) -> tuple[Launch, int, int | None]:
-    """Choose tile sizes, the number of parts and, for a fixed size, the blocks per split.
+class Choice(NamedTuple):
+    """How a call is cut: tile sizes, the number of parts, blocks per split if the size is fixed.
 
-    From shapes, not values. Raises as `Splits.check` does.
+    latent: the values are the first columns of the keys, and are not loaded again.
+    """
+
+    launch: Launch
+    parts: int
+    split_blocks: int | None
+    latent: bool
+
+
+def choose_splits(
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, features: Features, splits: Splits
+) -> Choice:
+    """Choose tile sizes and the cut of the keys: from shapes, not values.
+
+    Raises as `Splits.check` and `Splits.check_fits` do.
     """
     (B, Lq, Hq, D), Hkv = q.shape, k_cache.shape[2]
-    rows, capacity = Lq * Hq // Hkv, features.capacity(k_cache)
-    launch = choose_decode_launch(
-        rows=rows,
+    capacity, latent = features.capacity(k_cache), _shares_memory(k_cache, v_cache)
+    splits.check()
+    choice = choose_decode(
+        batch=B,
+        queries=Lq,
+        heads=(Hq, Hkv),
         head_dim=D,
         value_dim=v_cache.shape[3],
         element_size=k_cache.element_size(),
         tensor_cores=q.dtype != torch.float32 and has_tensor_cores(q.device),
+        max_len=features.span(k_cache, Lq),
+        num_sms=splits.num_sms or sms_of(q.device),
+        latent=latent,
         small=has_small_shared_memory(q.device),
         paged=features.block_table is not None,
         interpreted=INTERPRETED,
-        max_len=0 if splits.split_size else capacity,  # a fixed size fits the smaller block too
+        capacity=0 if splits.split_size else capacity,  # a fixed size fits the smaller block too
     )
-    m_tiles = max(1, -(-rows // launch.block_m))
-    check_grid(q, Hkv * m_tiles, launch.block_m)
-    call = {"B": B, "Lq": Lq, "max_len": capacity, "left": features.sides[0]}
-    call["padded"] = features.cache_leftpad is not None
-    splits.check(block_n=launch.block_n, **call)
+    launch, parts, split_blocks = choice.launch, choice.num_splits, None
+    check_grid(q, Hkv * choice.m_tiles, launch.block_m)
+    splits.check_fits(launch.block_n, B, Lq, capacity, features)
     if splits.plan is not None:
-        return launch, len(splits.plan.items), None
-    if splits.split_size is not None:
+        parts = len(splits.plan.items)
+    elif splits.split_size is not None:
         parts = max(1, -(-capacity // splits.split_size))
-        return launch, parts, splits.split_size // launch.block_n
-    if splits.num_splits is not None:  # more splits than blocks would be empty
-        return launch, min(splits.num_splits, max(1, -(-capacity // launch.block_n))), None
-    columns = D if _shares_memory(k_cache, v_cache, launch) else D + v_cache.shape[3]
-    parts = choose_num_splits(
-        batch=B,
-        kv_heads=Hkv,
-        m_tiles=m_tiles,
-        max_len=features.span(k_cache, Lq),
-        block_n=launch.block_n,
-        num_sms=splits.num_sms or sms_of(q.device),
-        token_bytes=columns * k_cache.element_size(),
-        partial_bytes=4 * min(rows, launch.block_m) * (v_cache.shape[3] + 1),
-    )
-    return launch, parts, None
+        split_blocks = splits.split_size // launch.block_n
+    elif splits.num_splits is not None:  # more splits than blocks would be empty
+        parts = min(splits.num_splits, max(1, -(-capacity // launch.block_n)))
+    return Choice(launch, parts, split_blocks, latent and choice.columns == D)
 
 
 def _partials(
@@ -128,11 +144,10 @@ def _partials(
     )
 
 
-def _shares_memory(k_cache: Tensor, v_cache: Tensor, launch: Launch) -> bool:
-    """Say whether the values are the first columns of the keys, block for block (MLA)."""
+def _shares_memory(k_cache: Tensor, v_cache: Tensor) -> bool:
+    """Say whether the values are the first columns of the keys (MLA)."""
     return (
         v_cache.data_ptr() == k_cache.data_ptr() != 0
         and v_cache.stride() == k_cache.stride()
-        and launch.block_dv == launch.block_d
         and k_cache.numel() > 0
     )

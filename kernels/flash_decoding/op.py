@@ -12,43 +12,75 @@ from kernels.flash_decoding.features import Features, Splits
 from kernels.flash_decoding.launch import decode
 from kernels.plan import Plan
 
-_TYPES = {name: "Tensor" for name in ("q", "k_cache", "v_cache")}
-_FEATURES = ("cache_seqlens", "cache_batch_idx", "cache_leftpad", "block_table", "sinks")
-_FEATURES += ("alibi_slopes", "mask", "k_scale", "v_scale")
-_TYPES |= {name: "Tensor?" for name in _FEATURES} | {"softcap": "float?", "window": "int?[]"}
-_TYPES |= {"causal": "bool", "scale": "float?"}
-_TYPES |= {"num_splits": "int?", "split_size": "int?", "num_sms": "int?"}
-_TYPES |= {"plan_items": "Tensor?", "plan_first": "Tensor?", "plan_made_for": "int?[]"}
-_TYPES |= {"workspace": "Tensor(a!)?"}
+_FEATURES = {
+    "cache_seqlens": "Tensor?",
+    "cache_batch_idx": "Tensor?",
+    "cache_leftpad": "Tensor?",
+    "block_table": "Tensor?",
+    "window": "int?[]",
+    "softcap": "float?",
+    "sinks": "Tensor?",
+    "alibi_slopes": "Tensor?",
+    "mask": "Tensor?",
+    "k_scale": "Tensor?",
+    "v_scale": "Tensor?",
+}
+_TYPES = {
+    "q": "Tensor",
+    "k_cache": "Tensor",
+    "v_cache": "Tensor",
+    **_FEATURES,
+    "causal": "bool",
+    "scale": "float?",
+    "num_splits": "int?",
+    "split_size": "int?",
+    "num_sms": "int?",
+    "plan_items": "Tensor?",
+    "plan_first_slot": "Tensor?",
+    "plan_made_for": "int?[]",
+    "workspace": "Tensor(a!)?",
+}
 _SCHEMA = f"({', '.join(f'{kind} {name}' for name, kind in _TYPES.items())}) -> (Tensor, Tensor)"
 
 
 def flat_arguments(
-    tensors: tuple[Tensor, Tensor, Tensor], features: Features, splits: Splits, **rest: object
+    tensors: tuple[Tensor, Tensor, Tensor],
+    features: Features,
+    splits: Splits,
+    *,
+    causal: bool,
+    scale: float | None,
+    workspace: Tensor | None,
 ) -> list[object]:
-    """Return the operator's arguments in its order; rest: causal, scale, workspace."""
-    named = dict(zip(("q", "k_cache", "v_cache"), tensors, strict=True)) | vars(features)
-    named |= vars(splits) | rest | {"window": features.sides}
-    plan = named.pop("plan")
-    named |= {"plan_items": None, "plan_first": None, "plan_made_for": []}
-    if plan is not None:
-        named |= {"plan_items": plan.items, "plan_first": plan.first}
-        named["plan_made_for"] = plan.made_for()
-    return [named[name] for name in _TYPES]
+    """Return the operator's arguments in its order."""
+    plan = splits.plan
+    return [
+        *tensors,
+        *(features.sides if name == "window" else getattr(features, name) for name in _FEATURES),
+        causal,
+        scale,
+        splits.num_splits,
+        splits.split_size,
+        splits.num_sms,
+        None if plan is None else plan.items,
+        None if plan is None else plan.first_slot,
+        [] if plan is None else plan.made_for(),
+        workspace,
+    ]
 
 
 def _run(*flat: object) -> tuple[Tensor, Tensor]:
     """Undo `flat_arguments` and decode."""
     named = dict(zip(_TYPES, flat, strict=True))
-    features = {name: named[name] for name in (*_FEATURES, "softcap")}
+    features = {name: named[name] for name in _FEATURES}
     plan = None
     if named["plan_items"] is not None:
-        plan = Plan(named["plan_items"], named["plan_first"], *named["plan_made_for"])
+        plan = Plan(named["plan_items"], named["plan_first_slot"], *named["plan_made_for"])
     return decode(
         named["q"],
         named["k_cache"],
         named["v_cache"],
-        Features(window=tuple(named["window"]), **features),
+        Features(**{**features, "window": tuple(named["window"])}),
         Splits(named["num_splits"], named["split_size"], plan, named["num_sms"]),
         causal=named["causal"],
         scale=named["scale"],

@@ -3,7 +3,7 @@
     place     0 ..... leftpad ................................ length ........ Lk
               │ never  │  ◄──── left ────► pos of query 0        │  never read  │
               │ read   │ ↑
-                         first: the earliest place that some query sees
+                         first_key: the earliest place that some query sees
 
 Lengths, padding and pages are read on the device, so the host never waits for them. A length
 outside 0 … Lk is clamped to that range.
@@ -32,15 +32,6 @@ import triton
 import triton.language as tl
 
 _LOG2_E = tl.constexpr(LOG2_E)
-
-
-class Queries(NamedTuple):
-    """q (B, Lq, Hq, D) in memory, contiguous in its columns."""
-
-    ptr: tl.tensor
-    stride_b: tl.tensor
-    stride_m: tl.tensor
-    stride_h: tl.tensor
 
 
 class Rows(NamedTuple):
@@ -122,7 +113,7 @@ def load_queries(
 ) -> tl.tensor:
     """Load columns FIRST … of the rows (query, head) of a tile: (BLOCK_M, BLOCK_D)."""
     offs_d = FIRST + tl.arange(0, BLOCK_D)[None, :]
-    offs_m = query.to(tl.int64) * q.stride_m + head.to(tl.int64) * q.stride_h
+    offs_m = query.to(tl.int64) * q.stride_n + head.to(tl.int64) * q.stride_h
     q_ptrs = q.ptr + b * q.stride_b + offs_m[:, None] + offs_d
     return tl.load(q_ptrs, mask=mask_m[:, None] & (offs_d < D), other=0.0)
 

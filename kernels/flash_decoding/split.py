@@ -31,11 +31,10 @@ loop is algorithm 1 of Dao 2023, "FlashAttention-2"; groups of query heads: Ains
 
 from torch import Tensor
 
-from kernels.call import KernelCall
-from kernels.flash_decoding.attend import Task, attend
+from kernels.call import Cells, KernelCall
+from kernels.flash_decoding.attend import Task, attend_split
 from kernels.flash_decoding.features import Features
 from kernels.flash_decoding.rows import (
-    Queries,
     load_queries,
     narrow,
     row_cells,
@@ -70,7 +69,7 @@ def cut(first_key, length, SPLIT_BLOCKS: tl.constexpr, BLOCK_N: tl.constexpr) ->
 
 @triton.jit
 def split_kernel(
-    q,  # kernels.flash_decoding.rows.Queries: (B, Lq, Hq, D)
+    q,  # kernels.call.Cells: (B, Lq, Hq, D)
     cache,  # kernels.flash_decoding.attend.Cache: (B, Lk, Hkv, D), or (pages, PAGE, Hkv, D)
     head_scales,  # kernels.flash_decoding.rows.HeadScales, of a quantised cache
     rows,  # kernels.flash_decoding.rows.Rows: lengths, padding, pages, plan
@@ -145,9 +144,15 @@ def split_kernel(
     EDGE_STAGES: tl.constexpr = 2  # few blocks: little to pipeline
     MASKED: tl.constexpr = 1 if rules.left is None and rows.leftpad_ptr is None else 2
     if MASKED == 2:  # before them, those cut by a window or padding
-        state = attend(state, task, start, begin, D, DV, BLOCK_N, PAGE, EDGE_STAGES, ONCE, MASKED)
-    state = attend(state, task, begin, end, D, DV, BLOCK_N, PAGE, NUM_STAGES, ONCE, MASKED=0)
-    state = attend(state, task, end, stop, D, DV, BLOCK_N, PAGE, EDGE_STAGES, ONCE, MASKED)
+        state = attend_split(
+            state, task, start, begin, D, DV, BLOCK_N, PAGE, ONCE, NUM_STAGES=EDGE_STAGES, MASKED=2
+        )
+    state = attend_split(
+        state, task, begin, end, D, DV, BLOCK_N, PAGE, ONCE, NUM_STAGES=NUM_STAGES, MASKED=0
+    )
+    state = attend_split(
+        state, task, end, stop, D, DV, BLOCK_N, PAGE, ONCE, NUM_STAGES=EDGE_STAGES, MASKED=MASKED
+    )
     m_log2, l, acc = state
 
     # 5. A normalised partial and its lse; a split that saw no key writes (0, -inf).
@@ -184,7 +189,7 @@ def split_call(
     programs = Hkv * triton.cdiv(Lq * Hq // Hkv, launch.block_m)
     grid = (num_splits, programs, B) if items is None else (len(items) * programs,)
     args = {
-        "q": Queries(q, *q.stride()[:3]),
+        "q": Cells(q, *q.stride()[:3]),
         "cache": features.cache(k_cache, v_cache),
         "head_scales": features.head_scales(),
         "rows": features.rows(items),

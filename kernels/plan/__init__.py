@@ -8,7 +8,7 @@ of a chunk, and lists the work:
 
     the rows end to end, cut    0 0 0 0│0 0 0 0│0 1 1 2│2 3     a chunk also ends where a row does
 
-    items     row  blocks  slot         first
+    items     row  blocks  slot         first_slot
       0        0   0 … 3    0           row 0: slots 0 1 2       full chunks start first, then
       1        0   4 … 7    1           row 1: slot 3            the other pieces, longest first
       2        1   0 … 1    3           row 2: slots 4 5
@@ -33,7 +33,6 @@ Source: Graham 1969, "Bounds on multiprocessing timing anomalies" (lists, longes
 on the device for ragged decode batches: FlashMLA (DeepSeek 2025), with a different rule.
 """
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -52,13 +51,14 @@ class Plan:
     """The work of one decode call over a ragged batch, and what it was made for.
 
     items: (W, 4), int32, on the device: row, start, stop (keys), slot of the partial result; row
-    -1 where there is nothing to do. first: (B + 1,), int32: the slots of row b are first[b] …
-    first[b + 1] - 1. block_n, B, Lq, max_len, left: the call it fits. padded: whether it leaves
-    out padding. A plan is valid for the lengths it was made from: make a new one when they change.
+    -1 where there is nothing to do. first_slot: (B + 1,), int32: the slots of row b are
+    first_slot[b] … first_slot[b + 1] - 1. block_n, B, Lq, max_len, left: the call it fits. padded:
+    whether it leaves out padding. A plan is valid for the lengths it was made from: make a new one
+    when they change.
     """
 
     items: Tensor
-    first: Tensor
+    first_slot: Tensor
     block_n: int
     B: int
     Lq: int
@@ -67,7 +67,7 @@ class Plan:
     padded: bool = False
 
     def made_for(self) -> list[int | None]:
-        """Return all but the tensors, as numbers: Plan(items, first, *numbers) rebuilds it."""
+        """Return all but the tensors, as numbers: Plan(items, first_slot, *numbers) rebuilds it."""
         return [self.block_n, self.B, self.Lq, self.max_len, self.left, int(self.padded)]
 
 
@@ -119,9 +119,16 @@ def decode_plan(
     """
     if not isinstance(cache_seqlens, Tensor):
         raise TypeError(f"cache_seqlens must be a tensor; got {type(cache_seqlens).__name__}")
-    numbers = {"kv_heads": kv_heads, "block_n": block_n, "Lq": Lq, "block_m": block_m}
-    numbers |= {"rows_per_head": rows_per_head, "num_sms": num_sms, "programs": programs}
-    _check_numbers(numbers, max_len)
+    _check_numbers(
+        kv_heads=kv_heads,
+        block_n=block_n,
+        Lq=Lq,
+        block_m=block_m,
+        rows_per_head=rows_per_head,
+        num_sms=num_sms,
+        programs=programs,
+        max_len=max_len,
+    )
     if programs is None:
         slots = PROGRAMS_PER_SM * (num_sms or sms_of(cache_seqlens.device))
         programs = max(1, slots // (kv_heads * -(-rows_per_head // block_m)))
@@ -131,7 +138,16 @@ def decode_plan(
     _check_out(plan, programs + B, made_for, cache_seqlens.device)
     reach = None if left is None else min(Lq + left, 2**31 - 1)
     fill = _fill_op if torch.compiler.is_compiling() else _fill
-    fill(plan.items, plan.first, cache_seqlens, cache_leftpad, programs, max_len, reach, block_n)
+    fill(
+        plan.items,
+        plan.first_slot,
+        cache_seqlens,
+        cache_leftpad,
+        programs,
+        max_len,
+        reach,
+        block_n,
+    )
     return plan
 
 
@@ -142,7 +158,7 @@ def _room(W: int, made_for: tuple, device: torch.device) -> Plan:
 
 def _fill(
     items: Tensor,
-    first: Tensor,
+    first_slot: Tensor,
     lengths: Tensor,
     leftpad: Tensor | None,
     programs: int,
@@ -155,19 +171,26 @@ def _fill(
     check_index("cache_seqlens", lengths, B, device, max_len)
     check_index("cache_leftpad", leftpad, B, device, max_len)
     check_device(device)
-    numbers = {"programs": programs, "max_len": max_len, "reach": reach, "block_n": block_n}
-    with torch.cuda.device(device) if lengths.is_cuda else nullcontext():
-        plan_call(items, first, lengths, leftpad, **numbers).launch()
+    plan_call(
+        items,
+        first_slot,
+        lengths,
+        leftpad,
+        programs=programs,
+        max_len=max_len,
+        reach=reach,
+        block_n=block_n,
+    ).launch(device)
 
 
 _fill_op = torch.library.custom_op(
-    "flash_decoding_course::decode_plan", _fill, mutates_args=("items", "first")
+    "flash_decoding_course::decode_plan", _fill, mutates_args=("items", "first_slot")
 )
 
 
 @_fill_op.register_fake
 def _fake(*_: object) -> None:
-    """Nothing is returned: the op writes into items and first."""
+    """Nothing is returned: the op writes into items and first_slot."""
 
 
 def _left(window: Window) -> int | None:
@@ -182,8 +205,8 @@ def _left(window: Window) -> int | None:
     return sides[0]
 
 
-def _check_numbers(numbers: dict[str, int | None], max_len: int) -> None:
-    for name, x in {**numbers, "max_len": max_len}.items():
+def _check_numbers(**numbers: int | None) -> None:
+    for name, x in numbers.items():
         if x is None and name in ("num_sms", "programs"):
             continue
         if isinstance(x, bool) or not isinstance(x, int):

@@ -38,14 +38,14 @@ def _clamped(ptr, offs_b, B, max_len) -> tl.tensor:
 def _rows(lengths_ptr, leftpad_ptr, offs_b, B, max_len, reach, BLOCK_N: tl.constexpr) -> tuple:
     """Return each row's first key to visit (start of a block), length and the blocks between."""
     length = _clamped(lengths_ptr, offs_b, B, max_len)
-    first = tl.zeros_like(length)
+    first_key = tl.zeros_like(length)
     if leftpad_ptr is not None:
-        first = _clamped(leftpad_ptr, offs_b, B, max_len)
+        first_key = _clamped(leftpad_ptr, offs_b, B, max_len)
     if reach is not None:  # window: the first query, at length - Lq, sees `left` keys before itself
-        first = tl.maximum(first, length - reach)
-    has_keys = first < length
-    first = first // BLOCK_N * BLOCK_N
-    return first, length, tl.where(has_keys, tl.cdiv(length - first, BLOCK_N), 0)
+        first_key = tl.maximum(first_key, length - reach)
+    has_keys = first_key < length
+    first_key = first_key // BLOCK_N * BLOCK_N
+    return first_key, length, tl.where(has_keys, tl.cdiv(length - first_key, BLOCK_N), 0)
 
 
 @triton.jit
@@ -76,7 +76,7 @@ def _write(items_ptr, place, row, start, stop, slot, mask) -> None:
 @triton.jit
 def plan_kernel(
     items_ptr,  # (W, 4) int32: row, start, stop, slot
-    first_ptr,  # (B + 1,) int32
+    first_slot_ptr,  # (B + 1,) int32
     lengths_ptr,  # (B,) int32 or int64
     leftpad_ptr,  # (B,) int32 or int64, or None
     B,
@@ -122,21 +122,23 @@ def plan_kernel(
     next_slot = tl.sum(tl.zeros((ROWS,), tl.int32), 0)
     for start_b in range(0, B, ROWS):
         offs_b = start_b + tl.arange(0, ROWS)
-        first, length, blocks = _rows(lengths_ptr, leftpad_ptr, offs_b, B, max_len, reach, BLOCK_N)
+        first_key, length, blocks = _rows(
+            lengths_ptr, leftpad_ptr, offs_b, B, max_len, reach, BLOCK_N
+        )
         end = line + tl.cumsum(blocks.to(tl.int64), 0)
         head, full, tail = _cut(end - blocks, blocks, chunk)
         heads, tails = _by_length(head, longest, CLASSES), _by_length(tail, longest, CLASSES)
         pieces, has_head, has_tail = heads + tails, tl.sum(heads, 1), tl.sum(tails, 1)
         count = has_head + full + has_tail
         slot = next_slot + tl.cumsum(count, 0) - count
-        tl.store(first_ptr + offs_b, slot, mask=offs_b < B)
+        tl.store(first_slot_ptr + offs_b, slot, mask=offs_b < B)
 
         column = next_piece[None, :] + tl.cumsum(pieces, 0) - pieces  # (ROWS, CLASSES)
         place = tl.sum(heads * column, 1)
-        cut = tl.minimum(first + head * BLOCK_N, length)
-        _write(items_ptr, place, offs_b, first, cut, slot, has_head > 0)
+        cut = tl.minimum(first_key + head * BLOCK_N, length)
+        _write(items_ptr, place, offs_b, first_key, cut, slot, has_head > 0)
         place = tl.sum(tails * (column + heads), 1)  # after the row's head, if in the same class
-        last_cut = first + (blocks - tail) * BLOCK_N
+        last_cut = first_key + (blocks - tail) * BLOCK_N
         _write(items_ptr, place, offs_b, last_cut, length, slot + count - 1, has_tail > 0)
 
         place = next_full + tl.cumsum(full, 0) - full
@@ -151,7 +153,7 @@ def plan_kernel(
         next_full += tl.sum(full, 0)
         next_piece += tl.sum(pieces, 0)
         next_slot += tl.sum(count, 0)
-    tl.store(first_ptr + B, next_slot)
+    tl.store(first_slot_ptr + B, next_slot)
 
     # 4. The rest of the list: nothing to do.
     for start_w in range(next_slot, W, ROWS):
@@ -162,7 +164,7 @@ def plan_kernel(
 
 def plan_call(
     items: Tensor,
-    first: Tensor,
+    first_slot: Tensor,
     lengths: Tensor,
     leftpad: Tensor | None,
     *,
@@ -179,7 +181,7 @@ def plan_call(
     rows = min(256, max(16, next_power_of_2(max(1, B))))
     args = {
         "items_ptr": items,
-        "first_ptr": first,
+        "first_slot_ptr": first_slot,
         "lengths_ptr": lengths,
         "leftpad_ptr": leftpad,
         "B": B,

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.colors import to_hex, to_rgb
 
 from course.figures import why_decode_starves as figures
-from course.hardware import flash_attention_2, flash_decoding, schedule, timeline_of
+from course.hardware import predict_fa2, predict_flash_decoding, schedule, timeline_of
 from course.style import COLORS, SPLITS
 
 CALL = {"batch": 1, "heads": (32, 32), "head_dim": 128, "length": 65536, "device": "A100 80GB SXM"}
@@ -42,7 +42,7 @@ def test_dealt_out_draws_each_program_and_the_tail_in_another_colour():
 
 
 def test_sm_timelines_colours_the_share_that_works_and_names_the_idle_sms():
-    runs = timeline_of(flash_attention_2(**CALL))
+    runs = timeline_of(predict_fa2(**CALL))
     (ax,) = figures.sm_timelines({"all alone": runs}, 108, [1]).axes
     assert share(image(ax), COLORS.k) == pytest.approx(32 / 108)
     assert share(image(ax), COLORS.idle) == pytest.approx(76 / 108)
@@ -51,7 +51,7 @@ def test_sm_timelines_colours_the_share_that_works_and_names_the_idle_sms():
 
 
 def test_sm_timelines_colours_splits_and_leaves_blank_what_comes_after_the_end():
-    before, after = (timeline_of(flash_decoding(**CALL, num_splits=S)) for S in (1, 3))
+    before, after = (timeline_of(predict_flash_decoding(**CALL, num_splits=S)) for S in (1, 3))
     axes = figures.sm_timelines({"before": before, "after": after}, 108, [1, 3]).axes
     picture = image(axes[1])
     third = [share(picture, color) for color in SPLITS[:3]]

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from course.hardware import fit, flash_attention_2, flash_decoding, status, waves
+from course.hardware import count_waves, fit, predict_fa2, predict_flash_decoding, status
 from course.hardware.fitted import solve
 from course.hardware.published import (
     ARTICLE,
@@ -27,43 +27,43 @@ CALL = {"batch": 1, "heads": (32, 8), "head_dim": 128, "length": 16384, "device"
 
 
 def test_one_model_not_two():
-    assert flash_decoding(**CALL) == explain(**CALL)
-    assert flash_attention_2(**CALL, packed=True) == explain(**CALL, num_splits=1)
+    assert predict_flash_decoding(**CALL) == explain(**CALL)
+    assert predict_fa2(**CALL, packed=True) == explain(**CALL, num_splits=1)
 
 
 def test_thirty_two_heads_on_108_sms():
-    said = waves(flash_attention_2(**CALL))
+    said = count_waves(predict_fa2(**CALL))
     assert (said.programs, said.full, said.tail, said.busy_sms) == (32, 0, 32, 32)
     assert said.slots == 216 and said.efficiency == 32 / 216
-    many = waves(flash_attention_2(**CALL | {"batch": 8}))  # 256 programs
+    many = count_waves(predict_fa2(**CALL | {"batch": 8}))  # 256 programs
     assert (many.full, many.tail, many.busy_sms) == (1, 40, 40)
-    even = waves(flash_attention_2(**CALL | {"batch": 27}))  # 864 = 4 · 216
+    even = count_waves(predict_fa2(**CALL | {"batch": 27}))  # 864 = 4 · 216
     assert (even.full, even.tail, even.busy_sms, even.efficiency) == (4, 0, 108, 1.0)
-    none = waves(flash_attention_2(**CALL | {"length": 0}))
+    none = count_waves(predict_fa2(**CALL | {"length": 0}))
     assert (none.programs, none.busy_sms) == (0, 0)
 
 
 def test_without_splits_time_grows_with_length_and_not_with_heads():
-    long, short = (flash_attention_2(**CALL | {"length": n}) for n in (65536, 32768))
+    long, short = (predict_fa2(**CALL | {"length": n}) for n in (65536, 32768))
     assert long.stage_1_us == pytest.approx(2 * short.stage_1_us, rel=1e-3)
     for heads in ((8, 8), (64, 8), (108, 108)):
-        assert flash_attention_2(**CALL | {"heads": heads}).stage_1_us == pytest.approx(
-            flash_attention_2(**CALL).stage_1_us, rel=1e-3
+        assert predict_fa2(**CALL | {"heads": heads}).stage_1_us == pytest.approx(
+            predict_fa2(**CALL).stage_1_us, rel=1e-3
         )
-    assert flash_attention_2(**CALL | {"heads": (109, 109)}).stage_1_us == pytest.approx(
-        2 * flash_attention_2(**CALL).stage_1_us, rel=1e-3
+    assert predict_fa2(**CALL | {"heads": (109, 109)}).stage_1_us == pytest.approx(
+        2 * predict_fa2(**CALL).stage_1_us, rel=1e-3
     )
 
 
 def test_splits_of_a_size_and_of_a_number():
-    by_size = flash_decoding(**CALL, split_keys=4096)
-    assert by_size == flash_decoding(**CALL, num_splits=4)
-    assert flash_decoding(**CALL | {"length": 0}, split_keys=4096).splits == 1
+    by_size = predict_flash_decoding(**CALL, split_keys=4096)
+    assert by_size == predict_flash_decoding(**CALL, num_splits=4)
+    assert predict_flash_decoding(**CALL | {"length": 0}, split_keys=4096).splits == 1
     for wrong in ({"split_keys": 0}, {"split_keys": 9, "num_splits": 2}):
         with pytest.raises(ValueError, match="give num_splits or split_keys"):
-            flash_decoding(**CALL, **wrong)
+            predict_flash_decoding(**CALL, **wrong)
     with pytest.raises(ValueError, match="Hq must be a multiple of Hkv; got heads 8 and 3"):
-        flash_attention_2(**CALL | {"heads": (8, 3)})
+        predict_fa2(**CALL | {"heads": (8, 3)})
 
 
 @pytest.mark.parametrize("device", DEVICES, ids=lambda device: device.name)
@@ -71,12 +71,12 @@ def test_splitting_never_loses_much_and_wins_where_programs_are_few(device):
     """A launch and the partial results are all that it can cost; one user's long context gains."""
     for batch, length in itertools.product((1, 8, 64), (512, 8192, 131072)):
         call = CALL | {"batch": batch, "length": length, "device": device}
-        packed, split = flash_attention_2(**call, packed=True), flash_decoding(**call)
+        packed, split = predict_fa2(**call, packed=True), predict_flash_decoding(**call)
         partials_us = 2 * split.merge_us  # written, and read again
         assert split.time_us <= packed.time_us + device.launch_us + partials_us + 1
     assert (
-        flash_attention_2(**call | {"batch": 1}).time_us
-        > 3 * flash_decoding(**call | {"batch": 1}).time_us
+        predict_fa2(**call | {"batch": 1}).time_us
+        > 3 * predict_flash_decoding(**call | {"batch": 1}).time_us
     )
 
 
@@ -159,11 +159,11 @@ def test_a_timeline_ends_when_the_model_says(programs):
 
 
 def test_a_timeline_of_splits_fills_the_gpu():
-    starved = timeline_of(flash_attention_2(**CALL, packed=True))
-    split = timeline_of(flash_decoding(**CALL))
+    starved = timeline_of(predict_fa2(**CALL, packed=True))
+    split = timeline_of(predict_flash_decoding(**CALL))
     assert utilisation(starved, 108) == pytest.approx(8 / 108)
     assert utilisation(split, 108) > 0.8 and makespan(split) < makespan(starved) / 8
-    assert timeline_of(flash_decoding(**CALL | {"length": 0})) == []
+    assert timeline_of(predict_flash_decoding(**CALL | {"length": 0})) == []
 
 
 def test_misuse_of_timelines_is_told():
@@ -175,7 +175,7 @@ def test_misuse_of_timelines_is_told():
 
 def record_of(device, contestant="flash_decoding", noise=0.0, gpu="NVIDIA H100 80GB HBM3"):
     """A record as `benchmarks.decode` writes it, of a GPU that does as the model says."""
-    predict = {"flash_decoding": flash_decoding, "fa2": flash_attention_2}[contestant]
+    predict = {"flash_decoding": predict_flash_decoding, "fa2": predict_fa2}[contestant]
     rng, rows = random.Random(0), []
     for B, (Hq, Hkv), Lk in itertools.product(
         (1, 8, 64), ((32, 8), (8, 1), (32, 32)), (512, 4096, 32768)
@@ -217,7 +217,9 @@ def test_a_fit_stays_within_what_is_possible():
     found = fit(fast)
     assert found.fitted.reachable == 1.0 and found.fitted.launch_us == 0.0
     assert found.fitted_error == pytest.approx(1.0, rel=0.05)
-    same = [(flash_decoding(**CALL), 50.0)] * 3  # one mix of bytes and launches: one unknown
+    same = [
+        (predict_flash_decoding(**CALL), 50.0)
+    ] * 3  # one mix of bytes and launches: one unknown
     reachable, launch_us = solve(same)
     assert 0 < reachable <= 1 and launch_us >= 0
 

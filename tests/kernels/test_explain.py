@@ -9,11 +9,10 @@ import torch
 
 from kernels import explain as module
 from kernels.devices import Device
-from kernels.explain import explain, explain_call
+from kernels.explain import explain
 from kernels.explain import model as explanation
 from kernels.explain.model import REACHABLE
 from kernels.flash_decoding.features import Features, Splits
-from kernels.flash_decoding.launch import plan_launch
 from kernels.runtime import INTERPRETED
 
 H100 = Device.named("H100 SXM")
@@ -128,36 +127,34 @@ def test_choices_are_those_of_flash_decode(G, queries, monkeypatch):
     q = torch.empty(2, queries, 2 * G, 80, dtype=torch.float16, device="meta")
     cache = torch.empty(2, 5000, 2, 80, dtype=torch.float16, device="meta")
     splits = Splits(num_sms=H100.sms)
-    launch, parts, _ = plan_launch(q, cache, cache, Features(window=3000), splits)
-    said = explain_call(q, cache, cache, window=3000, device=H100)
-    if INTERPRETED:  # there, tiles are others; the rule is asked the same question
-        assert launch.block_n == said.block_n == 64
-    assert said.splits == parts
-    assert said.programs == parts * 2 * 2 * -(-queries * G // launch.block_m)
+    choice = choose_splits(q, cache, cache, Features(window=3000), splits)
+    said = explain(
+        batch=2,
+        heads=(2 * G, 2),
+        head_dim=80,
+        length=5000,
+        queries=queries,
+        dtype="fp16",
+        window=3000,
+        device=H100,
+    )
+    if INTERPRETED:  # tiles differ there; the rule is asked the same question
+        assert choice.launch.block_n == said.block_n == 64
+    assert said.splits == choice.parts
+    assert said.programs == choice.parts * 2 * 2 * -(-queries * G // choice.launch.block_m)
     assert "batch 2, heads" in said.call and "window 3,000, fp16" in said.call
 
 
 def test_a_call_with_pages_and_a_latent_head():
-    q = torch.empty(3, 1, 16, 576, dtype=torch.bfloat16)
-    pages = torch.empty(100, 16, 1, 576, dtype=torch.bfloat16)
-    table = torch.empty(3, 40, dtype=torch.int32)
-    said = explain_call(q, pages, pages[..., :512], block_table=table, length=500, device=H100)
-    wanted = explain(
-        batch=3,
-        heads=(16, 1),
-        head_dim=576,
-        value_dim=512,
-        latent=True,
-        length=500,
-        capacity=640,
-        page_size=16,
-        device=H100,
-    )
-    assert said == wanted
-    int8 = torch.empty(3, 8, 4, 576, dtype=torch.int8)
-    assert explain_call(q, int8, int8, device=H100).kv_bytes == 2 * int8.numel()
-    with pytest.raises(ValueError, match="k_cache must have one of the dtypes"):
-        explain_call(q, pages.double(), pages.double())
+    call = {"batch": 3, "heads": (16, 1), "head_dim": 576, "length": 500, "device": H100}
+    said = explain(**call, value_dim=512, latent=True, capacity=640, page_size=16)
+    assert said.kv_bytes == 3 * 500 * 576 * 2  # the values are part of the keys: read once
+    plain = explain(**call, value_dim=512, latent=True, capacity=640)
+    assert said.other_bytes - plain.other_bytes == 4 * 3 * 32  # entries of 32 pages of 16 tokens
+    int8 = torch.empty(3, 500, 1, 576, dtype=torch.int8)
+    assert explain(**call, kv_dtype="int8").kv_bytes == 2 * int8.numel()
+    with pytest.raises(ValueError, match="kv_dtype must be one of"):
+        explain(**call, kv_dtype="fp64")
 
 
 def test_a_machine_without_a_gpu_explains_a_stand_in(monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 from kernels.devices import Device
 from kernels.explain import explain
 from kernels.explain.model import REACHABLE, occupancy
-from kernels.split_rules import flash_attention_2
+from kernels.split_rules import splits_like_fa2
 
 H100 = Device.named("H100 SXM")
 CALL = {"batch": 1, "heads": (32, 8), "head_dim": 128, "length": 65536, "device": H100}
@@ -85,6 +85,6 @@ def test_near_published_figures(batch, heads, length, published_us):
     call = {"batch": batch, "heads": heads, "head_dim": 128, "length": length, "dtype": "fp16"}
     said = explain(**call, num_splits=1, device="A100 80GB SXM")
     if heads != (16, 16):  # as its code chose them
-        splits = flash_attention_2(said.shape)
+        splits = splits_like_fa2(said.shape)
         said = explain(**call, num_splits=splits, device="A100 80GB SXM")
     assert abs(said.time_us / published_us - 1) <= 0.15

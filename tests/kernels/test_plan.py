@@ -31,7 +31,7 @@ def assert_is_the_twins(made, lengths, programs, **keywords):
     items, first = reference_plan(lengths, programs=programs, **keywords)
     nothing = [[-1, 0, 0, 0]] * (programs + len(lengths) - len(items))
     assert made.items.tolist() == [list(item) for item in items] + nothing
-    assert made.first.tolist() == first
+    assert made.first_slot.tolist() == first
 
 
 # 256 rows are a tile of the kernel; 0 programs would be none; 17 keys are a block and one key.
@@ -92,7 +92,7 @@ def test_runs_repeat_and_inputs_are_left_alone():
     lengths, pads = seqlens([1000, 0, 63, 500]), seqlens([0, 0, 5, 499])
     before = lengths.clone(), pads.clone()
     one, two = (decode_plan(lengths, **CALL, cache_leftpad=pads) for _ in range(2))
-    assert torch.equal(one.items, two.items) and torch.equal(one.first, two.first)
+    assert torch.equal(one.items, two.items) and torch.equal(one.first_slot, two.first_slot)
     assert torch.equal(lengths, before[0]) and torch.equal(pads, before[1])
 
 
@@ -114,7 +114,7 @@ def test_nothing_is_written_outside():
     buffer = torch.full((1 + W + 1, 4), -77, dtype=torch.int32, device=DEVICE)
     first = torch.full((1 + 4 + 1,), -77, dtype=torch.int32, device=DEVICE)
     options = {"programs": 4, "max_len": 100, "reach": None, "block_n": 16}
-    plan_call(buffer[1:-1], first[1:-1], lengths, None, **options).launch()
+    plan_call(buffer[1:-1], first[1:-1], lengths, None, **options).launch(lengths.device)
     for x in (buffer, first):
         assert (x[0] == -77).all() and (x[-1] == -77).all() and (x[1:-1] != -77).all()
 
@@ -126,7 +126,7 @@ def test_lengths_and_padding_are_clamped():
         *(torch.empty(n, dtype=torch.int32, device=DEVICE) for n in ((7, 4), 4)), 16, 3, 1, 9
     )
     options = {"programs": 4, "max_len": 100, "reach": None, "block_n": 16}
-    plan_call(made.items, made.first, wild, pads, **options).launch()
+    plan_call(made.items, made.first_slot, wild, pads, **options).launch(wild.device)
     assert_is_the_twins(made, [100, 0, 100], 4, cache_leftpad=[0, 100, 100], block_n=16)
 
 
@@ -166,7 +166,7 @@ def test_torch_knows_the_operator():
 
     def step(lengths):
         made = decode_plan(lengths, kv_heads=1, block_n=16, max_len=100, programs=4)
-        return made.items, made.first
+        return made.items, made.first_slot
 
     compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
     for got, wanted in zip(compiled(lengths), step(lengths), strict=True):

@@ -19,13 +19,13 @@ from kernels.split_rules import (
     cost_model,
     fixed_count,
     fixed_size,
-    flash_attention_2,
-    flash_attention_3,
+    splits_like_fa2,
+    splits_like_fa3,
     wave_efficiency,
     waves,
 )
 
-RULES = (flash_attention_2, flash_attention_3, cost_model, fixed_count(16), fixed_size(512))
+RULES = (splits_like_fa2, splits_like_fa3, cost_model, fixed_count(16), fixed_size(512))
 H100 = SplitShape(programs=8, blocks=1024, num_sms=132)
 shapes = st.builds(
     SplitShape,
@@ -69,16 +69,16 @@ def test_useful_numbers_leave_no_split_empty(shape):
         assert s <= min(MAX_SPLITS, 2 * shape.num_sms, shape.blocks)
 
 
-@pytest.mark.parametrize("rule", [flash_attention_2, flash_attention_3])
+@pytest.mark.parametrize("rule", [splits_like_fa2, splits_like_fa3])
 def test_a_full_gpu_is_not_split_by_the_rules_of_waves(rule):
     assert rule(with_(programs=512)) == 1
     assert rule(with_(programs=212)) == 1  # 80 % of 264 slots
 
 
 def test_flash_attention_3_counts_one_program_an_sm_and_leaves_few_blocks_alone():
-    assert flash_attention_3(with_(programs=106)) == 1  # 80 % of 132 SMs
-    assert flash_attention_2(with_(programs=106)) > 1
-    assert [flash_attention_3(with_(blocks=n)) for n in (3, 4, 5)] == [1, 1, 5]
+    assert splits_like_fa3(with_(programs=106)) == 1  # 80 % of 132 SMs
+    assert splits_like_fa2(with_(programs=106)) > 1
+    assert [splits_like_fa3(with_(blocks=n)) for n in (3, 4, 5)] == [1, 1, 5]
 
 
 @pytest.mark.parametrize("programs", [1, 3, 8, 24, 100, 300])
@@ -86,7 +86,7 @@ def test_flash_attention_3_counts_one_program_an_sm_and_leaves_few_blocks_alone(
 @pytest.mark.parametrize("blocks", [7, 64, 1000])
 def test_flash_attention_2_the_slow_way(programs, num_sms, blocks):
     """The fewest splits that are nearly the best."""
-    chosen = flash_attention_2(SplitShape(programs, blocks, num_sms))
+    chosen = splits_like_fa2(SplitShape(programs, blocks, num_sms))
     slots = 2 * num_sms
     if programs >= 0.8 * slots:
         assert chosen == 1

@@ -5,10 +5,11 @@ import torch
 
 from course.check import lesson_09_bug, lesson_09_combine, lesson_09_pack, lesson_09_range
 from course.check.faulty import EPS, randn
+from kernels.call import Cells
 from kernels.flash_decoding import flash_decode
-from kernels.flash_decoding.combine import combine
-from kernels.flash_decoding.rows import Queries, load_queries
+from kernels.flash_decoding.rows import load_queries
 from kernels.flash_decoding.split import cut
+from kernels.merge import merge_states
 from kernels.runtime import device
 
 # isort: split
@@ -46,7 +47,7 @@ def test_pack():
     q = randn(rng, 2, 6, 3, 16).transpose(1, 2)  # (B, Lq, Hq, D), not contiguous
     wanted = lesson_09_pack.packed(q, Hkv=2, block_m=16)
     tile = torch.full_like(wanted, torch.nan)
-    pack_kernel[(2, 2)](Queries(q, *q.stride()[:3]), tile, 3, G=3, D=16, BLOCK_M=16)
+    pack_kernel[(2, 2)](Cells(q, *q.stride()[:3]), tile, 3, G=3, D=16, BLOCK_M=16)
     assert torch.equal(tile, wanted)
 
 
@@ -57,7 +58,7 @@ def test_combine(splits):
     size = max(1.0, lse[lse.isfinite()].abs().max().item()) * max(1.0, o.abs().max().item())
     wanted = lesson_09_combine.merged(o, lse)
     atol = EPS * (splits + 4) * size  # one rounding a term, of an lse of this size
-    torch.testing.assert_close(combine(o, lse), wanted, atol=atol, rtol=0)
+    torch.testing.assert_close(merge_states(o, lse), wanted, atol=atol, rtol=0)
 
 
 @pytest.mark.parametrize("splits", [1, 4])

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reference.attention import causal_mask, oracle
-from reference.flash_decoding import combine, partial_attention, split_bounds, workspace_bytes
+from reference.flash_decoding import partial_attention, split_bounds, workspace_bytes
+from reference.online_softmax import merge_states
 
 
 def make(B=1, Lq=1, capacity=37, Hq=4, Hkv=2, D=16, dtype=torch.float32):
@@ -67,28 +68,28 @@ def test_a_partial_without_keys(start, stop, blind):
 
 @settings(deadline=None)
 @given(st.integers(1, 12), st.integers(0, 2**31 - 1))
-def test_combine_does_not_mind_the_order(S, seed):
+def test_merge_states_does_not_mind_the_order(S, seed):
     rng = torch.Generator().manual_seed(seed)
     o, lse = (torch.randn(S, *rest, generator=rng, dtype=torch.float64) for rest in ((3, 5), (3,)))
     lse = torch.where(torch.rand(S, 3, generator=rng) < 0.3, -math.inf, 20 * lse)
     o = torch.where(lse[..., None] == -math.inf, 0.0, o)
     order = torch.randperm(S, generator=rng)
-    got, wanted = combine(o[order], lse[order]), combine(o, lse)
+    got, wanted = merge_states(o[order], lse[order]), merge_states(o, lse)
     torch.testing.assert_close(got, wanted, atol=1e-13, rtol=1e-13)
     weights = torch.exp(lse - torch.where(wanted[1] == -math.inf, 0.0, wanted[1]))
     torch.testing.assert_close(wanted[0], (weights[..., None] * o).sum(0), atol=1e-13, rtol=1e-12)
 
 
-def test_combine_is_no_plain_mean():
+def test_merge_states_is_no_plain_mean():
     o, lse = torch.tensor([[4.0], [3.0], [12.0]]), torch.tensor([4.0, 10.0, 2.0]).log()
-    merged, total = combine(o, lse)
+    merged, total = merge_states(o, lse)
     torch.testing.assert_close(merged, torch.tensor([4.375]))
     torch.testing.assert_close(total, torch.tensor(16.0).log())
 
 
-def test_combine_refuses_shapes_that_do_not_fit():
+def test_merge_states_refuses_shapes_that_do_not_fit():
     with pytest.raises(ValueError, match=r"\(S, \.\.\., D\)"):
-        combine(torch.zeros(3, 4, 5), torch.zeros(2, 4))
+        merge_states(torch.zeros(3, 4, 5), torch.zeros(2, 4))
 
 
 @pytest.mark.parametrize("B, Lq, Hq, D, S", [(1, 1, 32, 128, 64), (3, 2, 6, 16, 5)])

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from course.hardware import DEVICES, flash_decoding, timeline_of
+from course.hardware import DEVICES, predict_flash_decoding, timeline_of
 from course.widgets import sm_timeline
 from course.widgets.explorer import page
 from course.widgets.sm_timeline import BATCHES, HEADS, LENGTHS, SPLITS, sm_timeline_view
@@ -59,7 +59,7 @@ def test_the_extremes_are_drawn_and_the_sentence_has_the_model_s_numbers(device,
             shown = view(device=device, batch=batch, heads=heads, length=length, splits=splits)
             pair = tuple(int(count) for count in heads.split("/"))
             call = {"batch": batch, "heads": pair, "head_dim": 128, "length": length}
-            said = flash_decoding(**call, dtype="fp16", num_splits=splits, device=device)
+            said = predict_flash_decoding(**call, dtype="fp16", num_splits=splits, device=device)
             programs = int(re.match(r"[\d,]+", shown.sentence)[0].replace(",", ""))
             assert programs == said.busy == len(timeline_of(said))
             assert f"The model predicts {said.time_us:,.0f} µs" in shown.sentence

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from course.hardware import flash_decoding
+from course.hardware import predict_flash_decoding
 from course.widgets import split_curve
 from course.widgets.explorer import page
 from course.widgets.split_curve import HEADS, RULES, curve_sentence, split_curve_view
@@ -45,13 +45,13 @@ def test_the_sentence_is_true(gpu, batch, context):
     call = {"batch": batch, "heads": HEADS[LLAMA], "head_dim": 128, "length": context}
     blocks = -(-context // 64)
     times = {
-        S: flash_decoding(**call, num_splits=S, device=gpu).time_us
+        S: predict_flash_decoding(**call, num_splits=S, device=gpu).time_us
         for S in range(1, min(128, blocks) + 1)
     }
     best = min(times, key=lambda S: times[S])
     told = "not to split" if best == 1 else f"{best} splits take the least time, "
     assert told in sentence and f"{8 * batch:,} programs on" in sentence
-    shape = flash_decoding(**call, num_splits=1, device=gpu).shape
+    shape = predict_flash_decoding(**call, num_splits=1, device=gpu).shape
     lost = {name: times[rule(shape)] / times[best] - 1 for name, rule in RULES.items()}
     worst = max(lost, key=lambda name: lost[name])
     if lost[worst] < 0.005:

@@ -142,12 +142,12 @@ def _combine(dtype: str, D: int, name: str, target: Target) -> KernelCall:
     """The merge of 16 splits, the same for all targets."""
     planned = bool(name)
     o_partial = meta(64, 1, 64, D) if planned else meta(SPLITS, B, 1, 64, D)
-    o, first = meta(B, 1, 64, D, dtype=DTYPES[dtype]), meta(B + 1, dtype=torch.int32)
+    o, first_slot = meta(B, 1, 64, D, dtype=DTYPES[dtype]), meta(B + 1, dtype=torch.int32)
     return combine_call(
         o_partial,
         meta(*o_partial.shape[:-1]),
         o,
         meta(B, 1, 64),
-        first=first if planned else None,
+        first_slot=first_slot if planned else None,
         sinks=meta(64) if planned else None,
     )

@@ -17,7 +17,15 @@ def compile_cases() -> list[LaunchCase]:
 
 def _case(B: int, dtype: torch.dtype, reach: int | None) -> KernelCall:
     items = torch.empty(33 + B, 4, dtype=torch.int32, device="meta")
-    first = torch.empty(B + 1, dtype=torch.int32, device="meta")
+    first_slot = torch.empty(B + 1, dtype=torch.int32, device="meta")
     lengths = torch.empty(B, dtype=dtype, device="meta")
-    options = {"programs": 33, "max_len": 131072, "reach": reach, "block_n": 64}
-    return plan_call(items, first, lengths, lengths if reach else None, **options)
+    return plan_call(
+        items,
+        first_slot,
+        lengths,
+        lengths if reach else None,
+        programs=33,
+        max_len=131072,
+        reach=reach,
+        block_n=64,
+    )

@@ -182,7 +182,7 @@ def test_nothing_is_written_outside_of_the_gradients(causal):
     for call in backward_calls(
         q, k, v, o, lse, do, dlse.contiguous(), tensors, None, 0.2, causal, tiles
     ):
-        call.launch()
+        call.launch(q.device)
     wanted = backward(q, k, v, o, lse, do, dlse, None, causal, 0.2)
     assert all(g.intact() for g in grads)
     assert all(map(torch.equal, tensors, wanted))

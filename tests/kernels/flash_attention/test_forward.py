@@ -158,7 +158,7 @@ def test_nothing_is_written_outside_of_o_and_lse(causal):
     launch = choose_prefill_launch(
         num_queries=21, head_dim=24, tensor_cores=False, interpreted=INTERPRETED
     )
-    module.forward_call(q, k, v, o.tensor, lse.tensor, None, causal, 0.2, launch).launch()
+    module.forward_call(q, k, v, o.tensor, lse.tensor, None, causal, 0.2, launch).launch(q.device)
     assert o.intact() and lse.intact()
     assert torch.equal(o.tensor, flash_attention(q, k, v, causal=causal, scale=0.2))
     assert lse.tensor.isfinite().all()

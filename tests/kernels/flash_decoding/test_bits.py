@@ -7,14 +7,14 @@ import torch
 from shapes import DecodeShape, decode_inputs, poisoned_memory
 
 from kernels.flash_decoding import flash_decode
-from kernels.flash_decoding.combine import combine
 from kernels.flash_decoding.features import Features
 from kernels.flash_decoding.split import split_call
 from kernels.heuristics import choose_decode_launch
+from kernels.merge import merge_states
 from kernels.runtime import INTERPRETED, device
 from reference.attention import oracle
 from reference.closeness import assert_close_to_oracle
-from reference.flash_decoding import combine as reference_combine
+from reference.online_softmax import merge_states as reference_merge
 
 DEVICE = device()
 
@@ -111,7 +111,7 @@ def test_partials_are_attention_over_their_own_keys():
     o = torch.full((num_splits, 4, 1, 4, 16), math.nan, device=DEVICE)
     lse = torch.full((num_splits, 4, 1, 4), math.nan, device=DEVICE)
     call = {"num_splits": num_splits, "causal": True, "scale": 0.25, "launch": launch}
-    split_call(q, k, v, Features(cache_seqlens=seqlens), o, lse, **call).launch()
+    split_call(q, k, v, Features(cache_seqlens=seqlens), o, lse, **call).launch(q.device)
     for b, length in enumerate(lengths):
         chunk = math.ceil(math.ceil(length / launch.block_n) / num_splits) * launch.block_n
         seen = 0
@@ -127,7 +127,7 @@ def test_partials_are_attention_over_their_own_keys():
 
 
 @pytest.mark.parametrize("S", [1, 2, 16, 17, 40])
-def test_combine_is_the_reference_combine(S):
+def test_combine_is_the_reference_merge(S):
     rng = torch.Generator().manual_seed(S)
     o = torch.randn(S, 2, 3, 40, generator=rng)
     lse = 50 * torch.randn(S, 2, 3, generator=rng)
@@ -135,15 +135,15 @@ def test_combine_is_the_reference_combine(S):
     lse[:, 1, 2] = -math.inf  # and a row without any key
     o[lse == -math.inf] = 0.0
     with poisoned_memory():
-        got, got_lse = combine(o.to(DEVICE), lse.to(DEVICE))
-    wanted, wanted_lse = reference_combine(o.double(), lse.double())
-    baseline, baseline_lse = reference_combine(o, lse)
+        got, got_lse = merge_states(o.to(DEVICE), lse.to(DEVICE))
+    wanted, wanted_lse = reference_merge(o.double(), lse.double())
+    baseline, baseline_lse = reference_merge(o, lse)
     assert_close_to_oracle(got.cpu(), baseline, wanted)
     assert_close_to_oracle(got_lse.cpu(), baseline_lse, wanted_lse, name="lse")
 
 
 def test_combine_misuse_is_told():
     with pytest.raises(ValueError, match=r"S ≥ 1 and D ≥ 1; got \(2, 3, 4\) and \(3, 3\)"):
-        combine(torch.zeros(2, 3, 4), torch.zeros(3, 3))
-    with pytest.raises(ValueError, match="lse_partial must be contiguous float32; got torch"):
-        combine(torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.float16))
+        merge_states(torch.zeros(2, 3, 4), torch.zeros(3, 3))
+    with pytest.raises(ValueError, match="lse must be float32; got torch"):
+        merge_states(torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.float16))

@@ -10,7 +10,7 @@ from shapes import DecodeShape, decode_inputs, poisoned_memory
 
 from kernels.flash_decoding import flash_decode, flash_decode_plan, workspace_bytes
 from kernels.flash_decoding.features import Features, Splits
-from kernels.flash_decoding.launch import plan_launch
+from kernels.flash_decoding.launch import choose_splits
 from kernels.runtime import INTERPRETED
 
 SIZE = 128  # keys of a split: a multiple of every kernel's block
@@ -44,7 +44,7 @@ def test_a_row_has_its_bits_whatever_is_around_it(feature, dtype):
     features = {feature: value[feature]} if feature in value else {}
     call = plain_call(LENGTHS, Hq=3, Hkv=3 if feature == "MHA" else 1, dtype=dtype, **features)
     o, lse = judge(call, split_size=SIZE)
-    assert plan_launch(*call.arguments[:3], Features(), Splits(split_size=SIZE))[1] == 3
+    assert choose_splits(*call.arguments[:3], Features(), Splits(split_size=SIZE)).parts == 3
     for rows, room in (([0], 300), ([3], 257), ([2], 100), ([2, 0, 2], None), ([3, 1], 301)):
         got = decode(call, rows, room, split_size=SIZE)
         assert same(got, (o[rows], lse[rows])), (rows, room)
@@ -79,7 +79,7 @@ def test_more_splits_than_blocks_are_not_launched():
     """2^31 - 1 splits of five blocks are five, to the bit, and take no more memory."""
     call = plain_call(LENGTHS)
     blocks = -(
-        -305 // plan_launch(*call.arguments[:3], Features(), Splits(num_splits=1))[0].block_n
+        -305 // choose_splits(*call.arguments[:3], Features(), Splits(num_splits=1)).launch.block_n
     )
     wanted = judge(call, num_splits=blocks)
     for number in (blocks + 1, 1000, 2**31 - 1):
@@ -130,7 +130,7 @@ def test_a_plan_for_another_call_is_refused():
         ((q, k, v, lengths), {"cache_leftpad": torch.zeros_like(lengths)}),
     ]
     for arguments, features in others:
-        with pytest.raises(ValueError, match=r"plan must be made for|plan\.first is not what"):
+        with pytest.raises(ValueError, match=r"plan must be made for|plan\.first_slot is not what"):
             flash_decode(*arguments, plan=plan, **features)
     for change in ({"items": plan.items[:, :3]}, {"items": plan.items.long()}, {"first": 3}):
         with pytest.raises(ValueError, match=f"plan.{next(iter(change))} is not what"):
@@ -147,7 +147,7 @@ def test_a_stale_plan_is_told():
     wild[0, 0] = 10**6
     stale = [(lengths - (lengths > 200).int(), plan), (lengths + 1, plan)]
     stale += [(lengths.flip(0), plan), (lengths, dataclasses.replace(plan, items=wild))]
-    stale += [(lengths, dataclasses.replace(plan, first=plan.first + 1))]
+    stale += [(lengths, dataclasses.replace(plan, first_slot=plan.first_slot + 1))]
     for now, given in stale:
         with pytest.raises(
             ValueError, match="plan must cover exactly the keys that the rows have now"
