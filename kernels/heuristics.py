@@ -224,17 +224,17 @@ def choose_decode(
     m_tiles = max(1, math.ceil(rows / launch.block_m))
     shared = latent and launch.block_dv == launch.block_d
     columns = head_dim if shared else head_dim + value_dim
-    shape = split_shape(
-        batch=batch,
-        kv_heads=heads[1],
-        m_tiles=m_tiles,
-        max_len=max_len,
-        block_n=launch.block_n,
-        num_sms=num_sms,
-        token_bytes=columns * element_size,
-        partial_bytes=4 * min(rows, launch.block_m) * (value_dim + 1),
-    )
-    return DecodeChoice(launch, m_tiles, columns, shape, cost_model(shape))
+    asked = {
+        "batch": batch,
+        "kv_heads": heads[1],
+        "m_tiles": m_tiles,
+        "max_len": max_len,
+        "block_n": launch.block_n,
+        "num_sms": num_sms,
+        "token_bytes": columns * element_size,
+        "partial_bytes": 4 * min(rows, launch.block_m) * (value_dim + 1),
+    }
+    return DecodeChoice(launch, m_tiles, columns, split_shape(**asked), choose_num_splits(**asked))
 
 
 _PREFILL = {  # head dim up to → block_m, block_n, num_warps, num_stages

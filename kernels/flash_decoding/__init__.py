@@ -27,7 +27,7 @@ from torch import Tensor
 
 from kernels.flash_decoding.checks import check_shapes
 from kernels.flash_decoding.features import Features, Splits
-from kernels.flash_decoding.launch import choose_splits, decode
+from kernels.flash_decoding.launch import choose_splits, decode, shares_memory
 from kernels.flash_decoding.op import flash_decode_op, flat_arguments
 from kernels.plan import Plan, decode_plan
 
@@ -156,6 +156,9 @@ def workspace_bytes(
     splits = Splits(num_splits, split_size, plan, num_sms)
     given = Features(**features)
     check_shapes(q, k_cache, v_cache, given)
-    parts = choose_splits(q, k_cache, v_cache, given, splits).parts
+    # torch.compile cannot compare addresses, and a given cut does not depend on them.
+    chosen = num_splits is None and split_size is None and plan is None
+    latent = chosen and shares_memory(k_cache, v_cache)
+    parts = choose_splits(q, k_cache, v_cache, given, splits, latent).parts
     rows = q.shape[1] * q.shape[2] * (q.shape[0] if plan is None else 1)
     return 4 * parts * rows * (v_cache.shape[3] + 1)

@@ -45,7 +45,8 @@ def decode(
     (B, Lq, Hq, _), Dv = q.shape, v_cache.shape[3]
     o = torch.empty(B, Lq, Hq, Dv, dtype=q.dtype, device=q.device)
     lse = torch.empty(B, Lq, Hq, dtype=torch.float32, device=q.device)
-    choice = choose_splits(q, k_cache, v_cache, features, splits)
+    latent = shares_memory(k_cache, v_cache)
+    choice = choose_splits(q, k_cache, v_cache, features, splits, latent)
     if lse.numel() == 0:
         return o, lse
     plan, items, first_slot = splits.plan, None, None
@@ -92,14 +93,20 @@ class Choice(NamedTuple):
 
 
 def choose_splits(
-    q: Tensor, k_cache: Tensor, v_cache: Tensor, features: Features, splits: Splits
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    features: Features,
+    splits: Splits,
+    latent: bool = False,
 ) -> Choice:
     """Choose tile sizes and the cut of the keys: from shapes, not values.
 
+    latent: whether the caches share memory. It matters only if the number of splits is chosen here.
     Raises as `Splits.check` and `Splits.check_fits` do.
     """
     (B, Lq, Hq, D), Hkv = q.shape, k_cache.shape[2]
-    capacity, latent = features.capacity(k_cache), _shares_memory(k_cache, v_cache)
+    capacity = features.capacity(k_cache)
     splits.check()
     choice = choose_decode(
         batch=B,
@@ -144,7 +151,7 @@ def _partials(
     )
 
 
-def _shares_memory(k_cache: Tensor, v_cache: Tensor) -> bool:
+def shares_memory(k_cache: Tensor, v_cache: Tensor) -> bool:
     """Say whether the values are the first columns of the keys (MLA)."""
     return (
         v_cache.data_ptr() == k_cache.data_ptr() != 0

@@ -13,6 +13,7 @@ from kernels.explain import explain
 from kernels.explain import model as explanation
 from kernels.explain.model import REACHABLE
 from kernels.flash_decoding.features import Features, Splits
+from kernels.flash_decoding.launch import choose_splits
 from kernels.runtime import INTERPRETED
 
 H100 = Device.named("H100 SXM")
@@ -153,7 +154,7 @@ def test_a_call_with_pages_and_a_latent_head():
     assert said.other_bytes - plain.other_bytes == 4 * 3 * 32  # entries of 32 pages of 16 tokens
     int8 = torch.empty(3, 500, 1, 576, dtype=torch.int8)
     assert explain(**call, kv_dtype="int8").kv_bytes == 2 * int8.numel()
-    with pytest.raises(ValueError, match="kv_dtype must be one of"):
+    with pytest.raises(ValueError, match="kv_dtype must be bf16, int8, e4m3 or e5m2; got 'fp64'"):
         explain(**call, kv_dtype="fp64")
 
 

@@ -14,8 +14,8 @@ from shapes import (
     poisoned_memory,
 )
 
+from kernels import heuristics
 from kernels.flash_decoding import flash_decode
-from kernels.flash_decoding import launch as decode
 from kernels.heuristics import Launch, next_power_of_2
 from kernels.runtime import INTERPRETED, device
 from reference.attention import attention_with_cache, oracle_with_cache
@@ -41,14 +41,19 @@ def judge(q, k, v, lengths, *, causal=True, scale=None, num_splits=None):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks of 16 keys, so that few keys make many blocks (a GPU keeps its own table)."""
-    if INTERPRETED:
+    if not INTERPRETED:
+        yield
+        return
 
-        def choose(*, rows, head_dim, **_):
-            block_m = 1 if rows == 1 else max(16, next_power_of_2(rows))
-            block_d = max(16, next_power_of_2(head_dim))
-            return Launch(block_m, 16, block_d, 4, 3, block_dv=block_d)
+    def choose(*, rows, head_dim, **_):
+        block_m = 1 if rows == 1 else max(16, next_power_of_2(rows))
+        block_d = max(16, next_power_of_2(head_dim))
+        return Launch(block_m, 16, block_d, 4, 3, block_dv=block_d)
 
-        monkeypatch.setattr(decode, "choose_decode_launch", choose)
+    monkeypatch.setattr(heuristics, "choose_decode_launch", choose)
+    heuristics.choose_decode.cache_clear()  # it remembers what it chose
+    yield
+    heuristics.choose_decode.cache_clear()
 
 
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "all"])

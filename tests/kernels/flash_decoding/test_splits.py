@@ -132,7 +132,7 @@ def test_a_plan_for_another_call_is_refused():
     for arguments, features in others:
         with pytest.raises(ValueError, match=r"plan must be made for|plan\.first_slot is not what"):
             flash_decode(*arguments, plan=plan, **features)
-    for change in ({"items": plan.items[:, :3]}, {"items": plan.items.long()}, {"first": 3}):
+    for change in ({"items": plan.items[:, :3]}, {"items": plan.items.long()}, {"first_slot": 3}):
         with pytest.raises(ValueError, match=f"plan.{next(iter(change))} is not what"):
             flash_decode(q, k, v, lengths, plan=dataclasses.replace(plan, **change))
 
