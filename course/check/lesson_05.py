@@ -1,4 +1,4 @@
-"""Exercises of lesson 05, one module each: what holds, and what people get wrong."""
+"""Exercises of lesson 05, one module each: what must hold, and what people get wrong."""
 
 from course.check.lesson_05_scale_shift import SCALE_SHIFT
 from course.check.lesson_05_softmax import WIDE_SOFTMAX

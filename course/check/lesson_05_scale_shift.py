@@ -23,9 +23,9 @@ EPS = torch.finfo(torch.float32).eps
 def _seen(
     answer: Callable, rng: Generator, n: int, block: int, launched: int | None = None
 ) -> Seen:
-    """Launch the kernel on n random numbers; both outputs lie in NaN, and so does x.
+    """Launch the kernel on n random numbers; x and both outputs lie inside NaN.
 
-    launched: programs, if not one for each block; what the others would write has to stay NaN.
+    launched: programs, if not one per block; what the others would write must stay NaN.
     """
     scale, shift = (torch.rand(2, generator=rng) + 0.5).tolist()
     drawn = torch.randn(n, generator=rng)
@@ -45,7 +45,7 @@ def _seen(
         f"scale = {scale:.2f}, shift = {shift:.2f}",
         names=("y", "sums"),
         guards=(x, y, sums),
-        atol=EPS * (block + 2) * largest,  # block additions, two roundings each y
+        atol=EPS * (block + 2) * largest,  # BLOCK additions, and two roundings per y
         rtol=0.0,
     )
 
@@ -82,66 +82,66 @@ SCALE_SHIFT = Exercise(
     solution_name="scale_shift_kernel",
     properties=(
         Property("one block", "n is BLOCK: one program, nothing to cut off", _one_block, ONE),
-        Property("many blocks", "every program takes a block of its own", _many_blocks, ONE),
-        Property("a tail", "n is no multiple of BLOCK", _a_tail),
-        Property("shorter than a block", "n below BLOCK", _short),
-        Property("one element more", "the last program has one element only", _one_too_many),
+        Property("many blocks", "every program has its own block", _many_blocks, ONE),
+        Property("a tail", "n is not a multiple of BLOCK", _a_tail),
+        Property("shorter than a block", "n is less than BLOCK", _short),
+        Property("one element more", "the last program has only one element", _one_too_many),
         Property("a smaller grid", "blocks without a program stay untouched", _smaller_grid, ONE),
     ),
     mistakes=(
         Mistake(
             "the first block only",
-            "Every program works on the **first block**: the offsets don't depend on the number "
-            "of the program.",
+            "Every program works on the **first block**: the offsets don't depend on the "
+            "program's number.",
             answers.first_block,
             see=ONE,
         ),
         Mistake(
             "blocks overlap",
-            "Each program starts **one element** after the one before, not one block: the "
-            "program's number has to be multiplied.",
+            "Each program starts **one element** after the one before, not one block: multiply the "
+            "program's number by BLOCK.",
             answers.overlapping,
             see=ONE,
         ),
         Mistake(
             "load not masked",
-            "The load **reads behind the end** of x: it has no mask, or one that lets an element "
-            "too many pass (the last valid offset is n - 1). What lies there, here NaN, goes into "
-            "the sum.",
+            "The load **reads past the end** of x: it has no mask, or one that lets through one "
+            "element too many (the last valid offset is n - 1). Whatever lies there, here NaN, "
+            "goes into the sum.",
             answers.load_not_masked,
         ),
         Mistake(
             "store not masked",
-            "The **store has no mask**: the last program writes over whatever lies behind y.",
+            "The **store has no mask**: the last program overwrites whatever lies after y.",
             answers.store_not_masked,
         ),
         Mistake(
             "masked lanes are counted",
             "y is right, but the sum of the last program is too large by a few times shift: lanes "
-            "that were loaded as 0 are **no longer 0 after the shift**, and are counted.",
+            "loaded as 0 are **no longer 0 after the shift**, and they are counted.",
             answers.lanes_counted,
         ),
         Mistake(
             "sums in one place",
-            "All programs store their sum in **the same place**; each has one of its own in sums.",
+            "All programs store their sum in **the same place**; each has its own place in `sums`.",
             answers.one_place,
             see=ONE,
         ),
         Mistake(
             "no mask at all",
-            "There is **no mask** anywhere: the last program reads behind x, writes behind y, and "
-            "its sum counts what isn't there.",
+            "There is **no mask** anywhere: the last program reads past the end of x, writes past "
+            "the end of y, and its sum counts elements that don't exist.",
             answers.no_mask,
         ),
         Mistake(
             "x is summed",
-            "y is right, but what is summed is **x**: `sums` takes the sum of y.",
+            "y is right, but **x** is summed: `sums` takes the sum of y.",
             answers.x_summed,
         ),
         Mistake(
             "shifted first",
-            "The shift is added **before** the multiplication: wanted is scale · x, and then the "
-            "shift.",
+            "The shift is added **before** the multiplication: compute scale · x first, then "
+            "add the shift.",
             answers.shifted_first,
             see=ONE,
         ),
@@ -154,29 +154,29 @@ SCALE_SHIFT = Exercise(
         ),
         Mistake(
             "sum in every lane's place",
-            "The sum is stored at `sums_ptr + offs`, **a place for each element**. It is one "
-            "number for each program, so its place is the program's number.",
+            "The sum is stored at `sums_ptr + offs`, **one place per element**. There is one sum "
+            "per program, so its place is the program's number.",
             answers.sum_in_every_lane,
             see=ONE,
         ),
         Mistake(
             "every block by every program",
-            "Each program **walks over all blocks**. A program has one block, its own; the grid "
-            "sees to the others.",
+            "Each program **loops over all blocks**. A program handles one block, its own; the "
+            "grid takes care of the others.",
             answers.all_blocks,
             see=ONE,
         ),
         Mistake(
             "pointer indexed",
-            "A pointer can't be **indexed** like a tensor: it is an address. Load from "
-            "`x_ptr + offs` with `tl.load`.",
+            "A pointer can't be **indexed** like a tensor: it is an address. Use "
+            "`tl.load` on `x_ptr + offs`.",
             answers.indexed,
             see=ONE,
         ),
         Mistake(
             "no triton.jit",
             "This is a plain Python function: the line **`@triton.jit`** above its `def` is "
-            "missing, so it can't be started on a grid.",
+            "missing, so it can't be launched on a grid.",
             answers.plain_function,
             see=ONE,
         ),

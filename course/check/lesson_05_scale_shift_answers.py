@@ -22,7 +22,7 @@ def from_the_end(x_ptr, y_ptr, sums_ptr, n, scale, shift, BLOCK: tl.constexpr):
 
 @triton.jit
 def first_block(x_ptr, y_ptr, sums_ptr, n, scale, shift, BLOCK: tl.constexpr):
-    """The offsets forget the program."""
+    """The offsets ignore the program's number."""
     offs = tl.arange(0, BLOCK)
     mask = offs < n
     y = scale * tl.load(x_ptr + offs, mask=mask, other=0.0) + shift
@@ -32,7 +32,7 @@ def first_block(x_ptr, y_ptr, sums_ptr, n, scale, shift, BLOCK: tl.constexpr):
 
 @triton.jit
 def overlapping(x_ptr, y_ptr, sums_ptr, n, scale, shift, BLOCK: tl.constexpr):
-    """Programs one element apart."""
+    """Programs start one element apart."""
     offs = tl.program_id(0) + tl.arange(0, BLOCK)
     mask = offs < n
     y = scale * tl.load(x_ptr + offs, mask=mask, other=0.0) + shift
@@ -42,7 +42,7 @@ def overlapping(x_ptr, y_ptr, sums_ptr, n, scale, shift, BLOCK: tl.constexpr):
 
 @triton.jit
 def load_not_masked(x_ptr, y_ptr, sums_ptr, n, scale, shift, BLOCK: tl.constexpr):
-    """Reads behind x."""
+    """Reads past the end of x."""
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     y = scale * tl.load(x_ptr + offs) + shift
     tl.store(y_ptr + offs, y, mask=offs < n)
@@ -51,7 +51,7 @@ def load_not_masked(x_ptr, y_ptr, sums_ptr, n, scale, shift, BLOCK: tl.constexpr
 
 @triton.jit
 def store_not_masked(x_ptr, y_ptr, sums_ptr, n, scale, shift, BLOCK: tl.constexpr):
-    """Writes behind y."""
+    """Writes past the end of y."""
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     y = scale * tl.load(x_ptr + offs, mask=offs < n, other=0.0) + shift
     tl.store(y_ptr + offs, y)
@@ -60,7 +60,7 @@ def store_not_masked(x_ptr, y_ptr, sums_ptr, n, scale, shift, BLOCK: tl.constexp
 
 @triton.jit
 def lanes_counted(x_ptr, y_ptr, sums_ptr, n, scale, shift, BLOCK: tl.constexpr):
-    """Sums lanes that are shift."""
+    """Sums lanes that hold only the shift."""
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     y = scale * tl.load(x_ptr + offs, mask=offs < n, other=0.0) + shift
     tl.store(y_ptr + offs, y, mask=offs < n)
@@ -87,7 +87,7 @@ def no_mask(x_ptr, y_ptr, sums_ptr, n, scale, shift, BLOCK: tl.constexpr):
 
 @triton.jit
 def x_summed(x_ptr, y_ptr, sums_ptr, n, scale, shift, BLOCK: tl.constexpr):
-    """It computes sums of x."""
+    """Sums x instead of y."""
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     x = tl.load(x_ptr + offs, mask=offs < n, other=0.0)
     tl.store(y_ptr + offs, scale * x + shift, mask=offs < n)
@@ -96,7 +96,7 @@ def x_summed(x_ptr, y_ptr, sums_ptr, n, scale, shift, BLOCK: tl.constexpr):
 
 @triton.jit
 def shifted_first(x_ptr, y_ptr, sums_ptr, n, scale, shift, BLOCK: tl.constexpr):
-    """It computes scale · (x + shift)."""
+    """Computes scale · (x + shift)."""
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     y = scale * (tl.load(x_ptr + offs, mask=offs < n, other=0.0) + shift)
     tl.store(y_ptr + offs, y, mask=offs < n)
@@ -105,7 +105,7 @@ def shifted_first(x_ptr, y_ptr, sums_ptr, n, scale, shift, BLOCK: tl.constexpr):
 
 @triton.jit
 def sums_not_stored(x_ptr, y_ptr, sums_ptr, n, scale, shift, BLOCK: tl.constexpr):
-    """Nothing goes to sums."""
+    """Nothing is stored to sums."""
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     y = scale * tl.load(x_ptr + offs, mask=offs < n, other=0.0) + shift
     tl.store(y_ptr + offs, y, mask=offs < n)
@@ -113,7 +113,7 @@ def sums_not_stored(x_ptr, y_ptr, sums_ptr, n, scale, shift, BLOCK: tl.constexpr
 
 @triton.jit
 def sum_in_every_lane(x_ptr, y_ptr, sums_ptr, n, scale, shift, BLOCK: tl.constexpr):
-    """The sum stands at sums_ptr + offs."""
+    """Stores the sum at sums_ptr + offs."""
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     y = scale * tl.load(x_ptr + offs, mask=offs < n, other=0.0) + shift
     tl.store(y_ptr + offs, y, mask=offs < n)
@@ -132,14 +132,14 @@ def all_blocks(x_ptr, y_ptr, sums_ptr, n, scale, shift, BLOCK: tl.constexpr):
 
 @triton.jit
 def indexed(x_ptr, y_ptr, sums_ptr, n, scale, shift, BLOCK: tl.constexpr):
-    """It computes x_ptr[offs]."""
+    """Indexes a pointer: x_ptr[offs]."""
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     y = scale * x_ptr[offs] + shift
     tl.store(y_ptr + offs, y, mask=offs < n)
 
 
 def plain_function(x_ptr, y_ptr, sums_ptr, n, scale, shift, BLOCK: tl.constexpr):
-    """Right, were it compiled."""
+    """Lacks @triton.jit, and stores no sums."""
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     y = scale * tl.load(x_ptr + offs, mask=offs < n, other=0.0) + shift
     tl.store(y_ptr + offs, y, mask=offs < n)

@@ -1,4 +1,4 @@
-"""Exercise 5.2: softmax of rows that are wider than a block."""
+"""Exercise 5.2: softmax of rows wider than a block."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ STRIDE = "3 · From (row, column) to an address"
 
 
 def _seen(answer: Callable, x: Tensor, given: str, gaps: tuple[int, int] = (8, 8)) -> Seen:
-    """Launch one program a row. gaps: entries of NaN behind each row of x, and of p."""
+    """Launch one program per row. gaps: entries of NaN after each row of x, and of p."""
     rows, cols = x.shape
     src = guarded(x.to(device()), "x", row_gap=gaps[0])
     p = poisoned((rows, cols), name="p", row_gap=gaps[1], device=device())
     strides = src.tensor.stride(0), p.tensor.stride(0)
-    with warnings.catch_warnings():  # the report says it better than numpy's line on stderr
+    with warnings.catch_warnings():  # the report says it better than numpy's warning on stderr
         warnings.simplefilter("ignore", RuntimeWarning)
         answer[(rows,)](src.tensor, p.tensor, cols, *strides, BLOCK=BLOCK)
     largest = x[x.isfinite()].abs().max().item() if x.isfinite().any() else 0.0
@@ -37,7 +37,7 @@ def _seen(answer: Callable, x: Tensor, given: str, gaps: tuple[int, int] = (8, 8
         f"{given}: x ({rows}, {cols}), BLOCK = {BLOCK}, row strides {strides}",
         names=("p",),
         guards=(src, p),
-        # each p ≤ 1 from a rounded exponent (two of them), a sum of cols terms and a division
+        # each p ≤ 1: two rounded exponents, a sum of cols terms and a division
         atol=EPS * (cols + 4 * largest + 2),
         rtol=0.0,
     )
@@ -48,36 +48,36 @@ def _draw(rng: Generator, rows: int, cols: int) -> Tensor:
 
 
 def _largest_last(x: Tensor) -> Tensor:
-    """The maximum of each row moves in its last block, whatever was drawn."""
+    """Make sure that each row's maximum moves in its last block, whatever was drawn."""
     x[:, -1] = x.amax(1) + 1.0
     return x
 
 
 def _one_block(answer, rng):
-    return _seen(answer, _draw(rng, 2, BLOCK), "a row is one block")
+    return _seen(answer, _draw(rng, 2, BLOCK), "one block per row")
 
 
 def _many_blocks(answer, rng):
-    return _seen(answer, _largest_last(_draw(rng, 2, 4 * BLOCK)), "four blocks a row")
+    return _seen(answer, _largest_last(_draw(rng, 2, 4 * BLOCK)), "four blocks per row")
 
 
 def _a_tail(answer, rng):
     cols = int(torch.randint(2 * BLOCK + 1, 3 * BLOCK, (1,), generator=rng))
-    return _seen(answer, _largest_last(_draw(rng, 2, cols)), "a last block that is cut")
+    return _seen(answer, _largest_last(_draw(rng, 2, cols)), "a partial last block")
 
 
 def _rising(answer, rng):
     x = _draw(rng, 2, 3 * BLOCK) + torch.arange(3 * BLOCK) / 4
-    return _seen(answer, x, "every block has a new maximum")
+    return _seen(answer, x, "a new maximum in every block")
 
 
 def _rows_apart(answer, rng):
     x = _draw(rng, 3, 2 * BLOCK + 5)
-    return [_seen(answer, x, "rows apart", gaps) for gaps in ((8, 3), (0, 11))]
+    return [_seen(answer, x, "gaps after the rows", gaps) for gaps in ((8, 3), (0, 11))]
 
 
 def _very_low(answer, rng):
-    return [_seen(answer, _draw(rng, 1, 40) + shift, "shifted") for shift in (-200.0, 200.0)]
+    return [_seen(answer, _draw(rng, 1, 40) + shift, "far from zero") for shift in (-200.0, 200.0)]
 
 
 def _masked_block(answer, rng):
@@ -89,7 +89,7 @@ def _masked_block(answer, rng):
 def _masked_row(answer, rng):
     x = _draw(rng, 2, 2 * BLOCK)
     x[1] = -torch.inf
-    return _seen(answer, x, "the second row is -inf throughout")
+    return _seen(answer, x, "the second row all -inf")
 
 
 WIDE_SOFTMAX = Exercise(
@@ -101,11 +101,11 @@ WIDE_SOFTMAX = Exercise(
     properties=(
         Property("one block", "cols is BLOCK: as in the lesson", _one_block),
         Property("many blocks", "cols is four times BLOCK", _many_blocks),
-        Property("a tail", "cols is no multiple of BLOCK", _a_tail, MASK),
+        Property("a tail", "cols is not a multiple of BLOCK", _a_tail, MASK),
         Property("the maximum moves", "later blocks have larger numbers", _rising),
-        Property("rows apart", "gaps behind the rows, others in p than in x", _rows_apart, STRIDE),
+        Property("rows apart", "gaps after the rows, different in x and p", _rows_apart, STRIDE),
         Property("far from zero", "numbers near -200 and near 200", _very_low),
-        Property("a block of -inf", "masked numbers, a block of them at a time", _masked_block),
+        Property("a block of -inf", "a whole block of masked numbers", _masked_block),
         Property("a row of -inf", "gives zeros, not NaN", _masked_row),
     ),
     mistakes=(
@@ -118,18 +118,18 @@ WIDE_SOFTMAX = Exercise(
         Mistake(
             "written too early",
             "The result is written **in the first pass**, with the maximum and the sum of the "
-            "blocks seen so far. Only the last block can know those of the whole row.",
+            "blocks seen so far. Those of the whole row are known only after the last block.",
             answers.written_too_early,
         ),
         Mistake(
             "one block only",
-            "Only the **first block** of each row is looked at; the rest of p is never written.",
+            "Only the **first block** of each row is read; the rest of p is never written.",
             answers.first_block_only,
         ),
         Mistake(
             "masked lanes are zero",
-            "Lanes behind the end are loaded **as 0**, and e to the 0 - m is not nothing: what "
-            "adds nothing to a sum of exponentials is another number.",
+            "Lanes past the end are loaded **as 0**, and exp(0 - m) is not 0: a different number "
+            "adds nothing to a sum of exponentials.",
             answers.zero_lanes,
             see=MASK,
         ),
@@ -143,7 +143,7 @@ WIDE_SOFTMAX = Exercise(
         Mistake(
             "-inf minus -inf",
             "A block of nothing but -inf gives **-inf - (-inf), which is NaN**, and the sum never "
-            "recovers: subtract something finite while the maximum is still -inf.",
+            "recovers. As long as the maximum is -inf, subtract something finite.",
             answers.no_ruler,
         ),
         Mistake(
@@ -159,21 +159,21 @@ WIDE_SOFTMAX = Exercise(
         ),
         Mistake(
             "rows without strides",
-            "Row r is looked for at **r · cols**; where rows have a gap behind them that is "
-            "somewhere in the row before.",
+            "Row r is taken to start at **r · cols**. If there are gaps between rows, it starts "
+            "further on, at r times the row stride.",
             answers.no_strides,
             see=STRIDE,
         ),
         Mistake(
             "p with the stride of x",
-            "p is written with the **row stride of x**; p is a tensor of its own.",
+            "p is written with the **row stride of x**, but p has its own.",
             answers.one_stride,
             see=STRIDE,
         ),
         Mistake(
             "store not masked",
-            "The **store has no mask** (nor has, perhaps, the load before it): the last block "
-            "writes over what lies behind the row of p.",
+            "The **store has no mask** (and perhaps the load before it has none either): the last "
+            "block overwrites what lies after the row of p.",
             slips.store_not_masked,
             see=MASK,
         ),
@@ -186,24 +186,24 @@ WIDE_SOFTMAX = Exercise(
         Mistake(
             "softmax of each block",
             "Each block is divided by **its own** sum, so a row of four blocks adds up to 4, not "
-            "to 1. The sum has to run on from block to block.",
+            "to 1. The sum has to be carried from block to block.",
             slips.each_block,
         ),
         Mistake(
             "maximum of the last block",
-            "The new maximum is that of the **block alone**: the old one takes no part in it. A "
-            "block of nothing but -inf then wipes out what was found before.",
+            "The new maximum is that of the **block alone**; the old one is ignored. A block of "
+            "nothing but -inf then wipes out everything before it.",
             slips.maximum_of_the_block,
         ),
         Mistake(
             "maximum not kept",
             "**m is never set** to the new maximum: it stays -inf, and every block rescales the "
-            "old sum by e to the -inf, which is 0.",
+            "old sum by exp(-inf), which is 0.",
             slips.maximum_not_kept,
         ),
         Mistake(
             "always the first block",
-            "The loop runs, but its offsets **don't depend on `start`**: every step looks at the "
+            "The loop runs, but its offsets **don't depend on `start`**: every step reads the "
             "first block again.",
             slips.without_start,
         ),

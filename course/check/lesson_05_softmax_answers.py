@@ -1,6 +1,6 @@
 """Exercise 5.2's other right answer, and what people get wrong: wide softmax kernels.
 
-Most differ from a right one in a line or two, so they share two helpers: the first pass over a row
+Most differ from a right one by a line or two, so they share two helpers: the first pass over a row
 and the second.
 """
 
@@ -19,7 +19,7 @@ NEG_INF = tl.constexpr(float("-inf"))
 def normaliser(
     x_ptr, cols, BLOCK: tl.constexpr, OTHER: tl.constexpr, RESCALE: tl.constexpr, SAFE: tl.constexpr
 ):
-    """Ruler and sum of a row, in one pass; the constants switch parts of it off."""
+    """Ruler and sum of a row, in one pass; the constants switch off parts of it."""
     m = NEG_INF
     ruler = 0.0
     l = 0.0
@@ -44,7 +44,7 @@ def write(x_ptr, p_ptr, cols, ruler, l, BLOCK: tl.constexpr):
 
 @triton.jit
 def not_zero(l):
-    """The sum, or 1 where it is 0."""
+    """The sum, or 1 if it is 0."""
     return tl.where(l == 0.0, 1.0, l)
 
 
@@ -110,7 +110,7 @@ def first_block_only(x_ptr, p_ptr, cols, stride_xr, stride_pr, BLOCK: tl.constex
 
 @triton.jit
 def zero_lanes(x_ptr, p_ptr, cols, stride_xr, stride_pr, BLOCK: tl.constexpr):
-    """Lanes behind the end are 0."""
+    """Lanes past the end are 0."""
     x_ptr += tl.program_id(0) * stride_xr
     p_ptr += tl.program_id(0) * stride_pr
     ruler, l = normaliser(x_ptr, cols, BLOCK, OTHER=0.0, RESCALE=True, SAFE=True)
@@ -119,7 +119,7 @@ def zero_lanes(x_ptr, p_ptr, cols, stride_xr, stride_pr, BLOCK: tl.constexpr):
 
 @triton.jit
 def mask_of_the_block(x_ptr, p_ptr, cols, stride_xr, stride_pr, BLOCK: tl.constexpr):
-    """The mask forgets where the block starts."""
+    """The mask ignores where the block starts."""
     x_ptr += tl.program_id(0) * stride_xr
     p_ptr += tl.program_id(0) * stride_pr
     mask = tl.arange(0, BLOCK) < cols
@@ -139,7 +139,7 @@ def mask_of_the_block(x_ptr, p_ptr, cols, stride_xr, stride_pr, BLOCK: tl.conste
 
 @triton.jit
 def no_ruler(x_ptr, p_ptr, cols, stride_xr, stride_pr, BLOCK: tl.constexpr):
-    """-inf - (-inf) where nothing but -inf was seen."""
+    """-inf - (-inf), as long as nothing but -inf was seen."""
     x_ptr += tl.program_id(0) * stride_xr
     p_ptr += tl.program_id(0) * stride_pr
     ruler, l = normaliser(x_ptr, cols, BLOCK, OTHER=NEG_INF, RESCALE=True, SAFE=False)
@@ -166,7 +166,7 @@ def not_divided(x_ptr, p_ptr, cols, stride_xr, stride_pr, BLOCK: tl.constexpr):
 
 @triton.jit
 def no_strides(x_ptr, p_ptr, cols, stride_xr, stride_pr, BLOCK: tl.constexpr):
-    """Rows are cols apart, it thinks."""
+    """Assumes that rows are cols apart."""
     x_ptr += tl.program_id(0) * cols
     p_ptr += tl.program_id(0) * cols
     ruler, l = normaliser(x_ptr, cols, BLOCK, OTHER=NEG_INF, RESCALE=True, SAFE=True)
@@ -175,7 +175,7 @@ def no_strides(x_ptr, p_ptr, cols, stride_xr, stride_pr, BLOCK: tl.constexpr):
 
 @triton.jit
 def one_stride(x_ptr, p_ptr, cols, stride_xr, stride_pr, BLOCK: tl.constexpr):
-    """Both tensors by the stride of x."""
+    """Addresses both tensors with the stride of x."""
     x_ptr += tl.program_id(0) * stride_xr
     p_ptr += tl.program_id(0) * stride_xr
     ruler, l = normaliser(x_ptr, cols, BLOCK, OTHER=NEG_INF, RESCALE=True, SAFE=True)

@@ -1,4 +1,4 @@
-"""Exercise 5.2: more wrong kernels, each with one line of a right one left out or slipped."""
+"""Exercise 5.2: more wrong kernels, each with one line of a right one left out or wrong."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from course.check.lesson_05_softmax_answers import NEG_INF, normaliser, not_zero
 
 @triton.jit
 def store_not_masked(x_ptr, p_ptr, cols, stride_xr, stride_pr, BLOCK: tl.constexpr):
-    """The load of the second pass is masked, its store is not."""
+    """The second pass masks its load, but not its store."""
     x_ptr += tl.program_id(0) * stride_xr
     p_ptr += tl.program_id(0) * stride_pr
     ruler, l = normaliser(x_ptr, cols, BLOCK, OTHER=NEG_INF, RESCALE=True, SAFE=True)
@@ -25,7 +25,7 @@ def store_not_masked(x_ptr, p_ptr, cols, stride_xr, stride_pr, BLOCK: tl.constex
 
 @triton.jit
 def no_maximum(x_ptr, p_ptr, cols, stride_xr, stride_pr, BLOCK: tl.constexpr):
-    """exp(x) over its sum."""
+    """exp(x) divided by its sum."""
     x_ptr += tl.program_id(0) * stride_xr
     p_ptr += tl.program_id(0) * stride_pr
     l = 0.0
@@ -38,7 +38,7 @@ def no_maximum(x_ptr, p_ptr, cols, stride_xr, stride_pr, BLOCK: tl.constexpr):
 
 @triton.jit
 def each_block(x_ptr, p_ptr, cols, stride_xr, stride_pr, BLOCK: tl.constexpr):
-    """The sum starts anew in each block."""
+    """The sum starts afresh in each block."""
     x_ptr += tl.program_id(0) * stride_xr
     p_ptr += tl.program_id(0) * stride_pr
     for start in range(0, cols, BLOCK):
@@ -51,7 +51,7 @@ def each_block(x_ptr, p_ptr, cols, stride_xr, stride_pr, BLOCK: tl.constexpr):
 
 @triton.jit
 def maximum_of_the_block(x_ptr, p_ptr, cols, stride_xr, stride_pr, BLOCK: tl.constexpr):
-    """No tl.maximum with what was there."""
+    """No tl.maximum with the old maximum."""
     x_ptr += tl.program_id(0) * stride_xr
     p_ptr += tl.program_id(0) * stride_pr
     m = NEG_INF

@@ -1,4 +1,4 @@
-"""Exercise 5.3: a kernel with one wrong stride, to be found and mended."""
+"""Exercise 5.3: a kernel with one wrong stride, to be found and fixed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _random(rng: Generator, M: int, N: int, name: str, row_gap: int = 0) -> Guar
 
 
 def _seen(answer: Callable, s: Guarded, bias: Guarded, out: Guarded, given: str, views=()) -> Seen:
-    """Launch the kernel. views: for "s", "bias" or "out" the view that is handed over instead."""
+    """Launch the kernel. views: for "s", "bias" or "out", the view to pass instead."""
     a, b, c = (dict(views).get(x.name, x.tensor) for x in (s, bias, out))
     M, N = a.shape
     grid = (triton.cdiv(M, BLOCK_M), triton.cdiv(N, BLOCK_N))
@@ -177,58 +177,58 @@ STRIDES = Exercise(
     solution_name="mended_kernel",
     properties=(
         Property("same layout", "all contiguous, sizes that fit the tiles", _same_layout),
-        Property("odd sizes", "all contiguous, tiles that hang over", _odd_sizes, MASK),
-        Property("transposed bias", "rows of bias lie side by side", _transposed_bias),
+        Property("odd sizes", "all contiguous, partial tiles at the edges", _odd_sizes, MASK),
+        Property("transposed bias", "the rows of bias are columns in memory", _transposed_bias),
         Property("one bias row", "expanded: its row stride is 0", _one_bias_row),
-        Property("wide scores", "s with a gap behind each row", _wide_scores),
+        Property("wide scores", "s with a gap after each row", _wide_scores),
         Property("another output", "out with a gap, and transposed", _other_out),
     ),
     mistakes=(
         Mistake(
             "as planted",
-            "This behaves **as the kernel did before**: the bug is still in. Compare the three "
-            "lines with pointers letter by letter, and ask whose stride each one is.",
+            "This behaves **as the kernel did before**: the bug is still there. Compare the three "
+            "lines with pointers letter by letter, and ask which tensor each stride belongs to.",
             _as_planted,
         ),
         Mistake(
             "bias with the strides of s",
-            "Now bias is addressed with **both strides of s**: it agrees only where bias lies in "
-            "memory exactly as s does.",
+            "Now bias is addressed with **both strides of s**: this is right only if bias is "
+            "laid out in memory exactly like s.",
             _strides_of_s,
         ),
         Mistake(
             "strides swapped",
-            "The two strides of bias are **swapped**: what comes is its transpose.",
+            "The two strides of bias are **swapped**: you read its transpose.",
             _swapped,
         ),
         Mistake(
             "contiguous taken for granted",
-            "Bias is addressed as if it were **contiguous**, with N entries a row and one beside "
-            "the other: its strides say otherwise.",
+            "Bias is addressed as if it were **contiguous**, with N adjacent entries per "
+            "row: its strides may say otherwise.",
             _contiguous,
         ),
         Mistake(
             "out with the strides of s",
-            "Bias is mended, but now **out is written with the strides of s**: the values are "
-            "right and stand in the wrong places.",
+            "Bias is fixed, but now **out is written with the strides of s**: the values are "
+            "right, but they land in the wrong places.",
             _out_like_s,
         ),
         Mistake(
             "columns not masked",
-            "Only the **rows are masked**: a tile that hangs over on the right reads and writes "
-            "the beginning of the next row.",
+            "Only the **rows are masked**: a tile that extends past the right edge reads and "
+            "writes the beginning of the next row.",
             _rows_masked_only,
             see=MASK,
         ),
         Mistake(
             "column stride of s",
-            "The address of bias still uses **a stride of s**: rows are mended, and columns now "
-            "step by the stride of the wrong tensor.",
+            "The address of bias still uses **a stride of s**: the rows are fixed, but the columns "
+            "now step by the stride of the wrong tensor.",
             _column_of_s,
         ),
         Mistake(
             "masks deleted",
-            "The **masks are gone**: a tile that hangs over reads and writes what isn't its own.",
+            "The **masks are gone**: a partial tile reads and writes what isn't its own.",
             _not_masked,
             see=MASK,
         ),

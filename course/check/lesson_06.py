@@ -1,4 +1,4 @@
-"""Exercises of lesson 06, one module each: what holds, and what people get wrong."""
+"""Exercises of lesson 06, one module each: what must hold, and what people get wrong."""
 
 from course.check.lesson_06_causal import CAUSAL
 from course.check.lesson_06_heads import HEADS

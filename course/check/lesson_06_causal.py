@@ -75,7 +75,7 @@ def _one_query(answer, rng):
 
 
 def _full_edge(answer, rng):
-    """The first row sees whole tiles exactly: one key less, and full is a tile less."""
+    """The first row sees a whole number of tiles: with one key fewer, full is one tile less."""
     return [_seen(answer, rng, Lq, Lk) for Lq, Lk in ((32, 47), (1, 48))]
 
 
@@ -86,68 +86,69 @@ CAUSAL = Exercise(
     section="5 · Causal, in two stages",
     solution_name="causal_kernel",
     properties=(
-        Property("square", "Lq is Lk, a multiple of the tiles", _square),
+        Property("square", "Lq = Lk, a multiple of the tile size", _square),
         Property("keys in a cache", "more keys than queries", _cached),
-        Property("odd lengths", "Lq is Lk, no multiple of the tiles", _odd),
+        Property("odd lengths", "Lq = Lk, not a multiple of the tile size", _odd),
         Property("more queries than keys", "the first queries see nothing", _more_queries),
-        Property("one query", "it is the last, so it sees every key", _one_query),
+        Property("one query", "it is the last one, so it sees every key", _one_query),
         Property("whole tiles", "what the first query sees ends with a tile", _full_edge),
     ),
     mistakes=(
         Mistake(
             "top-left",
             "The mask is aligned **top-left**: query 0 sees one key, however many keys there "
-            "are. It is right only where Lq is Lk; bottom-right, the last query sees all keys.",
+            "are. That is right only if Lq = Lk. Aligned bottom-right, the last query sees all "
+            "keys.",
             faulty("top-left"),
         ),
         Mistake(
             "top-left, full uncut",
-            "Lk - Lq is missing, so the mask is aligned **top-left**; and with more queries "
-            "than keys **full** then lies behind the last key. Bottom-right, the last query "
-            "sees all keys.",
+            "Lk - Lq is missing, so the mask is aligned **top-left**, and with more queries than "
+            "keys **full** is past the last key. Aligned bottom-right, the last query sees all "
+            "keys.",
             faulty("top-left, full uncut"),
         ),
         Mistake(
             "lengths swapped",
-            "The shift is **Lq - Lk**, and it should be the other way around: with 6 keys more "
-            "than queries, query 0 sees 6 keys more.",
+            "The shift is **Lq - Lk**; it should be the other way round: with 6 more keys than "
+            "queries, query 0 sees 6 more keys.",
             faulty("lengths swapped"),
         ),
         Mistake(
             "off by one",
-            "Every query sees **one key too few**: it may see itself as well, so a count of "
-            "keys is a position plus one.",
+            "Every query sees **one key too few**: it sees itself as well, so the number of keys "
+            "is its position plus one.",
             faulty("off by one"),
         ),
         Mistake(
             "sees off by one",
-            "The bounds are right, but **sees** is one key short: a query may see itself as "
-            "well, so a count of keys is a position plus one.",
+            "The bounds are right, but **sees** is one key short: a query sees itself as well, so "
+            "the number of keys is its position plus one.",
             faulty("sees off by one"),
         ),
         Mistake(
             "full one short",
-            "sees and stop are right, but **full** comes from one key too few. Where the first "
-            "row sees whole tiles exactly, the last of them goes through the masked stage for "
-            "nothing.",
+            "sees and stop are right, but **full** is computed from one key too few. If the first "
+            "row sees a whole number of tiles, the last of them needlessly goes through the "
+            "masked stage.",
             faulty("full one short"),
         ),
         Mistake(
             "full by the last",
-            "full is taken from the **last** row of the tile. A key is in the unmasked stage "
-            "only if every row sees it, and the first row sees fewest.",
+            "full is taken from the **last** row of the tile. A key belongs in the "
+            "unmasked stage only if every row sees it, and the first row sees the fewest.",
             faulty("full by the last"),
         ),
         Mistake(
             "full not rounded",
-            "**full is not a multiple of BLOCK_N**. attend walks in whole tiles: the last one "
-            "passes full, and without a mask shows rows what they must not see.",
+            "**full is not a multiple of BLOCK_N**. attend goes by whole tiles: the last one "
+            "runs past full and, without a mask, shows rows what they must not see.",
             faulty("full not rounded"),
         ),
         Mistake(
             "full rounded up",
             "full is rounded **up**: the tile that the diagonal cuts then goes through the "
-            "stage without a mask.",
+            "unmasked stage.",
             faulty("full rounded up"),
         ),
         Mistake(
@@ -164,8 +165,8 @@ CAUSAL = Exercise(
         ),
         Mistake(
             "stop by the first",
-            "stop is taken from the **first** row of the tile: the rows below it see more keys,"
-            " and never get them.",
+            "stop is taken from the **first** row of the tile: the rows below it should see "
+            "more keys, but never get them.",
             faulty("stop by the first"),
         ),
         Mistake(
@@ -176,26 +177,26 @@ CAUSAL = Exercise(
         ),
         Mistake(
             "stop past the end",
-            "**stop** goes past Lk where the last query tile hangs over. attend trusts it, and "
-            "loads what lies behind K and V.",
+            "**stop** exceeds Lk when the last query tile is partial. attend trusts it, and loads "
+            "what lies past the end of K and V.",
             faulty("stop past the end"),
         ),
         Mistake(
             "full below 0",
-            "**full is negative** where the first row sees nothing. The second walk then starts"
-            " in front of K, and loads what lies there.",
+            "**full is negative** if the first row sees nothing. The masked stage then starts "
+            "before the first key, and loads whatever lies there.",
             faulty("full below 0"),
         ),
         Mistake(
             "stop below 0",
-            "o and lse are right, but **stop is negative** where no row of the tile sees a key."
-            " The walk happens to stand that; a bound is a number of keys, from 0.",
+            "o and lse are right, but **stop is negative** if no row of the tile sees a key. "
+            "The loop happens to tolerate that, but a bound is a number of keys: at least 0.",
             faulty("stop below 0"),
         ),
         Mistake(
             "both below 0",
-            "**full and stop are negative** where rows see nothing: walks begin in front of K. "
-            "A bound is a number of keys, from 0.",
+            "**full and stop are negative** if rows see nothing: the stages then start before the "
+            "first key. A bound is a number of keys: at least 0.",
             faulty("both below 0"),
         ),
     ),

@@ -16,7 +16,7 @@ def _run(
     q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, bounds_ptr, Lq, scale_log2, sees, full, stop,
     D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """What the exercise gives away: all of the kernel but sees, full and stop."""
+    """The part that the exercise gives: all of the kernel but sees, full and stop."""
     offs_m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     places, inside = offs_m[:, None] * D + tl.arange(0, D)[None, :], offs_m[:, None] < Lq
     q = tl.load(q_ptr + places, mask=inside, other=0.0)
@@ -37,7 +37,7 @@ def _with_bounds(
     q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, bounds_ptr, Lq, Lk, scale_log2,
     D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WRONG: tl.constexpr,
 ):  # fmt: skip
-    """The whole kernel. WRONG names what is done wrong, "" nothing."""
+    """The whole kernel. WRONG names the fault; "" is none."""
     start_m = tl.program_id(0) * BLOCK_M
     shift = Lk - Lq
     if WRONG == "top-left" or WRONG == "top-left, full uncut":
@@ -84,7 +84,7 @@ def _with_bounds(
 
 
 def faulty(wrong: str) -> Faulty:
-    """The kernel with one thing done wrong; see `_with_bounds` for the names."""
+    """The kernel with one fault in it; see `_with_bounds` for the names."""
     return Faulty(_with_bounds, wrong)
 
 
@@ -93,7 +93,7 @@ def by_first_and_last(
     q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, bounds_ptr, Lq, Lk, scale_log2,
     D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Another right answer: from what the first and the last row see; rows behind Lq uncut."""
+    """Another right answer: from what the first and last row see; rows past Lq not cut."""
     first = tl.program_id(0) * BLOCK_M + 1 + Lk - Lq
     sees = first + tl.arange(0, BLOCK_M)
     whole = tl.maximum(tl.minimum(first, Lk), 0) // BLOCK_N * BLOCK_N

@@ -20,13 +20,13 @@ from reference.attention import oracle
 import triton
 import triton.language as tl
 
-D, BLOCK, Lq, Lk = 16, 16, 16, 40  # so many keys that q's strides stay inside k
+D, BLOCK, Lq, Lk = 16, 16, 16, 40  # enough keys for q's strides to stay inside k
 
 
 def _seen(
     answer: Callable, rng: Generator, B: int, Hq: int, Hkv: int, gaps: tuple[int, int, int]
 ) -> Seen:
-    """Launch (Hq, B) programs. gaps: entries of NaN behind each row of q, k and v."""
+    """Launch (Hq, B) programs. gaps: entries of NaN after each row of q, k and v."""
     shapes = ((B, Lq, Hq, D), (B, Lk, Hkv, D), (B, Lk, Hkv, D))
     q, k, v = (torch.randn(shape, generator=rng) for shape in shapes)
     ins = [
@@ -44,7 +44,7 @@ def _seen(
     return Seen(
         o.tensor,
         wanted.float(),
-        f"B = {B}, Hq = {Hq}, Hkv = {Hkv}, gaps behind rows of q, k, v: {gaps}",
+        f"B = {B}, Hq = {Hq}, Hkv = {Hkv}, gaps after rows of q, k, v: {gaps}",
         names=("o",),
         guards=(*ins, o),
         atol=tolerance(*rows, scale),
@@ -81,7 +81,7 @@ def _run(
     q_ptr, k_ptr, v_ptr, o_ptr, stride_qm, stride_kn, stride_vn, Lk, scale_log2,
     D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """What the exercise gives away: all that comes once the pointers stand at their heads."""
+    """The part that the exercise gives: all that follows once the pointers are at their heads."""
     offs_m, offs_d = tl.arange(0, BLOCK_M), tl.arange(0, D)[None, :]
     q = tl.load(q_ptr + offs_m[:, None] * stride_qm + offs_d)
     m_log2 = tl.full((BLOCK_M,), float("-inf"), tl.float32)
@@ -99,7 +99,7 @@ def _counted(
     q_ptr, k_ptr, v_ptr, o_ptr, sqb, sqm, sqh, skb, skn, skh, svb, svn, svh, G, Lk, scale_log2,
     D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Another right answer: counts the groups, and goes by them."""
+    """Another right answer: counts the groups and steps through them."""
     head, batch = tl.program_id(0), tl.program_id(1)
     q_ptr += batch * sqb + head * sqh
     for _ in range(G, head + 1, G):
@@ -116,7 +116,7 @@ def _aimed(
     q_ptr, k_ptr, v_ptr, o_ptr, sqb, sqm, sqh, skb, skn, skh, svb, svn, svh, G, Lk, scale_log2,
     D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WRONG: tl.constexpr,
 ):  # fmt: skip
-    """The whole kernel. WRONG names what is done wrong."""
+    """The whole kernel. WRONG names the fault."""
     head, batch = tl.program_id(0), tl.program_id(1)
     head_kv = head if WRONG == "own head" else head // G
     if WRONG == "modulo":
@@ -150,7 +150,7 @@ def _aimed(
 
 
 def faulty(wrong: str) -> Faulty:
-    """The kernel with one thing done wrong; see `_aimed` for the names."""
+    """The kernel with one fault in it; see `_aimed` for the names."""
     return Faulty(_aimed, wrong)
 
 
@@ -161,30 +161,30 @@ HEADS = Exercise(
     section="4 · Heads, batches, strides",
     solution_name="heads_kernel",
     properties=(
-        Property("one head", "one program, and nothing to choose", _one_head),
+        Property("one head", "one program, nothing to choose", _one_head),
         Property("each its own", "three query heads, three KV heads", _each_its_own),
         Property("groups", "six query heads, two KV heads", _groups),
         Property("one for all", "four query heads, one KV head", _one_for_all),
         Property("a batch", "two batch rows", _batch),
-        Property("rows apart", "gaps behind the rows, others in q, k and v", _strided),
+        Property("rows apart", "gaps after the rows, different in q, k and v", _strided),
     ),
     mistakes=(
         Mistake(
             "own head",
-            "Every query head reads the KV head of **its own number**. There are only Hq / G of"
-            " them, so the later ones read what belongs to the next token.",
+            "Every query head reads the KV head of **its own number**. There are only Hq / G of "
+            "those, so later query heads read what belongs to the next token.",
             faulty("own head"),
         ),
         Mistake(
             "modulo",
-            "The KV head is taken by a **remainder**: neighbouring query heads then read "
-            "different keys. A group is G heads that stand side by side.",
+            "The KV head is computed as a **remainder**: neighbouring query heads then read "
+            "different keys. A group is G adjacent heads.",
             faulty("modulo"),
         ),
         Mistake(
             "interleaved",
-            "The KV head is the **remainder by Hkv**, so heads 0, Hkv, 2 Hkv, … share one. In "
-            "this layout a group is G heads that stand side by side.",
+            "The KV head is the **remainder modulo Hkv**, so heads 0, Hkv, 2 Hkv, … share one. In "
+            "this layout a group is G adjacent heads.",
             faulty("interleaved"),
         ),
         Mistake(
@@ -194,8 +194,8 @@ HEADS = Exercise(
         ),
         Mistake(
             "KV head for q",
-            "q_ptr is moved by the **KV head**: only K and V are shared. Each query head has "
-            "queries of its own.",
+            "q_ptr is moved by the **KV head**, but only K and V are shared. Each query head has "
+            "its own queries.",
             faulty("KV head for q"),
         ),
         Mistake(
@@ -205,42 +205,42 @@ HEADS = Exercise(
         ),
         Mistake(
             "batch of q forgotten",
-            "q is always that of **batch row 0**: K and V go along with the batch, q does not.",
+            "q is always that of **batch row 0**: K and V follow the batch, q does not.",
             faulty("batch of q forgotten"),
         ),
         Mistake(
             "no batch at all",
-            "All three pointers stay in **batch row 0**: the program's batch is used nowhere.",
+            "All three pointers stay in **batch row 0**: the program's batch is never used.",
             faulty("no batch at all"),
         ),
         Mistake(
             "strides of q",
-            "K and V are addressed with the **strides of q**. They have fewer heads and another"
-            " length, so a head and a batch row are other distances there.",
+            "K and V are addressed with the **strides of q**. They have fewer heads and a "
+            "different length, so their heads and batch rows are different distances apart.",
             faulty("strides of q"),
         ),
         Mistake(
             "K with the strides of q",
-            "K is addressed with the **strides of q**. It has fewer heads and another length, "
-            "so a head and a batch row are other distances there.",
+            "K is addressed with the **strides of q**. It has fewer heads and a different "
+            "length, so its heads and batch rows are different distances apart.",
             faulty("K with the strides of q"),
         ),
         Mistake(
             "V with the strides of K",
-            "V is addressed with the **strides of K**: right as long as both lie in memory the "
-            "same way, and they need not.",
+            "V is addressed with the **strides of K**: that is right only if both are laid out in "
+            "memory the same way, and they need not be.",
             faulty("V with the strides of K"),
         ),
         Mistake(
             "contiguous taken for granted",
-            "One KV head further is taken to be **D elements** further. What lies between two "
-            "heads is for the strides to say.",
+            "The next KV head is taken to be **D elements** further on. Only the strides say how "
+            "far apart two heads are.",
             faulty("contiguous taken for granted"),
         ),
         Mistake(
             "a token for a head",
-            "One KV head further is taken to be **one key** further: stride_kn and stride_vn "
-            "lead along the tokens, stride_kh and stride_vh along the heads.",
+            "The next KV head is taken to be **one key** further on: stride_kn and stride_vn step "
+            "along the tokens, stride_kh and stride_vh along the heads.",
             faulty("a token for a head"),
         ),
     ),

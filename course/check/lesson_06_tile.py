@@ -16,14 +16,14 @@ from kernels.runtime import device
 from reference.attention import oracle
 
 EPS = torch.finfo(torch.float32).eps
-D, BLOCK_M, BLOCK_N = 32, 16, 32  # D is not BLOCK_M, lest a forgotten [:, None] fit
+D, BLOCK_M, BLOCK_N = 32, 16, 32  # D is not BLOCK_M, so a forgotten [:, None] fails
 SCALE = 0.125
 
 
 def tolerance(q: Tensor, k: Tensor, v: Tensor, scale: float) -> float:
-    """What fp32 may be off: D roundings a score, at its size, then Lk of the sums.
+    """How far off fp32 may be: D roundings per score, at its size, then Lk in the sums.
 
-    An error of a score is a relative error of its p, in the numerator and in the denominator.
+    An error in a score is a relative error in its p, in both numerator and denominator.
     """
     size = (scale * (q.abs().double() @ k.abs().double().T)).max().item()
     return EPS * (2 * (q.shape[1] + 4) * size + len(k) + 8) * max(1.0, v.abs().max().item())
@@ -37,7 +37,7 @@ def launch(kernel: Callable, grid: tuple[int, ...], *arguments: object, **consta
 
 
 def _seen(answer: Callable, q: Tensor, k: Tensor, v: Tensor, scale: float, given: str) -> Seen:
-    """Launch a program for each 16 queries; inputs lie in NaN, outputs are NaN before."""
+    """Launch one program per 16 queries; inputs lie inside NaN, outputs start as NaN."""
     Lq, Lk = len(q), len(k)
     ins = [guarded(x.to(device()), name) for x, name in ((q, "q"), (k, "k"), (v, "v"))]
     o, lse = (poisoned(s, name=n, device=device()) for s, n in (((Lq, D), "o"), ((Lq,), "lse")))
@@ -61,7 +61,7 @@ def _draw(rng: Generator, Lq: int, Lk: int) -> list[Tensor]:
 
 
 def _aimed(rng: Generator, targets: list[float]) -> list[Tensor]:
-    """q, k, v whose scores at SCALE lie near the target of their tile."""
+    """q, k, v whose scores at SCALE are near the target of their tile."""
     q, k, v = _draw(rng, BLOCK_M, len(targets) * BLOCK_N)
     q[:, 0], k[:, 0] = 1.0, torch.tensor(targets).repeat_interleave(BLOCK_N) / SCALE
     return [q, k, v]
@@ -72,11 +72,11 @@ def _one_tile(answer, rng):
 
 
 def _maxima_rise(answer, rng):
-    return _seen(answer, *_aimed(rng, [0.0, 3.0, 6.0]), SCALE, "every tile has a new maximum")
+    return _seen(answer, *_aimed(rng, [0.0, 3.0, 6.0]), SCALE, "a new maximum in every tile")
 
 
 def _maxima_fall(answer, rng):
-    return _seen(answer, *_aimed(rng, [6.0, 0.0]), SCALE, "the largest scores come first")
+    return _seen(answer, *_aimed(rng, [6.0, 0.0]), SCALE, "the largest scores first")
 
 
 def _steep_fall(answer, rng):
@@ -89,7 +89,7 @@ def _steep_rise(answer, rng):
 
 def _a_tail(answer, rng):
     Lk = int(torch.randint(BLOCK_N + 1, 2 * BLOCK_N - 1, (1,), generator=rng))
-    return _seen(answer, *_draw(rng, 16, Lk), SCALE, "the last tile hangs over")
+    return _seen(answer, *_draw(rng, 16, Lk), SCALE, "a partial last tile")
 
 
 def _more_programs(answer, rng):
@@ -109,94 +109,94 @@ TILE = Exercise(
         Property("maxima fall", "the first tile has the largest scores", _maxima_fall),
         Property("steep fall", "scores near 150, then near -150", _steep_fall),
         Property("steep rise", "scores near -150, then near 150", _steep_rise),
-        Property("a tail", "Lk is no multiple of BLOCK_N", _a_tail),
-        Property("two programs", "32 queries, and a scale drawn at random", _more_programs),
+        Property("a tail", "Lk is not a multiple of BLOCK_N", _a_tail),
+        Property("two programs", "32 queries and a random scale", _more_programs),
     ),
     mistakes=(
         Mistake(
             "acc not rescaled",
-            "l moves to the new ruler, but **acc is not rescaled**: what it holds is still "
-            "measured from the old maximum.",
+            "l moves to the new ruler, but **acc is not rescaled**: it is still measured from the "
+            "old maximum.",
             faulty("acc not rescaled"),
         ),
         Mistake(
             "l not rescaled",
             "acc moves to the new ruler, but **l is not rescaled**: the division at the end "
-            "then divides by a sum on two rulers.",
+            "then divides by a sum on two different rulers.",
             faulty("l not rescaled"),
         ),
         Mistake(
             "nothing rescaled",
-            "Neither l nor acc moves to the new ruler. If you did write alpha, m_log2 was "
-            "**overwritten before alpha** was taken, and the difference is 0.",
+            "Neither l nor acc moves to the new ruler. If you did compute alpha, m_log2 was "
+            "**overwritten beforehand**, so the difference is 0.",
             faulty("nothing rescaled"),
         ),
         Mistake(
             "new sum rescaled too",
-            "alpha is multiplied onto the **sum of old and new**: what this tile adds to acc is"
-            " on the new ruler already. Only the old acc has to move.",
+            "alpha multiplies the **sum of old and new**, but what this tile adds to acc is "
+            "already on the new ruler. Only the old acc has to move.",
             faulty("new sum rescaled too"),
         ),
         Mistake(
             "divided in every turn",
-            "acc is **divided by l in every turn**. It is to hold an undivided sum: finalize "
-            "makes the only division, after the last tile.",
+            "acc is **divided by l in every iteration**. It must hold an undivided sum: finalize "
+            "does the only division, after the last tile.",
             faulty("divided in every turn"),
         ),
         Mistake(
             "exp for exp2",
-            "The scores are in base 2 already, and here **exp** is taken of them: scale_log2 "
-            "contains log2(e), so the function that belongs to it is exp2.",
+            "The scores are already in base 2, but here **exp** is applied to them: scale_log2 "
+            "contains log2(e), so the matching function is exp2.",
             faulty("exp for exp2"),
             see="2 · One instruction for exp",
         ),
         Mistake(
             "scale forgotten",
-            "The scores are **not scaled**: q · k has to be multiplied by scale_log2 before "
-            "anything else happens to it.",
+            "The scores are **not scaled**: multiply q · k by scale_log2 before doing "
+            "anything else with it.",
             faulty("scale forgotten"),
             see="2 · One instruction for exp",
         ),
         Mistake(
             "tail counted",
-            "Keys behind the end are loaded as 0, so their score is 0, and **2 to the 0 - m is "
-            "not nothing**: such a score must be one that adds nothing.",
+            "Keys past the end are loaded as 0, so their score is 0, and **exp2(0 - m) is not 0**: "
+            "give them a score that adds nothing.",
             faulty("tail counted"),
         ),
         Mistake(
             "one key too many",
-            "The mask lets **one key behind the end** through: keys are counted from 0, so the "
+            "The mask lets **one key past the end** through: keys are counted from 0, so the "
             "last one is Lk - 1.",
             faulty("one key too many"),
         ),
         Mistake(
             "wrong sign",
-            "alpha has the **wrong sign**: the old maximum minus the new one is never above 0, "
-            "so that the factor shrinks and does not grow.",
+            "alpha has the **wrong sign**: the old maximum minus the new one is never above 0, so "
+            "the factor must shrink the old sums, not enlarge them.",
             faulty("wrong sign"),
         ),
         Mistake(
             "ruler of the tile",
-            "The ruler is the maximum **of this tile alone**. Where a later tile is much lower,"
-            " alpha is huge and overflows; the running maximum only ever rises.",
+            "The ruler is the maximum **of this tile alone**. If a later tile is much lower, alpha "
+            "is huge and overflows; the running maximum only ever rises.",
             faulty("ruler of the tile"),
         ),
         Mistake(
             "m never stored",
-            "The new maximum is used, but **m_log2 never gets it**: the next turn takes the old"
-            " one for -inf, so that alpha is 0 and forgets all that came before.",
+            "The new maximum is used, but **m_log2 never gets it**: in the next iteration "
+            "the old one is still -inf, so alpha is 0 and wipes out all that came before.",
             faulty("m never stored"),
         ),
         Mistake(
             "no maximum",
-            "There is **no maximum** in it: 2 to the score itself is summed, and that overflows"
-            " where scores are large.",
+            "There is **no maximum**: exp2 of the bare scores is summed, and that overflows if "
+            "scores are large.",
             faulty("no maximum"),
         ),
         Mistake(
             "no maximum, m untouched",
-            "2 to the score itself is summed, **without a maximum**, and m_log2 stays -inf, so "
-            "that lse does too.",
+            "exp2 of the bare scores is summed, **without a maximum**, and m_log2 stays -inf, so "
+            "lse does too.",
             faulty("no maximum, m untouched"),
         ),
     ),

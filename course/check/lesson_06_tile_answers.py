@@ -18,7 +18,7 @@ def _walk(
     q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, Lk, scale_log2,
     D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WRONG: tl.constexpr,
 ):  # fmt: skip
-    """The whole kernel. WRONG names what is done wrong."""
+    """The whole kernel. WRONG names the fault."""
     offs_m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     offs_d = tl.arange(0, D)[None, :]
     q = tl.load(q_ptr + offs_m[:, None] * D + offs_d)
@@ -73,7 +73,7 @@ def two_passes(
     q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, Lk, scale_log2,
     D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Another right answer: first all maxima, then all sums; q is scaled, not scores."""
+    """Another right answer: first all maxima, then all sums; q is scaled, not the scores."""
     offs_m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     offs_d = tl.arange(0, D)[None, :]
     q = tl.load(q_ptr + offs_m[:, None] * D + offs_d) * scale_log2
@@ -98,5 +98,5 @@ def two_passes(
 
 
 def faulty(wrong: str) -> Faulty:
-    """The kernel with one thing done wrong; see `_walk` for the names."""
+    """The kernel with one fault in it; see `_walk` for the names."""
     return Faulty(_walk, wrong)

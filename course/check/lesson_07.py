@@ -1,4 +1,4 @@
-"""Exercises of lesson 07: the load of the SMs, the time of a step, the bandwidth it reached."""
+"""Exercises of lesson 07: the load of the SMs, the time of a step, the bandwidth it achieved."""
 
 from course.check.lesson_07_bandwidth import BANDWIDTH
 from course.check.lesson_07_latency import LATENCY

@@ -1,4 +1,4 @@
-"""Exercise 7.3: the bandwidth that a decode step reached, from its shapes and its time."""
+"""Exercise 7.3: the bandwidth that a decode step achieved, from its shapes and its time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Reached = tuple[float, float]
 def of_tensors(
     B: int, Hq: int, Hkv: int, Lk: int, D: int, bytes_each: int, us: float, peak: float
 ) -> Reached:
-    """Another right answer: ask tensors that own no memory how large K and V would be."""
+    """Another right answer: ask tensors without memory how large K and V would be."""
     dtype = {1: torch.int8, 2: torch.float16, 4: torch.float32}[bytes_each]
     k, v = (torch.empty(B, Lk, Hkv, D, dtype=dtype, device="meta") for _ in "kv")
     rate = (k.nbytes + v.nbytes) / (us * 1e-6)
@@ -25,10 +25,10 @@ def of_tensors(
 
 
 def _seen(answer: Callable, *call: float) -> Seen:
-    # some ten roundings of fp32 (6e-8 each), should anybody compute in it
+    # about ten fp32 roundings (6e-8 each), in case an answer computes in it
     try:
         return Seen.of(answer, call, wanted=of_tensors(*call), names=NAMES, atol=0.0, rtol=1e-6)
-    except (AssertionError, ValueError) as error:  # whoever refuses does it in words of their own
+    except (AssertionError, ValueError) as error:  # every refusal is worded differently
         refusal = ValueError("refused")
         refusal.add_note(describe_call(answer, call, {}))
         raise refusal from error
@@ -80,7 +80,7 @@ def reached(
     peak: float,
     wrong: str = "",
 ) -> Reached:
-    """The bandwidth and its share of the peak, with at most one catalogued fault in it."""
+    """The bandwidth and its share of the peak, with at most one catalogued fault."""
     heads = Hq if wrong == "by query heads" else Hkv
     tensors = 1 if wrong == "K alone" else 2
     moved = float(tensors * (1 if wrong == "no batch" else B) * heads * Lk * D * bytes_each)
@@ -109,29 +109,29 @@ def _fault(name: str) -> Callable:
 TOLD = (
     (
         "by query heads",
-        "K and V are counted once for every **query** head. Heads of a group share a KV head, and "
-        "its keys need to be read once: counting them G times makes a slow kernel look good.",
+        "K and V are counted once per **query** head. The heads of a group share a KV head, whose "
+        "keys need to be read only once: counting them G times makes a slow kernel look good.",
     ),
     (
         "K alone",
-        "Half of the bytes are missing: keys **and** values are read.",
+        "Half the bytes are missing: keys **and** values are read.",
     ),
     (
         "no batch",
-        "B does not appear: every user has a cache of their own.",
+        "B does not appear: every user has their own cache.",
     ),
     (
         "MB/s",
-        "The rate is in MB/s, since bytes over µs are 10⁶ bytes a second. It is wanted in GB/s, "
-        "as `peak` is.",
+        "The rate is in MB/s, since bytes per µs are 10⁶ bytes per second. It should be in GB/s, "
+        "like `peak`.",
     ),
     (
         "bytes/s",
-        "The rate is in bytes a second. It is wanted in GB/s, as `peak` is.",
+        "The rate is in bytes per second. It should be in GB/s, like `peak`.",
     ),
     (
         "GiB",
-        "Nearly: a GB is 10⁹ bytes here, as in data sheets, and not 2³⁰.",
+        "Almost: here a GB is 10⁹ bytes, as in data sheets, not 2³⁰.",
     ),
     (
         "swapped",
@@ -139,22 +139,22 @@ TOLD = (
     ),
     (
         "per cent",
-        "The share is in per cent. Asked is a share: 1 is all of the peak.",
+        "The share is in per cent. Return a fraction instead: 1 is all of the peak.",
     ),
     (
         "share capped",
-        "The share is held at 1. If it comes out above, say so: then the bytes or the time are "
-        "wrong, or a cache delivered them, and one wants to know.",
+        "The share is capped at 1. If it comes out above 1, return it as it is: either the bytes "
+        "or the time are wrong, or a cache delivered the bytes, and that is worth knowing.",
     ),
     (
         "both capped",
-        "The rate is held at `peak`, and so the share at 1. Return what comes out of the "
-        "division, also where it can't be true: it is the sign that a number given was wrong.",
+        "The rate is capped at `peak`, and so the share at 1. Return what the division gives, even "
+        "if it can't be true: it is a sign that one of the numbers given was wrong.",
     ),
     (
         "refused",
-        "A rate above `peak` raises an error in your answer. It should be returned: what to make "
-        "of it is for the caller to say.",
+        "A rate above `peak` raises an error in your answer. Return it instead: what to make of "
+        "it is up to the caller.",
     ),
 )
 
@@ -166,11 +166,11 @@ BANDWIDTH = Exercise(
     solution_name="achieved_bandwidth",
     properties=(
         Property("by hand", "the two examples of the table", _by_hand),
-        Property("ungrouped", "a KV head for each query head", _ungrouped),
+        Property("ungrouped", "one KV head per query head", _ungrouped),
         Property("grouped", "G > 1: each KV head once", _grouped),
         Property("batch", "several users", _batch),
-        Property("bytes each", "1 and 4 bytes a number", _dtypes),
-        Property("times", "a few µs (above the peak, too), and many", _times),
+        Property("bytes each", "1 and 4 bytes per number", _dtypes),
+        Property("times", "a few µs (even above the peak), and many", _times),
         Property("short", "hardly any keys: only K and V count", _short),
     ),
     mistakes=tuple(Mistake(name, says, _fault(name)) for name, says in TOLD),

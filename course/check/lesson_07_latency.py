@@ -28,7 +28,7 @@ def by_schedule(
 ) -> float:
     """Another right answer: time one program in seconds, deal all of them out, wait for the last.
 
-    bandwidth: that can be reached, GB/s. Returns µs.
+    bandwidth: what can be reached, GB/s. Returns µs.
     """
     elements = sum(Lk * D for _ in ("K", "V"))
     seconds = elements * bytes_each / (bandwidth * 1e9 / sms)
@@ -37,7 +37,7 @@ def by_schedule(
 
 def _seen(answer: Callable, shape: Shape, gpu: Gpu) -> Seen:
     wanted = by_schedule(*shape, *gpu)
-    # some ten roundings of fp32 (6e-8 each), should anybody compute in it
+    # about ten fp32 roundings (6e-8 each), in case an answer computes in it
     return Seen.of(answer, (*shape, *gpu), wanted=wanted, atol=0.0, rtol=1e-6)
 
 
@@ -84,7 +84,7 @@ def step(
     launch_us: float,
     wrong: str = "",
 ) -> float:
-    """The predicted time, µs, with at most one catalogued fault in it."""
+    """The predicted time, µs, with at most one catalogued fault."""
     programs = B * Hq
     drawn = (1 if wrong == "K alone" else 2) * Lk * D * bytes_each
     if wrong == "batch in the bytes":
@@ -117,59 +117,60 @@ TOLD = (
     ),
     (
         "shared by programs",
-        "The bandwidth is divided by the number of **programs**. It is the SMs that have a share "
-        "each, and an SM with a program draws no more because its neighbours have none.",
+        "The bandwidth is divided by the number of **programs**. It is the SMs that each have a "
+        "share, and an SM with a program draws no more just because its neighbours have none.",
         "",
     ),
     (
         "not rounded",
-        "The programs are divided evenly over the SMs, as if a program could be cut in pieces: "
+        "The programs are divided evenly over the SMs, as if a program could be cut into pieces: "
         "this is the roofline, the time with no SM idle. The fullest SM has a whole number of "
         "programs, and the step waits for it.",
         WAVES,
     ),
     (
         "one too many",
-        "The fullest SM has one program too many where they come out even: 10 programs on 10 SMs "
-        "are one each. Dividing with // and adding 1 is not rounding up.",
+        "The fullest SM has one program too many if they come out even: 10 programs on 10 SMs are "
+        "one each. Dividing with // and adding 1 is not rounding up.",
         WAVES,
     ),
     (
         "batch in the bytes",
-        "B is counted twice: it makes more programs, and each of your programs reads the keys of "
-        "all users, too. A program reads K and V of one head of one user.",
+        "B is counted twice: it makes more programs, and each of your programs also reads the "
+        "keys of all users. A program reads K and V of one head of one user.",
         "",
     ),
     (
         "K alone",
-        "Half of the bytes are missing: a program reads keys **and** values.",
+        "Half the bytes are missing: a program reads keys **and** values.",
         "",
     ),
     (
         "90 % again",
-        "The 90 % are taken off once more. `bandwidth` is what can be reached already; in the "
-        "lesson's formula it is the data sheet's.",
+        "The factor of 90 % is applied again. `bandwidth` is already what can be reached; the one "
+        "in the lesson's formula is the data sheet's.",
         "",
     ),
     (
         "nanoseconds",
-        "The reading is 1,000 times too long: bytes over GB/s are nanoseconds. 1 GB/s is 1,000 "
-        "bytes a µs.",
+        "The time spent reading is 1,000 times too long: bytes divided by GB/s give nanoseconds. "
+        "1 GB/s is 1,000 bytes per µs.",
         "",
     ),
     (
         "seconds and µs",
-        "The reading is in seconds, the launch in µs, and they are added. 1 s is 10⁶ µs.",
+        "The time spent reading is in seconds, the launch in µs, and the two are added. 1 s is "
+        "10⁶ µs.",
         "",
     ),
     (
         "in ms",
-        "Your answer is in milliseconds. It is wanted in µs, as the launch is given.",
+        "Your answer is in milliseconds. It should be in µs, like the launch.",
         "",
     ),
     (
         "in seconds",
-        "Your answer is in seconds. It is wanted in µs, as the launch is given.",
+        "Your answer is in seconds. It should be in µs, like the launch.",
         "",
     ),
 )
@@ -184,9 +185,9 @@ LATENCY = Exercise(
         Property("by hand", "the two examples of the table", _by_hand),
         Property("one wave", "fewer programs than SMs, a long context", _one_wave),
         Property("all SMs", "exactly as many programs as SMs", _as_many, see=WAVES),
-        Property("a tail", "more programs than SMs, not a multiple", _tail, see=WAVES),
-        Property("bytes each", "1 and 4 bytes a number", _dtypes),
-        Property("short", "the launch is nearly everything", _short),
+        Property("a tail", "more programs than SMs, but not a multiple", _tail, see=WAVES),
+        Property("bytes each", "1 and 4 bytes per number", _dtypes),
+        Property("short", "the launch is almost everything", _short),
         Property("any GPU", "other SMs, bandwidths, launches", _gpus),
     ),
     mistakes=tuple(Mistake(name, says, _fault(name), see) for name, says, see in TOLD),

@@ -16,7 +16,7 @@ Load = tuple[int, int, int, float]
 
 
 def dealt_out(B: int, Hq: int, Hkv: int, sms: int, packed: bool) -> Load:
-    """Another right answer: deal the programs out, and look who is where."""
+    """Another right answer: deal the programs out and see which SM has which."""
     programs = B * (Hkv if packed else Hq)
     runs = schedule([1.0] * programs, sms=sms)
     waves = len({run.start for run in runs})
@@ -26,7 +26,7 @@ def dealt_out(B: int, Hq: int, Hkv: int, sms: int, packed: bool) -> Load:
 
 def _seen(answer: Callable, B: int, Hq: int, Hkv: int, sms: int, packed: bool) -> Seen:
     wanted = dealt_out(B, Hq, Hkv, sms, packed)
-    # a share is at most 1; a few roundings of fp32 (6e-8 each), should it be computed so
+    # a share is at most 1; a few fp32 roundings (6e-8 each), in case it is computed in fp32
     return Seen.of(answer, (B, Hq, Hkv, sms, packed), wanted=wanted, names=NAMES, atol=1e-6, rtol=0)
 
 
@@ -67,7 +67,7 @@ def _one_more(answer: Callable, rng: Generator) -> Seen:
 def _types(answer: Callable, rng: Generator) -> Seen:
     B, heads, sms = integer(rng, 1, 4), integer(rng, 3, 40), integer(rng, 4, 30)
     load = answer(B, heads, heads, sms, False)
-    given = f"the types, for B = {B}, Hq = Hkv = {heads}, sms = {sms}"
+    given = f"B = {B}, Hq = Hkv = {heads}, sms = {sms}; the types of programs, waves and tail"
     if not isinstance(load, (tuple, list)):
         return Seen(load, dealt_out(B, heads, heads, sms, False), given, names=NAMES)
     return Seen([type(x).__name__ for x in load[:3]], ["int", "int", "int"], given)
@@ -76,7 +76,7 @@ def _types(answer: Callable, rng: Generator) -> Seen:
 def load(
     B: int, Hq: int, Hkv: int, sms: int, packed: bool, wrong: str = ""
 ) -> tuple[int, float, int, float]:
-    """The load of the SMs, with at most one catalogued fault in it."""
+    """The load of the SMs, with at most one catalogued fault."""
     heads = Hkv if packed else Hq
     if wrong == "always query heads":
         heads = Hq
@@ -110,61 +110,61 @@ HEADS = "2 · 32 heads on 108 SMs"
 TOLD = (
     (
         "always query heads",
-        "`packed` makes no difference in your answer. Packed, the query heads of a group share "
-        "one program, so there is one for each KV head.",
+        "`packed` makes no difference in your answer. When packed, the query heads of a group "
+        "share one program, so there is one program per KV head.",
         HEADS,
     ),
     (
         "group size",
-        "Packed, you count Hq / Hkv programs. That is how many query heads lie **in** one "
-        "program; the number of programs is the number of groups.",
+        "When packed, you count Hq / Hkv programs. That is how many query heads are **in** one "
+        "program; there are as many programs as groups.",
         HEADS,
     ),
     (
         "rounded down",
-        "The waves are rounded **down**. A wave that is not full takes its time all the same, "
-        "and with fewer programs than SMs there is one wave and not none.",
+        "The waves are rounded **down**. A wave that is not full takes just as long, and with "
+        "fewer programs than SMs there is one wave, not none.",
         "",
     ),
     (
         "one too many",
-        "One wave too many where the programs come out even: 8 programs on 4 SMs are 2 waves. "
+        "One wave too many if the programs come out even: 8 programs on 4 SMs are 2 waves. "
         "Dividing with // and adding 1 is not rounding up.",
         "",
     ),
     (
         "not rounded",
-        "The waves are not rounded up. There is no half of a wave: SMs that have no program in "
-        "it wait for those that have. Without rounding, no SM would ever be idle, and the "
-        "utilisation is 1 everywhere.",
+        "The waves are not rounded up. There is no such thing as half a wave: SMs without a "
+        "program in it wait for those that have one. Without rounding, no SM would ever be idle, "
+        "and the utilisation would always be 1.",
         "",
     ),
     (
         "no tail in one wave",
-        "With fewer programs than SMs your tail is 0. The only wave is the last one, too: if it "
+        "With fewer programs than SMs your tail is 0. The only wave is also the last one: if it "
         "leaves an SM idle, its programs are the tail.",
         "",
     ),
     (
         "full wave as tail",
-        "Where the last wave is full there is no tail: then it is 0, and not all the SMs.",
+        "If the last wave is full, there is no tail: return 0, not the number of SMs.",
         "",
     ),
     (
         "tail, yes or no",
-        "Your tail says whether there is one. Asked is how many programs are in it, an int.",
+        "Your tail says whether there is one. Return how many programs are in it, as an int.",
         "",
     ),
     (
         "more than all",
-        "The utilisation is above 1 with several waves: programs / SMs lacks the number of "
-        "waves, since the SMs' time grows with every one.",
+        "With several waves your utilisation is above 1: programs / SMs leaves out the number of "
+        "waves, and every wave adds to the SMs' time.",
         "",
     ),
     (
         "rounded share",
-        "The utilisation is rounded. Return it as it comes out of the division, and round "
-        "where you print it.",
+        "The utilisation is rounded. Return what the division gives, and round only when you "
+        "print it.",
         "",
     ),
 )
