@@ -1,4 +1,4 @@
-"""Every figure of the course: one call, `figures.merge_rulers(...)`, returns one Figure.
+"""Every figure in the course: one call, `figures.merge_rulers(...)`, returns one Figure.
 
 One module per lesson; each lists its figures in `__all__` and they are all gathered here. A
 function takes plain numbers or tensors and returns a `Figure` in the course's style

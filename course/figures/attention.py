@@ -34,7 +34,7 @@ __all__ = [
 def one_query(
     q: Tensor, k: Tensor, v: Tensor, scores: Tensor, p: Tensor, o: Tensor
 ) -> CourseFigure:
-    """Attention of one query, every number written out: q, k → scores → exp → p, v → o.
+    """Attention for one query, every number written out: q, k → scores → exp → p, v → o.
 
     q: (D,), k: (Lk, D), v: (Lk, Dv), scores and p: (Lk,), o: (Dv,).
     """
@@ -70,7 +70,7 @@ def one_query(
 
 
 def exp_ceiling(scores: Tensor, ceiling: float, name: str = "fp16") -> CourseFigure:
-    """Where exp(score) and exp(score − max) of these scores lie, and where the dtype ends.
+    """Where exp(score) and exp(score − max) of these scores lie, and where the dtype's range ends.
 
     scores: (Lk,); ceiling: the largest number of the dtype called `name`.
     """
@@ -164,9 +164,9 @@ def head_sharing(Hq: int, Hkv: Sequence[int]) -> CourseFigure:
 def score_memory(
     lengths: Sequence[int], scores: Sequence[int], inputs: Sequence[int], card: float
 ) -> CourseFigure:
-    """Bytes of all score matrices and of q, k, v, o over the length, beside a GPU's memory.
+    """Bytes of all score matrices and of q, k, v, o against length, beside a GPU's memory.
 
-    scores, inputs: bytes at each of `lengths`; card: bytes of memory the GPU has.
+    scores, inputs: bytes at each of `lengths`; card: the GPU's memory in bytes.
     """
     fig, ax = figure(size=(9, 4.2))
     ax.plot(lengths, scores, marker="o", color="#2A7FAF")
@@ -192,7 +192,7 @@ def score_memory(
 
 
 def verdicts(answers: Sequence[tuple[str, float, Closeness]]) -> CourseFigure:
-    """Answers judged twice: by cosine (a number at the right) and by error over allowed error.
+    """Answers judged twice: by cosine (a number on the right) and by error over allowed error.
 
     answers: (label, cosine to the oracle, closeness), drawn from top to bottom.
     """

@@ -21,10 +21,10 @@ __all__ = [
 
 
 def queue_timeline(calls: Sequence[tuple[float, float, float]], stopped: float) -> Figure:
-    """The host puts calls into a queue, a worker does them: who is busy when.
+    """The host puts calls into a queue and a worker runs them: who is busy when.
 
-    calls: seconds at which each was launched, begun and done. stopped: when the host, which did
-    not wait, stopped its clock. All counted from the first launch on.
+    calls: seconds at which each was launched, started and done. stopped: when the host, which did
+    not wait, stopped its clock. The figure counts from the first launch.
     """
     start = calls[0][0]
     ms = [tuple((t - start) * 1e3 for t in call) for call in calls]
@@ -41,14 +41,14 @@ def queue_timeline(calls: Sequence[tuple[float, float, float]], stopped: float) 
         ax.plot([x, x], [-0.15, 1.5], color=color, lw=1.2, ls="--", zorder=0)
         ax.text(x, y, text, color=color, va="center", ha="left", fontsize=10)
     ax.set(yticks=[0.2, 1.2], ylim=(-0.2, 1.6), xlim=(-0.02 * end, 1.28 * end))
-    ax.set_yticklabels(["worker:\none bar a call", "host:\none tick a launch"])
+    ax.set_yticklabels(["worker:\none bar per call", "host:\none tick per launch"])
     ax.tick_params(left=False)
     ax.set_xlabel("milliseconds since the first launch")
     return fig
 
 
 def first_calls(seconds: Sequence[float], settled: float) -> Figure:
-    """How long each call took, from the very first on; settled: the median of the later ones."""
+    """How long each call took, from the very first; settled: the median of the later ones."""
     ms = [t * 1e3 for t in seconds]
     fig, ax = figure(size=(9.0, 3.3))
     ax.axhline(settled * 1e3, color=COLORS.muted, lw=1.2, ls="--")
@@ -68,9 +68,9 @@ def first_calls(seconds: Sequence[float], settled: float) -> Figure:
 def cache_sizes(
     sizes: Sequence[int], same: Sequence[float], rotating: Sequence[float], cache: int | None
 ) -> Figure:
-    """GB/s against the bytes of a set of inputs: the same set each time, or many in turn.
+    """GB/s against the bytes in a set of inputs: the same set each time, or many in turn.
 
-    cache: bytes of the processor's last-level cache; None where it is not known.
+    cache: bytes in the processor's last-level cache; None if that is not known.
     """
     fig, ax = figure(size=(9.0, 3.7))
     top = 1.25 * max(*same, *rotating)
@@ -96,7 +96,7 @@ def cache_sizes(
 
 
 def spread(samples: Mapping[str, Sequence[float]]) -> Figure:
-    """Samples of a time, one row a name, with their least, quartiles, median and mean.
+    """Samples of a time, one row per name, with their minimum, quartiles, median and mean.
 
     samples: seconds.
     """
@@ -117,7 +117,7 @@ def spread(samples: Mapping[str, Sequence[float]]) -> Figure:
             ax.text(x, row + up, f"{name} {x:.3g}", color=color, ha=side, va="center", fontsize=9)
     ax.set(xscale="log", yticks=range(len(samples)), ylim=(-0.6, len(samples) - 0.4))
     ax.set_yticklabels(list(samples))
-    ax.set_xlabel("milliseconds of one call (log)")
+    ax.set_xlabel("milliseconds per call (log)")
     _plain_log(ax.xaxis, every)
     low, high = ax.get_xlim()
     ax.set_xlim(low / 1.5, high)  # room for "least", left of the first dot
@@ -125,7 +125,7 @@ def spread(samples: Mapping[str, Sequence[float]]) -> Figure:
 
 
 def side_by_side(quartiles: Mapping[str, Sequence[float]], title: str = "") -> Figure:
-    """A bar a contestant: the median in ms, a line from the first quartile to the third.
+    """One bar per contestant: the median in ms, and a line from the first quartile to the third.
 
     quartiles: by name, [first, median, third].
     """
@@ -147,7 +147,7 @@ def side_by_side(quartiles: Mapping[str, Sequence[float]], title: str = "") -> F
 
 
 def _plain_log(axis: object, values: Sequence[float]) -> None:
-    """Write a log axis in plain numbers, at 1, 2 and 5 times powers of ten."""
+    """Label a log axis with plain numbers, at 1, 2 and 5 times powers of ten."""
     nice = [n * 10.0**e for e in range(-4, 5) for n in (1, 2, 5)]
     low, high = min(values) / 1.6, max(values) * 1.6
     axis.set_major_locator(FixedLocator([t for t in nice if low < t < high]))

@@ -19,10 +19,10 @@ def three_shapes(
     told: Mapping[str, str],
     marks: Mapping[str, int] | None = None,
 ) -> Figure:
-    """One panel a curve, each with its best straight line.
+    """One panel per curve, each with its best straight line.
 
     curves: by title, contexts in tokens and milliseconds; lines: intercept and slope of the line;
-    told: what to write into the panel; marks: a context to mark with a dotted line.
+    told: what to write in the panel; marks: a context to mark with a dotted line.
     """
     fig, axes = figure(1, len(curves), size=(9.6, 3.6), squeeze=False)
     for ax, (title, (contexts, ms)) in zip(axes[0], curves.items(), strict=True):
@@ -42,7 +42,7 @@ def three_shapes(
 def tpot_curves(
     contexts: Sequence[int], curves: Mapping[str, Sequence[Sequence[float]]], title: str = ""
 ) -> Figure:
-    """TPOT against context, a line a contestant, its quartiles as a band.
+    """TPOT against context: one line per contestant, with its quartiles as a band.
 
     curves: by name, for each context [first quartile, median, third quartile] in ms.
     """
@@ -56,7 +56,7 @@ def tpot_curves(
         ends.append((middle[-1], name, color))
     ax.set(ylabel="TPOT, ms", title=title)
     ax.set_ylim(bottom=0)
-    lowest = -math.inf  # names of lines that end side by side stand one above the other
+    lowest = -math.inf  # lines that end side by side have their names stacked
     for height, name, color in sorted(ends):
         lowest = max(height, lowest + 0.06 * ax.get_ylim()[1])
         ax.annotate(name, (contexts[-1], lowest), (6, 0), textcoords="offset points",
@@ -66,7 +66,7 @@ def tpot_curves(
 
 
 def _contexts(ax: Axes, contexts: Sequence[int]) -> None:
-    """A linear axis of contexts: evenly spaced, so that a line looks like one."""
+    """A linear axis of contexts: evenly spaced, so that a straight line looks straight."""
     ax.set_xlim(0, contexts[-1] * 1.02)
     step = max(1024, -(-contexts[-1] // 4 // 1024) * 1024)
     ax.set_xticks(range(0, contexts[-1] + 1, step))

@@ -19,13 +19,13 @@ SURE_TO_SURPRISED = LinearSegmentedColormap.from_list(
 
 
 def surprise(text: str, bits: Sequence[float], columns: int = 34) -> CourseFigure:
-    """Every character of a text on a ground as dark as the model was surprised by it.
+    """Each character of a text, on a background that is darker the more it surprised the model.
 
-    bits: of each character, −log₂ of the probability that it was given. columns: of a line; lines
-    are broken between words. Raises ValueError unless there is a number for each character.
+    bits: for each character, −log₂ of the probability it was given. columns: per line; lines are
+    broken between words. Raises ValueError unless there is one number per character.
     """
     if len(text) != len(bits):
-        raise ValueError(f"bits should be one per character; got {len(bits)} and {len(text)}")
+        raise ValueError(f"bits must be one per character; got {len(bits)} and {len(text)}")
     places = _places(text, columns)
     rows = places[-1][0] + 1
     most = 8.0  # bits: knowing nothing
@@ -47,7 +47,7 @@ def surprise(text: str, bits: Sequence[float], columns: int = 34) -> CourseFigur
 
 
 def _places(text: str, columns: int) -> list[tuple[int, int]]:
-    """Return row and column of every character; a word that doesn't fit begins a line."""
+    """Return the row and column of every character; a word that doesn't fit starts a new line."""
     places, row, column = [], 0, 0
     words = text.split(" ")
     for i, word in enumerate(words):
@@ -62,7 +62,7 @@ def _places(text: str, columns: int) -> list[tuple[int, int]]:
 def passes(prompt: int, new: int) -> CourseFigure:
     """Which tokens go through the model in which pass: without a cache, and with one.
 
-    prompt: tokens given; new: tokens written, each of them at the end of a pass.
+    prompt: tokens given; new: tokens written, one at the end of each pass.
     """
     fig, axes = figure(1, 2, size=(9.6, 0.3 * (prompt + new) + 1.2))
     for ax, kept in zip(axes, (False, True), strict=True):
@@ -98,8 +98,8 @@ def _draw_passes(ax: Axes, prompt: int, new: int, kept: bool) -> int:
 def append_in_place(before: Tensor, after: Tensor, lengths: Sequence[int]) -> CourseFigure:
     """A cache of B rows before and after an append: what was there, what is new, what is free.
 
-    before, after: (B, capacity), one number a token, NaN where nothing is yet. lengths: (B,), the
-    tokens that were in.
+    before, after: (B, capacity), one number per token, NaN where there is nothing yet. lengths:
+    (B,), the tokens that were in it before.
     """
     B, capacity = before.shape
     new = (~after.isnan()).sum(1) - torch.tensor(lengths)
@@ -128,9 +128,9 @@ def append_in_place(before: Tensor, after: Tensor, lengths: Sequence[int]) -> Co
 
 
 def time_of_an_answer(ttft_ms: float, tpot_ms: Sequence[float], prompt_bytes: int) -> CourseFigure:
-    """When each byte of an answer came: the prefill as one step, then decode byte by byte.
+    """When each byte of an answer arrived: prefill as one step, then decode byte by byte.
 
-    ttft_ms: time to the first byte; tpot_ms: of each later byte; both as `Timing` has them.
+    ttft_ms: time to the first byte; tpot_ms: for each later byte; both as in `Timing`.
     """
     came = [ttft_ms]
     for step in tpot_ms:

@@ -22,15 +22,15 @@ from course.style import COLORS, SPLITS, CourseFigure, figure
 GPU_COLORS = [SPLITS[0], SPLITS[2], SPLITS[6], SPLITS[7], SPLITS[3]]
 WORK_COLORS = [COLORS.q, COLORS.max, COLORS.score, COLORS.p]
 NARROWEST = 180
-"""A user who takes less than this part of the axis gets no line around the segment."""
+"""A user who takes less of the axis than one part in this many gets no line around the segment."""
 
 
 def rooflines(
     devices: Sequence[Device], works: Mapping[str, float], dtype: str = "fp16"
 ) -> CourseFigure:
-    """Roofs of devices, and where kernels of given intensities stand under them.
+    """Rooflines of devices, and where kernels of given intensities lie on them.
 
-    works: intensity, operations a byte, by name, a dot on every roof. dtype: of the arithmetic.
+    works: intensity in operations per byte, by name: a dot on every roof. dtype: of the arithmetic.
     """
     left = min(0.5, min(works.values()) / 2)
     right = max(2e4, max(works.values()) * 2)
@@ -50,11 +50,11 @@ def rooflines(
         lower = lower + 1 if before and intensity < 9 * before else 0  # the texts would collide
         before, side = intensity, "right" if intensity > 200 else "left"
         ax.annotate(
-            f"{name}\n{_short(intensity)} a byte", (intensity, 1),
+            f"{name}\n{_short(intensity)} per byte", (intensity, 1),
             (-5 if side == "right" else 5, -4 - 31 * lower), ha=side, va="top", fontsize=9.5,
             xycoords=ax.get_xaxis_transform(), textcoords="offset points",
         )  # fmt: skip
-    ax.set(xlabel="arithmetic intensity, operations a byte", ylabel="at most, TFLOP/s")
+    ax.set(xlabel="arithmetic intensity, operations per byte", ylabel="attainable TFLOP/s")
     ax.xaxis.set_major_formatter(lambda x, _: _short(x))
     ax.yaxis.set_major_formatter(lambda y, _: _short(y))
     ax.minorticks_off()
@@ -66,7 +66,7 @@ def _short(number: float) -> str:
 
 
 def _label_shifts(peaks: Sequence[float]) -> list[float]:
-    """Points by which a device's label moves up, so that those of equal peaks don't cover others.
+    """Points by which a device's label moves up, so that labels at equal peaks don't overlap.
 
     >>> _label_shifts([312.0, 989.4, 989.4])
     [0.0, 0.0, 30.0]
@@ -86,7 +86,7 @@ def _roof(
     color: str,
     shift: float,
 ) -> None:
-    """One roof: a slope of bandwidth, a level of arithmetic, the ridge between them."""
+    """One roof: the slope of bandwidth, the ceiling of arithmetic, and the ridge between them."""
     ridge, peak = ridge_point(device, dtype), peak_tflops(device, dtype)
     corners = [ends[0], min(max(ridge, ends[0]), ends[1]), ends[1]]
     roof = [attainable_tflops(x, device, dtype) for x in corners]
@@ -108,10 +108,10 @@ def kv_memory(
     weights_dtype: str = "fp16",
     usable: float = 0.9,
 ) -> CourseFigure:
-    """What weights and caches take of a GPU's memory: a bar a model, a segment a user.
+    """How much of a GPU's memory weights and caches take: a bar per model, a segment per user.
 
-    context: tokens of each of the users. memory_gb: 10⁹ bytes. Users that don't fit in the usable
-    share are drawn pale; a bar that goes on beyond the axis is torn near its end.
+    context: tokens per user. memory_gb: in 10⁹ bytes. Users who don't fit in the usable share are
+    drawn pale; a bar that continues past the end of the axis is torn near its end.
     """
     models = [model_named(model) if isinstance(model, str) else model for model in models]
     fig, ax = figure(size=(9.4, 0.78 * len(models) + 1.7))
@@ -138,7 +138,7 @@ def kv_memory(
     ax.set(xlim=(0, edge), ylim=(len(models) - 0.5, -0.7), xlabel="GB (10⁹ bytes)")
     fig.legend(
         handles=[Patch(color=COLORS.out, label=f"weights, {weights_dtype}"),
-                 Patch(color=COLORS.k, label=f"cache of a user, {context:,} tokens in {dtype}"),
+                 Patch(color=COLORS.k, label=f"cache per user, {context:,} tokens in {dtype}"),
                  Patch(color=COLORS.mask, label="does not fit")],
         loc="outside lower center", ncols=3, fontsize=9.5,
     )  # fmt: skip
@@ -152,7 +152,7 @@ def _bar(ax: Axes, row: int, start: float, width: float, color: str, line: float
 
 
 def _torn(ax: Axes, row: int, edge: float) -> None:
-    """Two slanted gaps near the edge of the axes: this bar goes on."""
+    """Two slanted gaps near the edge of the axes: this bar continues."""
     for x in (0.965, 0.98):
         ends = (x * edge - 0.006 * edge, x * edge + 0.006 * edge)
         ax.plot(ends, (row + 0.36, row - 0.36), color=ax.figure.get_facecolor(), lw=2.5, zorder=3)
@@ -161,7 +161,7 @@ def _torn(ax: Axes, row: int, edge: float) -> None:
 def _users(
     ax: Axes, row: int, ends: tuple[float, float], user: float, fits: int, users: int
 ) -> None:
-    """A segment for each user, blue while they fit; without lines where they are too narrow."""
+    """A segment for each user, blue while they fit; without lines if they are too narrow."""
     start, edge = ends
     if user < edge / NARROWEST:
         _bar(ax, row, start, fits * user, COLORS.k)

@@ -26,7 +26,7 @@ KIND_COLORS = {"full": COLORS.score, "masked": COLORS.max, "skipped": COLORS.idl
 
 
 def _tile(ax: Axes, x: float, y: float, w: float, h: float, fill: str, text: str = "") -> None:
-    """A rectangle with a white edge and a text in its middle; (x, y) is the lower left."""
+    """A rectangle with a white edge and a text in its centre; (x, y) is the lower left corner."""
     ax.add_patch(Rectangle((x, y), w, h, facecolor=fill, edgecolor="white", lw=1.5))
     ax.text(x + w / 2, y + h / 2, text, ha="center", va="center", color=text_on(fill))
 
@@ -39,10 +39,10 @@ def _both_ways(ax: Axes, start: tuple[float, float], end: tuple[float, float]) -
 
 
 def two_memories(sms: int, fast: float, fast_rate: float, slow: float, slow_rate: float) -> Figure:
-    """Where numbers live on a GPU, beside the sizes of the two memories drawn to scale.
+    """Where numbers live on a GPU, beside the sizes of its two memories drawn to scale.
 
-    sms: how many processors; fast: bytes of each one's own memory; fast_rate: bytes/s of all those
-    together; slow, slow_rate: bytes and bytes/s of the memory they share.
+    sms: how many processors; fast: bytes of each one's own memory; fast_rate: bytes/s of all of
+    them together; slow, slow_rate: bytes and bytes/s of the memory they share.
     """
     fig, (left, right) = figure(1, 2, size=(9.0, 3.7), width_ratios=[1.9, 1])
     bare(left).set(xlim=(0, 12), ylim=(0, 7.0))
@@ -71,7 +71,7 @@ def two_memories(sms: int, fast: float, fast_rate: float, slow: float, slow_rate
 
 
 def one_tile(rows: int, cols: int, i: int, j: int) -> Figure:
-    """The middle of the walk: query tile i of `rows`, key tile j of `cols`, and what is at hand."""
+    """Midway through the walk: query tile i of `rows`, key tile j of `cols`, and what is kept."""
     fig, ax = figure(size=(9.0, 4.6))
     bare(ax).set(xlim=(-4.5, cols + 6.6), ylim=(-2.6, rows + 2.2), aspect="equal")
     for c in range(cols):
@@ -99,10 +99,10 @@ def one_tile(rows: int, cols: int, i: int, j: int) -> Figure:
 
 
 def loop_orders(orders: Mapping[str, tuple[Sequence[Sequence[int]], str]]) -> Figure:
-    """The order in which tiles are visited, one panel a method.
+    """The order in which tiles are visited, one panel per method.
 
     orders: title → (steps, note). steps: for each query tile, for each key tile, when it is
-    visited, from 1. note: a text below.
+    visited, counting from 1. note: the text below.
     """
     fig, axes = figure(1, len(orders), size=(9.0, 4.3))
     for ax, (title, (steps, note)) in zip(axes, orders.items(), strict=True):
@@ -131,7 +131,7 @@ def traffic(
     counted_lengths: Sequence[int],
     counted: Mapping[str, Sequence[float]],
 ) -> Figure:
-    """Numbers moved through slow memory against length: lines by formula, dots as counted."""
+    """Numbers moved through slow memory against length: lines are formulas, dots are counts."""
     fig, ax = figure(size=(9.0, 4.2))
     for name, ys in formula.items():
         color = METHOD_COLORS.get(name, COLORS.v)
@@ -173,7 +173,7 @@ def tile_sizes(
 
 
 def busy_workers(programs: Mapping[str, int], sms: int) -> Figure:
-    """One square an SM: coloured if there is a program for it, one panel a case."""
+    """One square per SM, coloured if there is a program for it; one panel per case."""
     fig, axes = figure(1, len(programs), size=(9.0, 2.9), squeeze=False)
     columns = 12
     for ax, (title, count) in zip(axes[0], programs.items(), strict=True):
@@ -192,7 +192,7 @@ def busy_workers(programs: Mapping[str, int], sms: int) -> Figure:
 def causal_tiles(
     cases: Mapping[str, tuple[Sequence[Sequence[str]], Tensor, tuple[int, int]]],
 ) -> Figure:
-    """Which tiles of a causal mask cost what, one panel a case.
+    """What each tile of a causal mask costs, one panel per case.
 
     cases: title → (kinds, visible, block). kinds: for each query tile, for each key tile,
     "full", "masked" or "skipped"; visible: bool (Lq, Lk); block: (block_m, block_n).

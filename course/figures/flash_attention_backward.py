@@ -66,7 +66,7 @@ def _edge(name: str, right: bool) -> tuple[float, float]:
 
 
 def _number(n: float, logarithm: bool) -> str:
-    """log 3 says more than 1.1, where the number is the logarithm of a small integer."""
+    """Format a number; the logarithm of a small integer as log 3, which says more than 1.1."""
     power = round(math.exp(n)) if logarithm and 0 < n < 3 else 0
     if power > 1 and abs(n - math.log(power)) < 1e-6:
         return f"log {power}"

@@ -15,7 +15,7 @@ NOTE = {"fontsize": 9.5, "va": "center"}
 
 
 def query_programs(tiles: int, heads: int, batch: int, group: int) -> Figure:
-    """The grid (tiles, heads, batch), a sheet for each batch row; colour: the KV head it reads."""
+    """The grid (tiles, heads, batch), one sheet per batch row; colour: the KV head read."""
     fig, axes = figure(1, batch, size=(9.0, 0.62 * heads + 1.3), squeeze=False)
     for b, ax in enumerate(axes[0]):
         bare(ax).set(xlim=(-1.5, tiles + 0.1), ylim=(-heads - 0.9, 1.0))
@@ -37,9 +37,9 @@ def query_programs(tiles: int, heads: int, batch: int, group: int) -> Figure:
 
 
 def ruler_base(x: Tensor, natural: Tensor, binary: Tensor, points: Mapping[str, float]) -> Figure:
-    """e to the x as a curve, and 2 to the (x · log2 e) as dots upon it.
+    """e to the x as a curve, and 2 to the (x · log2 e) as dots on it.
 
-    x, natural: the curve. binary: (n, 2), the dots. points: text → x of dots to be named.
+    x, natural: the curve. binary: (n, 2), the dots. points: text → x of the dots to label.
     """
     fig, ax = figure(size=(9.0, 3.2))
     ax.plot(x, natural, color=COLORS.score, lw=4, alpha=0.6)
@@ -90,7 +90,7 @@ def tile_budget(
     registers: Mapping[str, Mapping[str, float]], shared: Mapping[str, Mapping[str, float]],
     thread: int, limits: Mapping[str, float],
 ) -> Figure:  # fmt: skip
-    """Registers a thread and KiB of shared memory, piece by piece, for several launches.
+    """Registers per thread and KiB of shared memory, piece by piece, for several launches.
 
     registers, shared: launch → what is held → registers, KiB. thread: registers a thread may
     have. limits: GPU → KiB a program may have.
@@ -112,8 +112,8 @@ def tile_budget(
         ax.set_yticks(range(len(table)), list(table))
         ax.set_ylim(len(table) - 0.4, -0.95)
         ax.tick_params(axis="y", length=0, labelcolor=COLORS.ink)
-    left.set(xlabel="registers a thread, for the tiles alone", xlim=(0, thread * 1.22))
-    right.set(xlabel="KiB of shared memory a program", xlim=(0, max(limits.values()) * 1.08))
+    left.set(xlabel="registers per thread, for the tiles alone", xlim=(0, thread * 1.22))
+    right.set(xlabel="KiB of shared memory per program", xlim=(0, max(limits.values()) * 1.08))
     for ax, marks in ((left, {f"limit {thread}": thread}), (right, limits)):
         for text, x in marks.items():
             ax.axvline(x, color=COLORS.accent, ls="--", lw=1.2)

@@ -25,22 +25,22 @@ __all__ = [
 ]
 
 Bounds = Sequence[tuple[int, int]]
-HAND_ROWS = {-0.5: "exp(score)", -1.5: "value", -3.85: "each split\nby itself", -6.45: "combined"}
+HAND_ROWS = {-0.5: "exp(score)", -1.5: "value", -3.85: "each split\non its own", -6.45: "combined"}
 
 
 def split_color(s: int) -> str:
-    """The colour of split `s`; after the eighth they come round again."""
+    """The colour of split `s`; after the eighth, the colours repeat."""
     return SPLITS[s % len(SPLITS)]
 
 
 def starving_workers(heads: int, workers: int, length: int, bounds: Bounds) -> Figure:
-    """Who reads how much of the cache in one decode step: one worker a head, or one a split.
+    """How much of the cache each worker reads in a decode step: a worker per head, or per split.
 
-    heads · len(bounds) should be at most `workers`; bounds: the splits of one head's `length` keys.
+    heads · len(bounds) must be at most `workers`; bounds: the splits of one head's `length` keys.
     """
     fig, axes = figure(1, 2, size=(9.0, 3.6), sharey=True)
     plans = ([(0, length)], bounds)
-    titles = ("A worker per head", f"A worker per split, {len(bounds)} splits a head")
+    titles = ("One worker per head", f"One worker per split, {len(bounds)} per head")
     for ax, plan, title in zip(axes, plans, titles, strict=True):
         longest = max(stop - start for start, stop in plan)
         jobs = [(h, s, b) for h in range(heads) for s, b in enumerate(plan)]
@@ -72,7 +72,7 @@ def splits_by_hand(
     o_partial: Tensor,
     lse_partial: Tensor,
 ) -> Figure:
-    """The three steps on a handful of keys: cut, one partial per cut, one weighted mean.
+    """The three steps on a handful of keys: cut, one partial per split, one weighted mean.
 
     weights: exp(score) of each key; values: their values; o_partial, lse_partial: (S,).
     """
@@ -108,7 +108,7 @@ def splits_by_hand(
 
 
 def combine_weights(weights: Tensor, names: Sequence[str]) -> Figure:
-    """Share of each split in the answer, one bar per row; weights: (rows, S), rows sum to 1."""
+    """Each split's share of the answer, one bar per row; weights: (rows, S), rows sum to 1."""
     fig, ax = figure(size=(9.0, 0.62 * len(names) + 1.3))
     for i, row in enumerate(weights.tolist()):
         left = 0.0
@@ -132,7 +132,7 @@ def combine_weights(weights: Tensor, names: Sequence[str]) -> Figure:
 
 
 def ragged_splits(row_bounds: Sequence[Bounds], capacity: int) -> Figure:
-    """A batch of caches of `capacity` cells, each row cut into its own splits; the tail hatched."""
+    """A batch of caches of `capacity` cells, each row cut into its own splits; tails hatched."""
     fig, ax = figure(size=(9.0, 0.72 * len(row_bounds) + 1.1))
     for b, bounds in enumerate(row_bounds):
         length = max(stop for _, stop in bounds)
@@ -167,7 +167,7 @@ def ragged_splits(row_bounds: Sequence[Bounds], capacity: int) -> Figure:
 
 
 def causal_splits(visible: Tensor, bounds: Bounds) -> Figure:
-    """Which split each of several new queries may see; visible: bool (Lq, length)."""
+    """What each of several new queries may see of each split; visible: bool (Lq, length)."""
     Lq, length = visible.shape
     fig, ax = figure(size=(9.0, 0.75 * Lq + 1.3))
     bare(ax).set(

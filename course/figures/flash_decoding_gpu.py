@@ -1,4 +1,4 @@
-"""Figures of Flash-Decoding on GPUs: how full the waves are, and what was timed by whom."""
+"""Figures of Flash-Decoding on GPUs: how full the waves are, and who timed what."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,9 +10,9 @@ from course.style import COLORS, SPLITS, figure, seconds
 
 
 def filled_waves(curves: Mapping[str, Mapping[int, float]], chosen: Mapping[str, int]) -> Figure:
-    """Share of busy slots against the number of splits, one panel a GPU, the choice marked.
+    """Share of busy slots against the number of splits, one panel per GPU, the choice marked.
 
-    curves: by name, the wave efficiency (0 to 1) by number of splits; chosen: splits by name.
+    curves: by name, wave efficiency (0 to 1) by number of splits; chosen: splits by name.
     """
     fig, axes = figure(1, len(curves), size=(9.0, 3.4), sharey=True, squeeze=False)
     for i, (ax, (name, efficiency)) in enumerate(zip(axes[0], curves.items(), strict=True)):
@@ -61,8 +61,8 @@ def published_decode(rows: Sequence[tuple[str, float, float]], source: str) -> F
 def gpu_decode(rows: Sequence[Mapping[str, float]], title: str) -> Figure:
     """A recorded run: milliseconds against context length, and the share of read bandwidth.
 
-    rows: of one batch size and head count, as `benchmarks.decode` records them; those in which
-    Flash-Decoding was not timed are left out, and so is a contestant where it was not.
+    rows: for one batch size and head count, as `benchmarks.decode` records them; those in which
+    Flash-Decoding was not timed are left out, and so is any contestant where it was not timed.
     """
     rows = sorted((row for row in rows if "flash_decoding_ms" in row), key=lambda row: row["Lk"])
     lengths = [int(row["Lk"]) for row in rows]

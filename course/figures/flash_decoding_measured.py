@@ -14,7 +14,7 @@ def split_count_error(
 ) -> Figure:
     """Largest error against fp64 for each number of splits, beside naive attention's.
 
-    errors, averaged: one per entry of `splits`, the merge done rightly and by a plain mean.
+    errors, averaged: one per entry of `splits`, the merge done correctly and by a plain mean.
     """
     fig, ax = figure(size=(9.0, 3.8))
     ax.set(xscale="log", yscale="log", ylim=(min(errors) / 8, max(averaged) * 12))
@@ -56,7 +56,7 @@ def workspace_against_cache(
     ax.plot(lengths, cache, color=COLORS.k)
     ax.plot(lengths, scores, color=COLORS.score)
     label_end(ax, lengths, cache, "KV cache of one layer", COLORS.k)
-    label_end(ax, lengths, scores, "one score a key and head\n(naive attention)", COLORS.score)
+    label_end(ax, lengths, scores, "one score per key and head\n(naive attention)", COLORS.score)
     for i, (splits, size) in enumerate(workspace.items()):
         color = SPLITS[1 + 4 * i]
         ax.plot(lengths, [size] * len(lengths), color=color)
@@ -73,9 +73,9 @@ def workspace_against_cache(
 def decode_latency(
     lengths: Sequence[int], cases: Mapping[str, Sequence[tuple[float, float]]]
 ) -> Figure:
-    """Time of a decode step against context length, one panel a case; the ratios written in.
+    """Time of a decode step against context length, one panel per case, with the ratios.
 
-    cases: by title, for each of `lengths` the seconds of torch's SDPA and of Flash-Decoding.
+    cases: by title, for each of `lengths`, the seconds of torch's SDPA and of Flash-Decoding.
     """
     fig, axes = figure(1, len(cases), size=(9.6, 4.0))
     for ax, (title, steps) in zip(axes, cases.items(), strict=True):
@@ -103,7 +103,7 @@ def decode_latency(
 
 
 def powers_of_two(ax: Axes, lengths: Sequence[int]) -> None:
-    """Put the ticks of a log axis where the measurements are, as 512, 4k, 128k."""
+    """Put the ticks of a log axis where the measurements are, labelled 512, 4k, 128k."""
     ax.xaxis.set_major_locator(FixedLocator(lengths))
     ax.xaxis.set_minor_locator(NullLocator())
     tokens(ax.xaxis)

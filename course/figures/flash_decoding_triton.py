@@ -24,7 +24,7 @@ Bounds = Sequence[tuple[int, int]]
 
 
 def program_grid(num_splits: int, kv_heads: int, batch: int) -> Figure:
-    """The grid (num_splits, kv_heads, batch) of the split kernel, a sheet for each batch row."""
+    """The grid (num_splits, kv_heads, batch) of the split kernel, one sheet per batch row."""
     fig, axes = figure(1, batch, size=(9.0, 0.62 * kv_heads + 1.35), squeeze=False)
     for b, ax in enumerate(axes[0]):
         bare(ax).set(xlim=(-0.75, num_splits + 0.1), ylim=(-kv_heads - 0.15, 1.35))
@@ -43,7 +43,7 @@ def program_grid(num_splits: int, kv_heads: int, batch: int) -> Figure:
 def key_blocks(row_bounds: Sequence[Bounds], block_n: int, capacity: int) -> Figure:
     """How the rows of a ragged batch are cut, in whole blocks of `block_n` keys.
 
-    row_bounds: for each row the (start, stop) of its splits; behind the last one lies the tail.
+    row_bounds: for each row, the (start, stop) of its splits; past the last one is the tail.
     """
     fig, ax = figure(size=(9.0, 0.78 * len(row_bounds) + 0.95))
     for b, bounds in enumerate(row_bounds):
@@ -59,7 +59,7 @@ def key_blocks(row_bounds: Sequence[Bounds], block_n: int, capacity: int) -> Fig
                         left + width / 2, b, f"{s}", ha="center", va="center", fontsize=9,
                         color=text_on(split_color(s)),
                     )  # fmt: skip
-                else:  # too narrow for its number: beside it
+                else:  # too narrow for its number, which goes beside it
                     ax.text(
                         left + width + block_n * 0.1, b, f"{s}", va="center", fontsize=9,
                         bbox={"facecolor": COLORS.card, "lw": 0, "pad": 1},
@@ -80,7 +80,7 @@ def key_blocks(row_bounds: Sequence[Bounds], block_n: int, capacity: int) -> Fig
 def packed_tile(G: int, Lq: int, Hkv: int, kv_head: int, block_m: int) -> Figure:
     """Rows of q that read one KV head, gathered in a tile of `block_m` rows.
 
-    Left q as it lies in memory (Lq, Hq), in the middle the tile, right the keys that it reads.
+    Left: q as it lies in memory (Lq, Hq); middle: the tile; right: the keys that it reads.
     """
     fig, ax = figure(size=(9.0, 5.4))
     left, tile, height = 1.0, G * Hkv + 3.6, 0.72
@@ -121,7 +121,7 @@ def _row_color(query: int) -> str:
 
 
 def _keys_read_once(ax: Axes, x: float, y: float, kv_head: int) -> None:
-    """Blocks of K of one KV head, and the arrow that says who reads them."""
+    """Blocks of K of one KV head, and an arrow to the tile that reads them."""
     arrow(ax, (x + 1.5, y), (x + 0.1, y))
     for n in range(5):
         spot = (x + 1.7 + 0.8 * n, y - 1.3)

@@ -1,4 +1,4 @@
-"""Figures of the lesson on the number of splits: the U, what it is made of, what rules choose."""
+"""Figures of the lesson on the number of splits: the U, what makes it up, what the rules choose."""
 
 from collections.abc import Mapping, Sequence
 
@@ -35,7 +35,7 @@ def toy_timelines(
     """Each number of splits on a GPU of a few SMs, and its total as a point of the U.
 
     cases: by number of splits, the runs of stage 1 and how long the second kernel takes; fill: the
-    part of a run before its first block is there. Five cases fill the sheet.
+    part of a run before its first block arrives. Five cases fill the sheet.
     """
     fig, axes = figure(2, 3, size=(9.6, 5.2))
     ends = {S: max(run.stop for run in runs) for S, (runs, _) in cases.items()}
@@ -62,7 +62,7 @@ def toy_timelines(
 
 
 def _points(ax: Axes, totals: Mapping[int, float]) -> None:
-    """The totals against the number of splits, the least one marked."""
+    """The totals against the number of splits, with the lowest marked."""
     best = min(totals, key=lambda S: totals[S])
     ax.plot(totals.keys(), totals.values(), "o-", color=COLORS.k, ms=5)
     ax.plot([best], [totals[best]], "o", color=COLORS.accent, ms=9)
@@ -73,10 +73,10 @@ def _points(ax: Axes, totals: Mapping[int, float]) -> None:
 
 
 def split_terms(terms: Mapping[str, Sequence[float]], highest: float, note: str) -> Figure:
-    """What a predicted time is made of, for 1, 2, 3, … splits, stacked; µs.
+    """What a predicted time is made of, stacked, for 1, 2, 3, … splits; µs.
 
-    terms: by name (of TERMS), a number of µs for each number of splits; highest: where the sheet
-    ends, above which columns are cut off; note: whose figures these are.
+    terms: by name (from TERMS), the µs for each number of splits; highest: where the sheet ends
+    and columns are cut off; note: whose figures these are.
     """
     count = len(next(iter(terms.values())))
     splits = range(1, count + 1)
@@ -106,9 +106,9 @@ def split_curve(
     title: str,
     others: Mapping[str, Sequence[Mapping[int, float]]] | None = None,
 ) -> Figure:
-    """Time against the number of splits, µs, with what each rule chooses marked on it.
+    """Time in µs against the number of splits, with each rule's choice marked.
 
-    times: µs by number of splits, cut off far above the least. choices: splits by rule. others:
+    times: µs by number of splits, cut off far above the lowest. choices: splits by rule. others:
     curves under other assumptions, drawn thin: a list and a colour for each name.
     """
     fig, ax = figure(size=(9.0, 4.2))
@@ -127,10 +127,10 @@ def split_curve(
         ax.plot([S], [times[S]], "o", color=color, ms=12 - 2.5 * i, zorder=3 + i)
         rows.append((rule, S, times[S], color, "o"))
     low, high = times[best], min(max(times.values()), 2.5 * times[best])
-    right = min(12, max(times))  # from here on the key stands above the curve
+    right = min(12, max(times))  # from here on, the key is above the curve
     high = max(high, max(us for S, us in times.items() if right <= S) / 0.6)
     for i, (rule, S, us, color, mark) in enumerate(rows):
-        y = 0.93 - 0.085 * i  # of the sheet's height
+        y = 0.93 - 0.085 * i  # in sheet heights
         more = "" if us <= low else f", +{100 * (us / low - 1):.1f} %"
         ax.plot([0.585], [y], mark, color=color, ms=9, transform=ax.transAxes)
         told = f"{rule}: S = {S}, {us:,.1f} µs{more}"
@@ -148,7 +148,7 @@ WORLD_COLORS = (COLORS.accent, COLORS.p, COLORS.muted, COLORS.score)
 
 
 def regret_of_rules(regrets: Mapping[str, Sequence[float]], title: str) -> Figure:
-    """How much longer a rule's choice takes than the best one: a row a rule, a dot a case.
+    """How much longer a rule's choice takes than the best one: a row per rule, a dot per case.
 
     regrets: by rule, numbers from 0 (the best) up; 1 is twice as long. Median, 90th percentile and
     worst are written out.

@@ -16,10 +16,10 @@ def splits_across_gpus(
     chosen: Mapping[str, Mapping[str, int]],
     good: Mapping[str, Sequence[int]],
 ) -> Figure:
-    """What each rule chooses for one shape on many GPUs, in the order of their SMs.
+    """What each rule chooses for one shape on many GPUs, in order of their SM counts.
 
-    sms: by GPU. chosen: by rule, the number of splits by GPU. good: by GPU, the numbers that are
-    nearly as good as the best.
+    sms: by GPU. chosen: by rule, the number of splits by GPU. good: by GPU, the numbers nearly
+    as good as the best.
     """
     names = sorted(sms, key=lambda name: sms[name])
     fig, ax = figure(size=(9.0, 4.2))
@@ -46,7 +46,7 @@ def splits_across_gpus(
 def fixed_sizes(
     lengths: Sequence[int], curves: Mapping[str, Sequence[float]], title: str
 ) -> Figure:
-    """How much longer splits of a fixed size take than the best number: a line a size.
+    """How much longer splits of a fixed size take than the best number: a line per size.
 
     curves: by size (in words), time over the least time at each of `lengths` (tokens).
     """
@@ -74,7 +74,7 @@ def ragged_timelines(
     """Who works when, for the same ragged batch cut in several ways; time in blocks.
 
     cases: by title, the runs, and the batch row of each program. Row 0, the long one, is blue.
-    ideal: all blocks over all workers. Taken is what programs take, their waits included.
+    ideal: all blocks over all workers. Time taken is that of programs, waits included.
     """
     fig, axes = figure(len(cases), 1, size=(9.0, 1.55 * len(cases) + 0.6), sharex=True)
     longest = max(run.stop for runs, _ in cases.values() for run in runs)

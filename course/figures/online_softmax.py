@@ -60,7 +60,7 @@ def _bar_axes(ax: Axes, labels: Sequence[str], title: str) -> None:
 
 
 def change_of_ruler(scores: Tensor) -> Figure:
-    """A stream's last score is a new maximum: the bars before, and after the ruler moved.
+    """A stream's last score is a new maximum: the bars before and after the ruler moves.
 
     scores: (n,), the last one larger than all others.
     """
@@ -85,7 +85,7 @@ def change_of_ruler(scores: Tensor) -> Figure:
 
 
 def reads(traces: Mapping[str, Sequence[int]]) -> Figure:
-    """Which element was read when: one sawtooth for each way of doing it.
+    """Which element was read when: one sawtooth per way of doing it.
 
     traces: name → the index of the element at every read, in order.
     """
@@ -106,7 +106,7 @@ def reads(traces: Mapping[str, Sequence[int]]) -> Figure:
 
 
 def _step_bars(ax: Axes, scores: Sequence[float], states: Sequence, t: int, size: float) -> None:
-    """The bars of step t (t keys seen), and ghosts of the step before where the ruler moved."""
+    """The bars of step t (t keys seen), with ghosts of the step before if the ruler moved."""
     m = float(states[t].m)
     if t > 1 and m > float(states[t - 1].m):
         _ghosts(ax, _exps(scores[: t - 1], float(states[t - 1].m)))
@@ -144,7 +144,7 @@ def state_step(scores: Tensor, values: Tensor, states: Sequence, t: int) -> Figu
 
 
 def _sources(x: Sequence[float], v: Sequence[float], states: Sequence, t: int) -> list[str]:
-    """How m, l, acc and acc / l of step t were made, in numbers."""
+    """How m, l, acc and acc / l of step t came about, in numbers."""
     if t == 0:
         return ["no key seen yet", "", "", ""]
     m, l, acc = (float(part) for part in states[t - 1])
@@ -154,7 +154,7 @@ def _sources(x: Sequence[float], v: Sequence[float], states: Sequence, t: int) -
         f"max({m:g}, {score:g})".replace("-inf", "−∞"),
         f"{factor:.4f} · {l:.4f} + {p:.4f}",
         f"{factor:.4f} · {acc:.3f} + {p:.4f} · {v[t - 1]:g}",
-        f"the answer, were key {t} the last",
+        f"the answer if key {t} were the last",
     ]
 
 
@@ -193,7 +193,7 @@ def running_state(scores: Tensor, states: Sequence, truth: float) -> Figure:
     top.step(steps, m, where="post", color=COLORS.max)
     top.set(title=f"scores, and m: it moves {len(jumps)} times in {len(m)} keys", ylabel="score")
     middle.plot(steps, l, color=COLORS.sum)
-    middle.set(title="l: grows by at most 1 a key; falls only when m moves", ylabel="l")
+    middle.set(title="l: grows by at most 1 per key; falls only when m moves", ylabel="l")
     bottom.plot(steps, [a / b for a, b in zip(acc, l, strict=True)], color=COLORS.out)
     bottom.axhline(truth, color=COLORS.muted, lw=1, ls="--")
     bottom.set(

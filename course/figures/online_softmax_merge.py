@@ -17,7 +17,7 @@ Tree = int | tuple["Tree", ...]
 
 
 def legible(color: str) -> str:
-    """A colour for words on the card: as given, or darker if it is as pale as amber."""
+    """A colour for text on the card: as given, or darker if it is as pale as amber."""
     if text_on(color) == "white":
         return color
     return colors.to_hex([0.76 * part for part in colors.to_rgb(color)])
@@ -67,7 +67,7 @@ def _height(tree: Tree) -> int:
 
 
 def _draw(ax: Axes, tree: Tree, places: dict[int, int]) -> tuple[float, float]:
-    """Draw a tree of merges, its leaves at the bottom; returns where its root stands."""
+    """Draw a tree of merges, its leaves at the bottom; return where its root is."""
     if isinstance(tree, int):
         at = (float(places[tree]), 0.0)
         _node(ax, at, str(tree), SPLITS[tree % len(SPLITS)])
@@ -86,9 +86,9 @@ def _node(ax: Axes, at: tuple[float, float], text: str, fill: str) -> None:
 
 
 def merge_trees(trees: Mapping[str, Tree], roots: Mapping[str, float]) -> Figure:
-    """Ways to merge the same partials, side by side, each with what came out at its root.
+    """Ways to merge the same partials, side by side, each with its result at the root.
 
-    trees: name → nested tuples of partial numbers: ((0, 1), 2) merges in pairs, (0, 1, 2) all at
+    trees: name → nested tuples of partials' numbers: ((0, 1), 2) merges in pairs, (0, 1, 2) all at
     once; roots: name → its o.
     """
     fig, axes = figure(1, len(trees), (9.6, 3.5), squeeze=False)
@@ -107,8 +107,8 @@ def merge_trees(trees: Mapping[str, Tree], roots: Mapping[str, float]) -> Figure
 def balance(o: Tensor, lse: Tensor, merged: float) -> Figure:
     """The merged o as the point where the partial results, weighted by exp(lse), balance.
 
-    o, lse: (S,), finished partials of one row with D = 1, the o not all equal; merged: their o
-    together. Areas are to scale; an empty partial (lse = −inf) is drawn hollow and weighs nothing.
+    o, lse: (S,), finished partials of one row with D = 1, their o not all equal; merged: their
+    combined o. Areas are to scale; an empty partial (lse = −inf) is hollow and weighs nothing.
     """
     values, heights = [float(a) for a in o], [float(b) for b in lse]
     total = math.log(sum(math.exp(b) for b in heights))

@@ -1,4 +1,4 @@
-"""Figures of lesson 00, and the picture of the README: what this course builds."""
+"""Figures of lesson 00, and the README's picture: what this course builds."""
 
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
@@ -9,12 +9,13 @@ __all__ = ["flash_decoding_overview", "two_ways_to_read"]
 
 
 def flash_decoding_overview(splits: int = 4, keys: int = 24) -> CourseFigure:
-    """One query, a long cache, `splits` workers, one merge: Flash-Decoding from left to right.
+    """One query, a long cache, `splits` workers, one merge: Flash-Decoding from top to bottom.
 
-    splits: 2…6. keys: cells drawn for the cache, a multiple of `splits`. Raises ValueError else.
+    splits: 2…6. keys: cells drawn for the cache, a multiple of `splits`. Raises ValueError
+    otherwise.
     """
     if not 2 <= splits <= 6 or keys % splits:
-        raise ValueError(f"splits should be 2…6 and divide keys; got {splits} and {keys}")
+        raise ValueError(f"splits must be 2…6 and divide keys; got {splits} and {keys}")
     fig, ax = figure(size=(10.0, 4.6))
     bare(ax).set(xlim=(-0.2, 20.2), ylim=(-0.5, 9.3))
     top, width = 8.2, 14.0
@@ -60,10 +61,10 @@ def _draw_cache(ax: Axes, splits: int, keys: int, top: float, width: float) -> N
 def two_ways_to_read(workers: int = 6, keys: int = 24) -> CourseFigure:
     """Who reads the cache when there is one query: one worker, or all of them.
 
-    workers divides keys; a cell is one unit of time. Raises ValueError if it doesn't divide.
+    workers must divide keys; a key is one unit of time. Raises ValueError otherwise.
     """
     if keys % workers:
-        raise ValueError(f"workers should divide keys; got {workers} and {keys}")
+        raise ValueError(f"workers must divide keys; got {workers} and {keys}")
     fig, axes = figure(1, 2, size=(10.0, 3.0), sharey=True, sharex=True)
     share = keys // workers
     for ax, split in zip(axes, (False, True), strict=True):

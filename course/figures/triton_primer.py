@@ -32,7 +32,7 @@ def _cell(ax: Axes, x: float, y: float, text: str, fill: str, edge: str = "white
 def programs(owner: Tensor, block: int) -> Figure:
     """Which program wrote which element: a row of memory, the programs' blocks above it.
 
-    owner: (n,) integers, the number of the program that wrote the element. block: its size.
+    owner: (n,) integers, the number of the program that wrote each element. block: its size.
     """
     numbers = [int(pid) for pid in owner.tolist()]
     n, count = len(numbers), -(-len(numbers) // block)
@@ -58,10 +58,10 @@ def programs(owner: Tensor, block: int) -> Figure:
 
 
 def guard_zones(memory: Tensor, n: int, lanes: Mapping[str, Tensor]) -> Figure:
-    """A tensor between guard zones, and what a block gets that is longer than the tensor.
+    """A tensor between guard zones, and what a block longer than the tensor loads.
 
-    memory: the entries from the tensor's first on, n of them its own, then poison. lanes: what
-    each way of loading brought, as long as the block; its sum is written beside it.
+    memory: the entries from the tensor's first on: n of its own, then poison. lanes: what each
+    way of loading returned, as long as the block; its sum is written beside it.
     """
     rows = {"memory": memory.tolist()} | {name: x.tolist() for name, x in lanes.items()}
     size = len(memory)
@@ -86,10 +86,10 @@ def guard_zones(memory: Tensor, n: int, lanes: Mapping[str, Tensor]) -> Figure:
 
 
 def strides(views: Mapping[str, Tensor], row: int, col: int) -> Figure:
-    """Several views of one memory: each cell shows its address, one element is marked in all.
+    """Several views of one memory: each cell shows its address, one element is marked in each.
 
     views: name → 2-D view; all share one memory, whose entries hold their own addresses. (row,
-    col): the element that is marked, in every view the one at that place.
+    col): the place of the element that is marked, the same in every view.
     """
     size = max(int(view.max()) for view in views.values()) + 1
     widths = [view.shape[1] for view in views.values()]
@@ -121,7 +121,7 @@ def strides(views: Mapping[str, Tensor], row: int, col: int) -> Figure:
 def softmax_traffic(
     unfused: Sequence[tuple[str, float, float]], fused: tuple[float, float]
 ) -> Figure:
-    """Trips through slow memory: one bar an operation of the unfused softmax, and the fused one.
+    """Trips through slow memory: one bar per operation of the unfused softmax, and the fused one.
 
     unfused: (operation, read, written) in multiples of the matrix. fused: (read, written).
     """
@@ -148,7 +148,7 @@ def softmax_traffic(
 def matmul_tiles(a: Tensor, b: Tensor, c: Tensor, block: int, program: tuple[int, int]) -> Figure:
     """One program of a tiled product: its rows of a, its columns of b, its tile of c.
 
-    a (M, K), b (K, N), c (M, N): small whole numbers. program: (i, j), which tile of c.
+    a (M, K), b (K, N), c (M, N): small integers. program: (i, j), which tile of c.
     """
     (M, K), N = a.shape, b.shape[1]
     i, j = program
@@ -184,7 +184,7 @@ def matmul_tiles(a: Tensor, b: Tensor, c: Tensor, block: int, program: tuple[int
 def registers(blocks: Sequence[int], used: Sequence[int], spilled: Sequence[int]) -> Figure:
     """Registers a thread needs for blocks of a row, and where they run out.
 
-    used: registers a thread. spilled: bytes a thread that went to slow memory instead.
+    used: registers per thread. spilled: bytes per thread that went to slow memory instead.
     """
     limit = 255
     fig, ax = figure(size=(9.0, 3.6))
@@ -195,13 +195,13 @@ def registers(blocks: Sequence[int], used: Sequence[int], spilled: Sequence[int]
         ax.text(x, registers_ + 8, text, ha="center", va="bottom", color=color, weight="bold")
     ax.axhline(limit, color=COLORS.muted, ls="--", lw=1.3)
     ax.text(
-        -0.42, limit + 8, f"{limit}: all that a thread can have", color=COLORS.muted, va="bottom"
+        -0.42, limit + 8, f"{limit}: the most a thread can have", color=COLORS.muted, va="bottom"
     )
     ax.set_xticks(range(len(blocks)), [f"{block:,}" for block in blocks])
     ax.set(
         ylim=(0, 345),
-        xlabel="BLOCK: numbers of a row, held by 8 warps",
-        ylabel="registers a thread",
+        xlabel="BLOCK: numbers in a row, held by 8 warps",
+        ylabel="registers per thread",
     )
     ax.tick_params(axis="x", length=0)
     return fig

@@ -25,15 +25,15 @@ __all__ = [
     "sm_timelines",
 ]
 
-COLUMNS = 900  # of the picture of a timeline
-LANES = 6  # of an SM in it: divisible by one, two and three programs side by side
-FINE = 160  # SMs, up to which there is room for a line between them
+COLUMNS = 900  # in the picture of a timeline
+LANES = 6  # per SM in it: divides by one, two and three programs side by side
+FINE = 160  # SMs: up to this many, there is room for a line between them
 
 
 def dealt_out(cases: Mapping[str, Sequence[Run]], sms: int) -> Figure:
     """A few programs on a few SMs, one box each, the tail in another colour.
 
-    cases: by title, runs of `course.hardware.schedule`; their unit of time is µs.
+    cases: by title, runs from `course.hardware.schedule`; their unit of time is µs.
     """
     fig, axes = figure(1, len(cases), size=(9.4, 0.42 * sms + 1.5), sharey=True, squeeze=False)
     longest = max(makespan(runs) for runs in cases.values())
@@ -61,10 +61,11 @@ def dealt_out(cases: Mapping[str, Sequence[Run]], sms: int) -> Figure:
 def sm_timelines(
     panels: Mapping[str, Sequence[Run]], sms: int, splits: Sequence[int], units: str = "SM"
 ) -> Figure:
-    """All SMs of a GPU over time: a line an SM, grey where it has nothing to do.
+    """All SMs of a GPU over time: a line per SM, grey where it has nothing to do.
 
-    panels: by title, runs as `course.hardware.timeline_of` gives them, µs. splits: for each panel,
-    how many splits a KV head has; program p is split p mod S of its head, which is its colour.
+    panels: by title, runs as `course.hardware.timeline_of` returns them, in µs. splits: for each
+    panel, how many splits a KV head has; program p is split p mod S of its head, which sets its
+    colour.
     units: what the GPU's maker calls an SM.
     """
     ends = [makespan(runs) for runs in panels.values()]
@@ -85,7 +86,7 @@ def sm_timelines(
 
 
 def _picture(runs: Sequence[Run], sms: int, S: int, width: float) -> np.ndarray:
-    """Draw the runs as an image (sms · LANES, COLUMNS, 3): thousands of them, at no cost."""
+    """Draw the runs as an image (sms · LANES, COLUMNS, 3): cheap even for thousands of them."""
     end = makespan(runs)
     image = np.empty((sms, LANES, COLUMNS, 3))
     image[:] = to_rgb(COLORS.card)
@@ -100,7 +101,7 @@ def _picture(runs: Sequence[Run], sms: int, S: int, width: float) -> np.ndarray:
         top = seen.get(place, 0) * lanes
         seen[place] = seen.get(place, 0) + 1
         first, last = _column(run.start, width), _column(run.stop, width)
-        gap = 2 if last - first > 8 and run.stop < width else 0  # else a wave hides in the next
+        gap = 2 if last - first > 8 and run.stop < width else 0  # or a wave would run into the next
         fill = palette[run.program % S % len(palette)]
         image[run.sm, top : top + lanes, first : last - gap] = fill
     return image.reshape(sms * LANES, COLUMNS, 3)
@@ -111,7 +112,7 @@ def _column(us: float, width: float) -> int:
 
 
 def _name_idle(ax: Axes, runs: Sequence[Run], sms: int, width: float) -> None:
-    """Write into the picture how many SMs never get a program, where there is room for it."""
+    """Write into the picture how many SMs never get a program, if there is room for it."""
     idle, end = sms - len({run.sm for run in runs}), makespan(runs)
     if idle > sms / 10 and end > width / 4:
         ax.text(end / 2, sms - idle / 2, f"{idle} idle", ha="center", va="center",
@@ -121,7 +122,7 @@ def _name_idle(ax: Axes, runs: Sequence[Run], sms: int, width: float) -> None:
 def filling_with_batch(
     batches: Sequence[int], used: Mapping[str, Sequence[float]], us: Mapping[str, Sequence[float]]
 ) -> Figure:
-    """What users who decode together change: share of the SM time used, and time of the step.
+    """What decoding users together changes: the share of SM time used, and the step's time.
 
     used: 0 to 1, us: µs, both by name for each of `batches`.
     """

@@ -10,7 +10,7 @@ from course.figures.flash_decoding_measured import label_end, powers_of_two
 from course.style import COLORS, SPLITS, figure, text_on
 
 Cores = tuple[float, float]
-"""Cores that were busy, and GB/s that were read."""
+"""Cores that were busy, and GB/s read."""
 
 
 def latency_and_floor(
@@ -21,8 +21,8 @@ def latency_and_floor(
 ) -> Figure:
     """Predicted time against context length, and the least that memory allows; both axes log.
 
-    curves, floors: µs by name for each of `lengths`. recorded: by name, pairs of length and µs that
-    were measured.
+    curves, floors: µs by name for each of `lengths`. recorded: by name, measured pairs of length
+    and µs.
     """
     fig, ax = figure(size=(9.0, 4.0))
     ax.set(xscale="log", yscale="log", xlabel="keys in the cache", ylabel="one layer's attention")
@@ -46,7 +46,7 @@ def latency_and_floor(
 def published_beside_model(
     lengths: Sequence[int], speed_ups: Mapping[str, Sequence[float]]
 ) -> Figure:
-    """How many times as fast Flash-Decoding is, by context length: a bar for each who says so.
+    """How many times as fast Flash-Decoding is, by context length: a bar for each source.
 
     speed_ups: by name for each of `lengths`; the first is what was published.
     """
@@ -67,9 +67,9 @@ def published_beside_model(
 def busy_cores(
     heads: Mapping[int, Cores], split: Cores, cores: int, bandwidth: float, length: int
 ) -> Figure:
-    """What attention with one query keeps busy on this machine, by the number of heads.
+    """How much of this machine attention with one query keeps busy, by the number of heads.
 
-    heads: by number of heads; split: one head with its keys cut. cores: that PyTorch uses.
+    heads: by number of heads; split: one head with its keys split. cores: those PyTorch uses.
     bandwidth: what this machine's memory can deliver, GB/s. length: keys in the cache.
     """
     fig, axes = figure(1, 2, size=(9.4, 3.6))
@@ -91,8 +91,8 @@ def busy_cores(
         ax.tick_params(bottom=False)
     axes[0].set(title="Cores busy")
     axes[1].set(title="GB/s of K and V")
-    _name_line(axes[0], cores, f"threads of PyTorch: {cores}")
-    _name_line(axes[1], bandwidth, f"this memory, read to sum it: {bandwidth:.0f} GB/s")
+    _name_line(axes[0], cores, f"PyTorch threads: {cores}")
+    _name_line(axes[1], bandwidth, f"memory bandwidth when summing: {bandwidth:.0f} GB/s")
     return fig
 
 

@@ -1,6 +1,6 @@
-"""A JupyterLab of our own and a Chromium to look at it: what `make browser` needs.
+"""A JupyterLab of our own and a Chromium to view it: what `make browser` needs.
 
-Chromium is the one thing that pip does not bring. Any on this machine will do: the program that
+Chromium is the one thing that pip does not install. Any on this machine will do: the program that
 CHROMIUM names, one on the PATH, or Playwright's own.
 """
 
@@ -25,12 +25,12 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 STARTING_SECONDS = 90
 MISSING = (
     "No Chromium was found: install it (on Debian or Ubuntu `sudo apt install chromium`, anywhere"
-    " `.venv/bin/python -m playwright install chromium`) or name one in the variable CHROMIUM."
+    " `.venv/bin/python -m playwright install chromium`) or set the variable CHROMIUM to its path."
 )
 
 
 def find_chromium(own: str) -> str:
-    """The path of a Chromium; `own`: where Playwright keeps its, if it has been installed."""
+    """The path of a Chromium; `own`: where Playwright keeps its own, if that is installed."""
     named = os.environ.get("CHROMIUM")
     found = [named] if named else [*map(shutil.which, NAMES), own]
     for path in found:
@@ -41,12 +41,12 @@ def find_chromium(own: str) -> str:
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a JupyterLab on this project, with a `%s` where a notebook's path belongs."""
+    """The address of a JupyterLab serving this project, with `%s` where a notebook's path goes."""
     folder = tmp_path_factory.mktemp("jupyter")
     environment = private_environment(folder)
     settings = Path(environment["JUPYTERLAB_SETTINGS_DIR"])
     keep_quiet(settings)
-    # All cells in the page at once, whether they are in sight or not: so that they can be found.
+    # Keep all cells in the page at once, even those out of view, so that they can be found.
     file = settings / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps({"windowingMode": "none"}))
@@ -63,7 +63,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=out)
     try:
         wait_for(f"http://127.0.0.1:{port}/api?token={token}", server, log)
-        # A workspace of its own, or Lab would open again what the last test left open.
+        # Reset the workspace, or Lab would reopen what the last test left open.
         yield f"http://127.0.0.1:{port}/lab/tree/%s?token={token}&reset"
     finally:
         server.terminate()
@@ -89,7 +89,7 @@ def chromium() -> Iterator[object]:
 
     with sync_playwright() as playwright:
         path = find_chromium(playwright.chromium.executable_path)
-        # no sandbox: containers and root cannot make one, and the pages are our own
+        # no sandbox: containers and root cannot create one, and the pages are our own
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
         browser.close()

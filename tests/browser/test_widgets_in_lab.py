@@ -1,6 +1,6 @@
 """Every widget of every lesson, in a real JupyterLab: a control is moved, and the figure changes.
 
-`make browser` runs this file; `make test` leaves it out, for it needs a Chromium.
+`make browser` runs this file; `make test` leaves it out, since it needs a Chromium.
 """
 
 import ast
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.browser
 
 
 def widget_cells(path: Path) -> Iterator[tuple[int, str]]:
-    """The number of each cell that ends in a call of `widgets`, and the widget's name."""
+    """The number of each cell that ends in a call to `widgets`, and the widget's name."""
     for number, cell in enumerate(nbformat.read(path, as_version=4).cells):
         if cell.cell_type != "code" or "widgets." not in cell.source:
             continue
@@ -73,17 +73,17 @@ def run_all(page) -> None:
 
 
 def controls(cell) -> list:
-    """The handles of sliders and the menus of a cell's widget; there is at least one."""
+    """The slider handles and the menus of a cell's widget; there must be at least one."""
     found = cell.locator(".noUi-handle").all() + cell.locator("select").all()
-    assert found, "no slider and no menu"
+    assert found, "no slider or menu"
     return found
 
 
 def moved(cell, control, name: str) -> None:
-    """Move a control, the other way if it was at its end: another page must come."""
+    """Move a control, the other way if it is at its end: the page must change."""
     shown = cell.locator(".widget-html-content").last
     before = shown.inner_html(timeout=DRAW_MS)
-    assert "<img" in before, f"{name}: no figure but {before[:200]}"
+    assert "<img" in before, f"{name}: not a figure but {before[:200]}"
     for step in (1, -1):
         move(control, step)
         until = time.monotonic() + DRAW_MS / 1000
@@ -95,7 +95,7 @@ def moved(cell, control, name: str) -> None:
 
 
 def move(control, step: int) -> None:
-    """Move a slider or a menu by a step; a menu goes on from its end to its start."""
+    """Move a slider or a menu by one step; a menu wraps from its end to its start."""
     if control.evaluate("element => element.tagName") == "SELECT":
         chosen, most = control.evaluate("element => [element.selectedIndex, element.length]")
         control.select_option(index=(chosen + step) % most)

@@ -1,4 +1,4 @@
-"""The figures of lesson 01: what they mark and count is what they were given."""
+"""The figures of lesson 01: they mark and count what they are given."""
 
 import pytest
 import torch

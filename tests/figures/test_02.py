@@ -1,4 +1,4 @@
-"""The figures of lesson 02: what they draw is what they were given."""
+"""The figures of lesson 02: they draw what they are given."""
 
 import doctest
 

@@ -10,7 +10,7 @@ from reference.online_softmax import init, update
 
 
 def texts(fig) -> str:
-    """All that a figure says."""
+    """Everything a figure says."""
     said = [t.get_text() for ax in fig.axes for t in ax.texts]
     said += [ax.get_title(loc=loc) for ax in fig.axes for loc in ("left", "center")]
     return "\n".join(said)
@@ -40,7 +40,7 @@ def test_change_of_ruler(stream):
 def test_reads():
     fig = figures.reads({"two": [0, 1, 2, 0, 1, 2], "one": [0, 1, 2]})
     assert "6 reads" in texts(fig) and "3 reads" in texts(fig)
-    assert [len(ax.lines) for ax in fig.axes] == [2, 1]  # one climb a pass
+    assert [len(ax.lines) for ax in fig.axes] == [2, 1]  # one climb per pass
 
 
 @pytest.mark.parametrize("t", range(5))

@@ -24,7 +24,7 @@ def image(ax) -> np.ndarray:
 
 
 def share(picture: np.ndarray, color: str) -> float:
-    """The share of a picture that has a colour."""
+    """The share of a picture that has this colour."""
     return float(np.isclose(picture, to_rgb(color), atol=1e-6).all(-1).mean())
 
 

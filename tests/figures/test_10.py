@@ -24,7 +24,7 @@ def test_toy_timelines_draws_each_run_with_its_wait_and_marks_the_least_total():
     assert fills(one).count(COLORS.mask) == 1 and fills(two).count(COLORS.mask) == 2
     assert COLORS.ink not in fills(one) and fills(two).count(COLORS.ink) == 1  # the merge
     widths = sorted(patch.get_width() for patch in two.patches)
-    assert widths == [0.5, 0.5, 1.0, 2.0, 2.0, 2.5, 2.5]  # waits, merge, blocks, idle behind
+    assert widths == [0.5, 0.5, 1.0, 2.0, 2.0, 2.5, 2.5]  # waits, merge, blocks, idle background
     assert {"4.5 ticks", "3.5 ticks", "S = 2"} <= {*texts(fig)}
     assert list(fig.axes[-1].lines[0].get_ydata()) == [4.5, 3.5]
 

@@ -8,7 +8,7 @@ from course import figures
 
 
 def texts(fig) -> str:
-    """All that a figure says."""
+    """Everything a figure says."""
     said = [t.get_text() for ax in fig.axes for t in ax.texts]
     said += [ax.get_title(loc="left") for ax in fig.axes]
     return "\n".join(said)

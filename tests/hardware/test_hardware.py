@@ -1,4 +1,4 @@
-"""course.hardware: figures, roofline, this CPU and KV memory, by numbers a person can check."""
+"""course.hardware: figures, roofline, this CPU and KV memory, with numbers a person can check."""
 
 import dataclasses
 import doctest
@@ -46,7 +46,7 @@ def test_the_table_has_a_line_a_device():
     lines = hardware.table().splitlines()
     assert len(lines) == len(DEVICES) + 1 and len({len(line) for line in lines}) == 1
     unknown = Device(
-        name="of one's own", sms=1, bandwidth=1, tensor_tflops=1, fp32_tflops=0.01, l2_mb=0
+        name="home-made", sms=1, bandwidth=1, tensor_tflops=1, fp32_tflops=0.01, l2_mb=0
     )
     assert hardware.table([unknown]).split()[-7:] == ["1", "1", "?", "1.0", "0.010", "0", "–"]
 
@@ -78,7 +78,7 @@ def test_a_dtype_that_tensor_cores_do_not_know_is_done_without_them():
 
 
 def test_decode_work_counts_what_attention_does():
-    """Bytes of the tensors themselves; operations of the two products, by the shapes."""
+    """The bytes of the tensors themselves; the operations of both products, from the shapes."""
     B, Lq, Lk, Hq, Hkv, D = 2, 3, 40, 8, 2, 16
     q = torch.randn(B, Lq, Hq, D)
     k, v = torch.randn(B, Lk, Hkv, D), torch.randn(B, Lk, Hkv, D)

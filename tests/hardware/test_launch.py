@@ -1,4 +1,4 @@
-"""course.hardware: waves, timelines, figures of others, and the fit on recorded runs."""
+"""course.hardware: waves, timelines, published figures, and the fit to recorded runs."""
 
 import dataclasses
 import itertools
@@ -68,7 +68,7 @@ def test_splits_of_a_size_and_of_a_number():
 
 @pytest.mark.parametrize("device", DEVICES, ids=lambda device: device.name)
 def test_splitting_never_loses_much_and_wins_where_programs_are_few(device):
-    """A launch and the partial results are all that it can cost; one user's long context gains."""
+    """It can cost a launch and the partial results, no more; one user's long context gains."""
     for batch, length in itertools.product((1, 8, 64), (512, 8192, 131072)):
         call = CALL | {"batch": batch, "length": length, "device": device}
         packed, split = predict_fa2(**call, packed=True), predict_flash_decoding(**call)
@@ -81,11 +81,11 @@ def test_splitting_never_loses_much_and_wins_where_programs_are_few(device):
 
 
 def test_the_article_within_35_percent():
-    """Speed-up column of the published table, on an A100; no figure of the model was changed."""
+    """The published table's speed-ups, on an A100; no figure in the model was changed."""
     rows = compare_article()
     for row, column in zip(rows, ARTICLE_SPEED_UPS, strict=True):
         assert row.speed_up == pytest.approx(column, rel=0.35)
-        assert all(abs(error) < 0.2 for error in row.errors)  # and every one of its times, in 20 %
+        assert all(abs(error) < 0.2 for error in row.errors)  # and each of its times within 20 %
     assert [row.published for row in rows] == list(ARTICLE)
 
 
@@ -101,12 +101,12 @@ def test_what_the_article_cannot_have_measured():
     assert bandwidth_needed(longest, 80) > 3 * A100.bandwidth
     assert bandwidth_needed(longest, 1) < 0.05 * A100.bandwidth
     assert bandwidth_needed(longest, 13) < A100.bandwidth
-    by_rule = compare_article(split_keys=None)  # more splits: more than the article shows
+    by_rule = compare_article(split_keys=None)  # more splits: faster than the article
     assert by_rule[1].speed_up > 2 * ARTICLE_SPEED_UPS[1]
 
 
 def test_the_post_within_15_percent():
-    """Its times; a speed-up is a ratio of two of them, and their errors add up."""
+    """The post's times; a speed-up is the ratio of two of them, and their errors add up."""
     rows = compare_post()
     assert [row.published for row in rows] == list(POST)
     for row in rows:
@@ -153,7 +153,7 @@ def test_a_timeline_ends_when_the_model_says(programs):
     sms = {run.sm for run in runs[-wave:]}
     assert len(sms) == min(wave, 108)  # every SM gets one before any gets two
     places = {(run.slot, run.start) for run in runs}
-    assert len(places) == programs  # no slot twice at a time
+    assert len(places) == programs  # no slot used twice at once
     if programs <= 108:
         assert utilisation(runs, 108) == pytest.approx(programs / 108)
 
@@ -174,7 +174,7 @@ def test_misuse_of_timelines_is_told():
 
 
 def record_of(device, contestant="flash_decoding", noise=0.0, gpu="NVIDIA H100 80GB HBM3"):
-    """A record as `benchmarks.decode` writes it, of a GPU that does as the model says."""
+    """A record as `benchmarks.decode` writes it, from a GPU that behaves as the model says."""
     predict = {"flash_decoding": predict_flash_decoding, "fa2": predict_fa2}[contestant]
     rng, rows = random.Random(0), []
     for B, (Hq, Hkv), Lk in itertools.product(
@@ -210,16 +210,15 @@ def test_a_fit_in_noise_is_better_than_the_assumption_and_says_how_good():
 
 
 def test_a_fit_stays_within_what_is_possible():
-    """Faster than the datasheet, or launches below nothing: clamped, and the error shows it."""
+    """Faster than the datasheet, or a launch time below zero: clamped, and the error shows it."""
     fast = record_of(dataclasses.replace(H100, reachable=1.0, launch_us=0.0))
     for row in fast["rows"]:
         row["flash_decoding_ms"] /= 2
     found = fit(fast)
     assert found.fitted.reachable == 1.0 and found.fitted.launch_us == 0.0
     assert found.fitted_error == pytest.approx(1.0, rel=0.05)
-    same = [
-        (predict_flash_decoding(**CALL), 50.0)
-    ] * 3  # one mix of bytes and launches: one unknown
+    # One mix of bytes and launches: one equation.
+    same = [(predict_flash_decoding(**CALL), 50.0)] * 3
     reachable, launch_us = solve(same)
     assert 0 < reachable <= 1 and launch_us >= 0
 

@@ -58,7 +58,7 @@ def test_a_curve_that_did_not_try_it_says_nothing_of_a_rule():
 
 
 def test_the_calls_are_those_that_are_measured():
-    """So that a recorded run and the model answer the same questions."""
+    """A recorded run and the model then answer the same questions."""
     grid = {
         (B, h, n) for B in splits_benchmark.BATCHES for h in HEADS for n in splits_benchmark.LENGTHS
     }
@@ -83,9 +83,9 @@ def test_every_curve_has_every_rule_within_what_was_tried(all_worlds):
 
 
 def test_the_winner_is_what_the_kernels_ask(all_worlds):
-    """By mean, 90th percentile and worst over all worlds, and by the mean over those of each GPU.
+    """By mean, 90th percentile and worst case over all worlds, and by each GPU's own mean.
 
-    Not by the median: half of all calls are easy, and any of the rules is within 1 % there.
+    Not by the median: half of all calls are easy, and every rule is within 1 % there.
     """
     scores = {each.rule: each for each in compare(all_worlds)}
     best = scores["cost model"]

@@ -20,9 +20,9 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 STANDARD = set(sys.stdlib_module_names)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 REQUIRED = {re.match(r"[\w-]+", text)[0] for text in PROJECT["dependencies"]}
-IMPORT_NAMES = {"ipython": "IPython"}  # where a package is imported by another name
+IMPORT_NAMES = {"ipython": "IPython"}  # packages imported under another name
 DECLARED = {IMPORT_NAMES.get(name, name) for name in REQUIRED}
-# Peers that `benchmarks` measures where they happen to be installed.
+# Peers that `benchmarks` measures if they happen to be installed.
 OPTIONAL = {"flash_attn", "flashinfer", "xformers", "psutil"}
 
 MAY_IMPORT = {
@@ -31,15 +31,15 @@ MAY_IMPORT = {
     "course": STANDARD | DECLARED | {"reference", "kernels", "course"},
     "benchmarks": STANDARD | DECLARED | OPTIONAL | {"reference", "kernels", "course", "benchmarks"},
 }
-# The small model is not an algorithm to read but one to run: its weights are a file, and training
-# takes minutes. These two modules alone may see what reads the file and what shows the progress.
+# The small model is there to be run rather than read: its weights are a file, and training takes
+# minutes. Only these two modules may import what reads the file and what shows the progress.
 MAY_ALSO_IMPORT = {
     "reference/checkpoint.py": {"safetensors"},
     "reference/train.py": {"tqdm"},
 }
 BEFORE_INSTALLATION = ("course/bootstrap.py", "course/launch.py")
 FILE_LINES, FUNCTION_LINES, KERNEL_LINES = 350, 40, 90
-TOP_FILES, TOP_FOLDERS, FILES_OF_A_CALL = 16, 6, 14  # of kernels/; of one decode call
+TOP_FILES, TOP_FOLDERS, FILES_OF_A_CALL = 16, 6, 14  # in kernels/; in one decode call
 
 
 def relative(file: Path) -> str:
@@ -51,7 +51,7 @@ def tree_of(file: Path) -> ast.Module:
 
 
 def imported(tree: ast.Module, package: str) -> Iterator[tuple[int, str]]:
-    """Yield line and top-level name of every import, wherever it stands."""
+    """Yield the line and top-level name of every import, wherever it is."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name.split(".")[0]) for alias in node.names)
@@ -65,7 +65,7 @@ def forbidden_imports(source: str, package: str, allowed: set[str]) -> list[str]
 
 
 def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Count a function's lines without its docstring: shapes and sources may take their room."""
+    """Count a function's lines without its docstring: shapes and sources may take up space."""
     lines = function.end_lineno - function.lineno + 1
     if ast.get_docstring(function, clean=False) is not None:
         lines -= function.body[0].end_lineno - function.body[0].lineno + 1
@@ -150,12 +150,12 @@ def module_of(file: Path) -> str:
 
 
 def arrows(packages: tuple[str, ...] = ("kernels",)) -> dict[str, set[str]]:
-    """For each module, the modules of these packages that importing it imports."""
+    """For each module, the modules of these packages that are imported with it."""
     files = {module_of(file): file for file in FILES if relative(file).split("/")[0] in packages}
     found: dict[str, set[str]] = {}
     for name, file in files.items():
         found[name] = set()
-        for node in tree_of(file).body:  # what stands inside a function is imported when called
+        for node in tree_of(file).body:  # imports inside a function run when it is called
             if isinstance(node, ast.Import):
                 found[name] |= {alias.name for alias in node.names} & set(files)
             elif isinstance(node, ast.ImportFrom) and node.module:
@@ -210,7 +210,7 @@ def test_kernels_is_seen_at_one_look() -> None:
 
 
 def test_a_decode_call_is_read_in_few_files() -> None:
-    """Whatever `flash_decode` imports, except torch.compile's operator and plans."""
+    """Everything `flash_decode` imports, except torch.compile's operator and plans."""
     graph, read, todo = arrows(), set(), ["kernels.flash_decoding"]
     while todo:
         name = todo.pop()

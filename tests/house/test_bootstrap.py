@@ -18,7 +18,7 @@ FITTING = sys.version_info
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A project that has nothing but what the set-up reads."""
+    """A project with nothing but what the set-up reads."""
     (tmp_path / "course").mkdir()
     shutil.copy(ROOT / "course" / "bootstrap.py", tmp_path / "course")
     (tmp_path / "pyproject.toml").write_text(
@@ -30,7 +30,7 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def made(project: Path) -> Path:
-    """The same with a .venv that looks finished (its Python and pip are this test's)."""
+    """The same, with a .venv that looks finished (its Python and pip are this test's)."""
     python = Path(bootstrap.venv_python(str(project)))
     python.parent.mkdir(parents=True)
     python.symlink_to(sys.executable)
@@ -47,7 +47,7 @@ def made(project: Path) -> Path:
 
 
 def one_sentence(text: str) -> bool:
-    """Say whether a text is one line and one sentence: versions and file names may hold dots."""
+    """Say whether a text is one line and one sentence: versions and file names may contain dots."""
     return text.count("\n") == 0 and text.endswith(".") and ". " not in text
 
 
@@ -125,7 +125,7 @@ def test_without_network_it_says_so_and_the_next_run_starts_again(project: Path)
         assert str(project / "setup.log") in done.stderr
         assert "Connection refused" in (project / "setup.log").read_text()
         assert not (project / ".venv" / ".installed").exists()
-        assert bootstrap.venv_is_usable(str(project), FITTING)  # whole, only empty
+        assert bootstrap.venv_is_usable(str(project), FITTING)  # complete, just empty
 
 
 @pytest.mark.parametrize(

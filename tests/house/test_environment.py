@@ -24,7 +24,7 @@ def in_fresh_python(code: str, *arguments: object) -> str:
 
 @pytest.fixture
 def other_kernels(tmp_path: Path) -> Path:
-    """A folder with a package `kernels`, installed by another project, as Hugging Face's is."""
+    """A folder with an installed package `kernels` from another project, such as Hugging Face's."""
     (tmp_path / "kernels").mkdir()
     (tmp_path / "kernels" / "__init__.py").write_text("__version__ = '0.99'\n")
     info = tmp_path / "kernels-0.99.dist-info"
@@ -132,7 +132,7 @@ def test_importing_kernels_imports_nothing_else() -> None:
 
 
 def test_our_kernels_has_no_version() -> None:
-    """transformers takes a `kernels` with `__version__` for Hugging Face's."""
+    """transformers mistakes a `kernels` with `__version__` for Hugging Face's."""
     import kernels
 
     assert not hasattr(kernels, "__version__")

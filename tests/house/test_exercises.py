@@ -1,4 +1,4 @@
-"""Every exercise of every lesson: the right answers pass, each wrong one is named."""
+"""Every exercise of every lesson: right answers pass, and each wrong one is named."""
 
 import contextlib
 import functools
@@ -16,7 +16,7 @@ SEEDS = (1, 2, 3)
 
 
 def specs() -> list:
-    """All exercises; those of a lesson whose specs need triton are left out where it is missing."""
+    """All exercises; those of a lesson whose specs need triton are left out if it is missing."""
     found = []
     for lesson in LESSONS:
         with contextlib.suppress(catalogue.NeedsPackage):
@@ -33,9 +33,9 @@ each_mistake = pytest.mark.parametrize(
 
 
 def notebook(folder: str, lesson: str) -> Path:
-    """The notebook of a lesson in one of the three folders; the test fails where there is none."""
+    """The notebook of a lesson in one of the three folders; the test fails unless there is one."""
     found = sorted((ROOT / folder).glob(f"{lesson}_*.ipynb"))
-    assert len(found) == 1, f"{folder}/ should have one notebook of lesson {lesson}: {found}"
+    assert len(found) == 1, f"{folder}/ must have one notebook of lesson {lesson}: {found}"
     return found[0]
 
 
@@ -46,9 +46,9 @@ def scratch(tmp_path_factory):
 
 @functools.cache
 def namespace(folder: str, lesson: str, scratch: Path) -> dict:
-    """What the cells of a notebook define, its checks left out.
+    """What the cells of a notebook define, except its checks.
 
-    Each cell becomes a file, since Triton reads the source of a kernel from its file.
+    Each cell becomes a file, since Triton reads a kernel's source from its file.
     """
     path, names = notebook(folder, lesson), {"__name__": "__main__"}
     with contextlib.chdir(path.parent):
@@ -61,7 +61,7 @@ def namespace(folder: str, lesson: str, scratch: Path) -> dict:
 
 
 def need(exercise) -> None:
-    """Skip where the exercise can't be checked: an unverified pass is none."""
+    """Skip an exercise that can't be checked: an unverified pass is not a pass."""
     if missing := exercise.missing():
         pytest.skip(f"{', '.join(missing)} is not installed")
 
@@ -106,7 +106,7 @@ def test_the_mistake_fails_and_is_named(exercise, mistake, record_property):
     for seed in seeds(exercise):
         report = judge(exercise, mistake.implementation, seed=seed)
         assert report.status is Status.FAIL, f"not noticed with seed {seed}\n{report}"
-        assert report.mistake is mistake, f"seed {seed}, taken for {report.mistake}\n{report}"
+        assert report.mistake is mistake, f"seed {seed}, recognised as {report.mistake}\n{report}"
     told = " ".join(str(report).split())
     assert " ".join(mistake.says.replace("**", "").split()) in told
     record_property("exercised", ("mistakes", f"{exercise.id} {mistake.name}"))

@@ -1,4 +1,4 @@
-"""What is started after the set-up: where it keeps its files, and that no failure is hidden."""
+"""What runs after the set-up: where it keeps its files, and that no failure is hidden."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""The notebooks keep their rules, and the exercises are what the solutions give."""
+"""The notebooks follow their rules, and the exercises are what the solutions generate."""
 
 import copy
 
@@ -54,7 +54,7 @@ def test_nothing_but_notebooks():
             for path in (ROOT / folder).glob("*")
             if path.suffix != ".ipynb" and path.name != ".ipynb_checkpoints"
         ]
-        assert not stray, f"{folder}/ holds {stray}"
+        assert not stray, f"{folder}/ contains {stray}"
 
 
 def test_census_counts_what_is_there():

@@ -1,4 +1,4 @@
-"""The progress file: what is kept, what is never lost."""
+"""The progress file: what is kept, and what is never lost."""
 
 import json
 
@@ -11,7 +11,7 @@ from course.check import catalogue
 
 @pytest.fixture(autouse=True)
 def own_progress(monkeypatch, tmp_path):
-    """Keep the learner's own progress out of it."""
+    """Keep the learner's own progress out of these tests."""
     monkeypatch.setenv("COURSE_PROGRESS_FILE", str(tmp_path / "progress.json"))
 
 

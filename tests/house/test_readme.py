@@ -1,4 +1,4 @@
-"""The README keeps its word: its snippet runs, its links lead somewhere, its map is complete."""
+"""The README keeps its word: its snippets run, its links lead somewhere, its map is complete."""
 
 import re
 from pathlib import Path

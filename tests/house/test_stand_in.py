@@ -6,7 +6,7 @@ from course.stand_in import StandIn
 
 
 def one_call(device, inputs):
-    """Seconds of a call and the wait for it."""
+    """Seconds for a call and the wait for it."""
     start = device.clock()
     device.launch(inputs)
     device.synchronize()
@@ -37,7 +37,7 @@ def test_what_was_made_or_used_last_is_in_the_cache():
     device = StandIn(call_s=1.0, launch_s=0.0, warm=0.5, set_bytes=10, cache_bytes=30)
     a, b, c, d = (device.inputs() for _ in range(4))  # d pushes a out
     assert [one_call(device, x) for x in (b, c, d)] == [0.5] * 3
-    assert one_call(device, a) == 1.0  # pushes b out, which was unused longest
+    assert one_call(device, a) == 1.0  # pushes b out, the least recently used
     assert [one_call(device, x) for x in (c, d, b)] == [0.5, 0.5, 1.0]
 
 

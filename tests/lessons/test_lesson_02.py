@@ -1,4 +1,4 @@
-"""Lesson 02 says numbers in its prose: they are those of the model and of the tables."""
+"""Lesson 02 quotes numbers in its prose: they are those of the model and the tables."""
 
 import math
 import re

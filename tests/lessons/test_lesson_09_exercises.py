@@ -1,4 +1,4 @@
-"""The exercises of lesson 09 want what the finished kernels do."""
+"""The exercises of lesson 09 ask for what the finished kernels do."""
 
 import pytest
 import torch
@@ -57,7 +57,7 @@ def test_combine(splits):
     o[0, 2], lse[0, 2] = 0.0, -torch.inf
     size = max(1.0, lse[lse.isfinite()].abs().max().item()) * max(1.0, o.abs().max().item())
     wanted = lesson_09_combine.merged(o, lse)
-    atol = EPS * (splits + 4) * size  # one rounding a term, of an lse of this size
+    atol = EPS * (splits + 4) * size  # one rounding per term, for an lse of this size
     torch.testing.assert_close(merge_states(o, lse), wanted, atol=atol, rtol=0)
 
 

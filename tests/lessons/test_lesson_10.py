@@ -1,4 +1,4 @@
-"""Lesson 10: how exercise 10.2 is scored, and what its report tells."""
+"""Lesson 10: how exercise 10.2 is scored, and what its report says."""
 
 import math
 
@@ -44,9 +44,9 @@ def test_a_recorded_run_takes_the_place_of_the_model(monkeypatch):
     row = {"B": 1, "Hq": 32, "Hkv": 8, "Lk": 4096, "num_splits": [1, 8, 16], "ms": [3.0, 1.0, 2.0]}
     record = {"gpu": "NVIDIA H100 80GB HBM3", "rows": [row]}
     monkeypatch.setattr(lesson_10_rule, "load", lambda name: {"splits": record}[name])
-    curves = scored_curves.__wrapped__()  # past the cache
+    curves = scored_curves.__wrapped__()  # bypasses the cache
     assert [curve.source for curve in curves] == ["recorded on H100 SXM"]
     assert curves[0].best == (8, 1000.0)
-    # More splits than were tried count as the most that were, so that a score can be given at all.
+    # More splits than were tried count as the most tried; otherwise there would be no score.
     clamped = lesson_10_rule._clamped(lambda shape: 100, curves)
     assert clamped(curves[0].shape) == 16 and isinstance(curves[0], Curve)

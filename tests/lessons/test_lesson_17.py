@@ -1,4 +1,4 @@
-"""Lesson 17's checks take any right benchmark, and know a mistake in more than one dress."""
+"""Lesson 17's checks accept any right benchmark, and recognise a mistake in any guise."""
 
 import statistics
 import time
@@ -86,7 +86,7 @@ def test_other_bounds_classify_as_well():
 
 
 def named(exercise_id, answer, seed=5):
-    """The name of the mistake an answer is taken for; fails if it passes."""
+    """The name of the mistake that an answer is recognised as; fails if the answer passes."""
     report = judge(exercise_id, answer, seed=seed)
     assert report.status is Status.FAIL, f"\n{report}"
     return report.mistake.name if report.mistake else report.slip

@@ -1,4 +1,4 @@
-"""The memory calculator: the sentence follows the numbers, at all ends of all controls."""
+"""The memory calculator: the sentence follows the numbers, at both ends of every control."""
 
 import doctest
 import sys

@@ -1,4 +1,4 @@
-"""The roofline explorer: the sentence follows the numbers, at all ends of all controls."""
+"""The roofline explorer: the sentence follows the numbers, at both ends of every control."""
 
 import doctest
 import itertools

@@ -1,4 +1,4 @@
-"""The widget of lesson 07: every SM over time, and a sentence that is true of every case."""
+"""The widget of lesson 07: every SM over time, and a sentence that is true in every case."""
 
 import doctest
 import re
@@ -35,7 +35,7 @@ def test_three_splits_fill_it_and_four_leave_a_tail():
     assert view(splits=3).sentence.startswith("96 programs on 108 SMs: 89% of the SM time")
     assert view(splits=4).sentence.startswith("128 programs on 108 SMs: 59% of the SM time")
     assert "every SM gets a program" in view(splits=4).sentence
-    assert "20 of them for launching" in view(splits=3).sentence  # the merge is a second one
+    assert "20 of them for launching" in view(splits=3).sentence  # the merge is a second launch
 
 
 def test_programs_without_keys_are_not_counted_as_working():
