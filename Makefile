@@ -1,4 +1,4 @@
-# `make` alone lists the targets. PYTHON: the one .venv was made with, else the first that fits.
+# `make` alone lists the targets. PYTHON: the one that .venv was made with, else the first that fits.
 PYTHON ?= $(shell for p in .venv/bin/python python3.11 python3.12 python3.13 python3; do \
 	$$p -c "import sys; assert (3, 11) <= sys.version_info < (3, 14); print(sys._base_executable)" \
 	2>/dev/null && exit; done; command -v python3)
@@ -11,13 +11,13 @@ RUN = @$(BOOTSTRAP) run
 help:
 	@sed -n 's/^\([a-z]*\):.*## /\1 /p' Makefile | while read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
 
-lab: ## set up .venv if need be, then open JupyterLab on the first lesson
+lab: ## set up .venv if needed, then open JupyterLab on the first lesson
 	@$(BOOTSTRAP) lab
 
-test: ## set up .venv if need be, then run every test, notebook and check
+test: ## set up .venv if needed, then run every test, notebook and check
 	@$(BOOTSTRAP) test
 
-check: ## lint and format check of modules and notebooks; exercises in step with solutions
+check: ## lint modules and notebooks, check their format; exercises in step with solutions
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) python -m course.notebooks check
@@ -28,7 +28,7 @@ exercises: ## generate exercises/ from solutions/
 notebooks: ## execute every lesson and solution and store the outputs
 	$(RUN) python -m course.notebooks run
 
-portable: ## run the notebooks once more, as a CPU without vector units and with one thread
+portable: ## run the notebooks again, as a CPU without vector units and with one thread would
 	@ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1 $(BOOTSTRAP) run python -m pytest -q -n 2 --dist loadfile --nbval notebooks solutions
 
 browser: ## move every widget in a real JupyterLab, in headless Chromium
@@ -40,12 +40,12 @@ bench: ## measure flash_decode on this CPU against PyTorch's own attention
 report: ## measure on this machine and write report/report.html, to hand in (lesson 17)
 	$(RUN) python -m benchmarks report
 
-gpu: ## run the tests compiled and measure on this machine's GPU
+gpu: ## run the tests with compiled kernels, then measure on this machine's GPU
 	$(RUN) python -m course.environment need-gpu
 	$(RUN) python -m pytest -q tests
 	$(RUN) python -m benchmarks all
 
-format: ## format modules and notebooks and mend what ruff can mend
+format: ## format modules and notebooks, and fix what ruff can fix
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
 

@@ -1,6 +1,6 @@
-"""The measuring harness: ours beside its peers, on this machine.
+"""The benchmark harness: our kernels next to their peers, on this machine.
 
-`python -m benchmarks all` measures on a GPU, `python -m benchmarks cpu` on the CPU. What was
-measured once is kept under `results/`, with machine, date and versions; what was tried, and why it
-was kept or dropped, in `LOG.md`.
+`python -m benchmarks all` measures on a GPU, `python -m benchmarks cpu` on the CPU. Recorded runs
+are kept in `results/`, with machine, date and versions; `LOG.md` says what was tried, and why it
+was kept or dropped.
 """

@@ -15,7 +15,7 @@ OTHERS = {
     "all": "all of the above, then the targets",
     "targets": "judge the targets by the records in benchmarks/results/",
     "cpu": "decode on this CPU's threads, ours against PyTorch's",
-    "report": "a notebook and an HTML page on this machine, to hand in",
+    "report": "a notebook and an HTML page about this machine, to hand in",
 }
 
 
@@ -27,27 +27,27 @@ def parser() -> argparse.ArgumentParser:
         one = names.add_parser(name, help=text)
         if name == "targets":
             continue
-        one.add_argument("--quick", action="store_true", help="tiny shapes: does it run?")
+        one.add_argument("--quick", action="store_true", help="tiny shapes, to see that it runs")
         if name == "report":
-            one.add_argument("--out", metavar="FOLDER", help="where to (default: report/)")
-            one.add_argument("--export", action="store_true", help="export again, measure nothing")
+            one.add_argument("--out", metavar="FOLDER", help="output folder (default: report/)")
+            one.add_argument("--export", action="store_true", help="export again without measuring")
             continue
         where = "folder" if name == "all" else "file"
         one.add_argument("--out", help=f"{where} for the JSON (default: in benchmarks/results/)")
         if name == "cpu":
             continue
-        one.add_argument("--only", metavar="REGEX", help="cells in whose name this is found")
-        one.add_argument("--peers", metavar="REGEX", help="peers whose whole name this is")
-        one.add_argument("--budget", metavar="SECONDS", type=float, help="stop before this is over")
+        one.add_argument("--only", metavar="REGEX", help="only cells whose name contains this")
+        one.add_argument("--peers", metavar="REGEX", help="only peers whose full name matches")
+        one.add_argument("--budget", metavar="SECONDS", type=float, help="stop within this time")
         one.add_argument("--resume", action="store_true", help="keep the cells of an earlier run")
-        one.add_argument("--commit", help="what git would say, on a machine without the history")
+        one.add_argument("--commit", help="the commit to record, on a machine without git history")
         if name != "all":
             one.add_argument("--figure", metavar="FILE", help="draw the record, as PNG or SVG")
     return root
 
 
 def measure(options: argparse.Namespace) -> int:
-    """Run GPU benchmarks; the exit status: 1 if an answer was wrong."""
+    """Run GPU benchmarks. Returns the exit status: 1 if an answer was wrong."""
     from benchmarks import targets
     from benchmarks.session import Session
 
@@ -60,7 +60,7 @@ def measure(options: argparse.Namespace) -> int:
             print(f"{name}: no cell measured, nothing written")
             continue
         if records[name]["gpu"].startswith("none"):
-            print(f"{name}: interpreted on the CPU. This shows that it runs and measures nothing.")
+            print(f"{name}: interpreted on the CPU. This shows that it runs; it measures nothing.")
         print(module.table(records[name]["rows"]))
         if hasattr(module, "remarks"):
             print(module.remarks(records[name]))
@@ -82,7 +82,7 @@ def main() -> None:
     """Parse the command line and run what it names."""
     options = parser().parse_args()
     if options.name in ("cpu", "report"):
-        # Read once, when torch is loaded: large pages spare the page tables of a large cache.
+        # torch reads this once, when loaded: huge pages keep a large cache's page tables small.
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
         import_module(f"benchmarks.{options.name}").main(options)
     elif options.name == "targets":

@@ -1,8 +1,8 @@
-"""What this GPU can do at best: bytes read, bytes copied, bf16 multiplied; measured, not looked up.
+"""The best this GPU can do at reading, copying and bf16 products: measured, not looked up.
 
-Decoding reads K and V once and writes next to nothing, so its ceiling is the *read* bandwidth; a
-copy, which turns the memory bus around, is slower. The ceiling is the fastest of several readers:
-two of PyTorch's reductions, and a loop that does nothing but load, in three sizes.
+Decoding reads K and V once and writes almost nothing, so its ceiling is the *read* bandwidth. A
+copy has to turn the memory bus around, and is slower. The ceiling is the fastest of several
+readers: two PyTorch reductions, and a loop that does nothing but load, in three sizes.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ READERS = {"8 × 8 warps": (4096, 8, 8), "16 × 4 warps": (2048, 4, 16), "4 × 8
 
 @triton.jit
 def read_kernel(x_ptr, most_ptr, n, BLOCK: tl.constexpr) -> None:
-    """Read all of x (n int32, a multiple of BLOCK), the programs taking blocks in turn."""
+    """Read all of x (n int32, a multiple of BLOCK); programs take blocks in turn."""
     offsets = tl.arange(0, BLOCK)
     most = tl.full((BLOCK,), -(2**31), tl.int32)
     start = tl.program_id(0).to(tl.int64) * BLOCK
@@ -44,9 +44,9 @@ def read_kernel(x_ptr, most_ptr, n, BLOCK: tl.constexpr) -> None:
 
 
 def read(x: Tensor, block: int, num_warps: int, programs_per_sm: int) -> Tensor:
-    """Launch `read_kernel` over x (int32, 1-D); the maximum that each program saw."""
+    """Launch `read_kernel` over x (int32, 1-D); returns the maximum that each program saw."""
     if x.numel() % block:
-        raise ValueError(f"x should hold a multiple of {block} numbers; got {x.numel()}")
+        raise ValueError(f"the length of x must be a multiple of {block}; got {x.numel()}")
     programs = min(x.numel() // block, num_sms(x.device) * programs_per_sm)
     most = torch.empty(programs, dtype=torch.int32, device=x.device)
     read_kernel[(programs,)](x, most, x.numel(), BLOCK=block, num_warps=num_warps)
@@ -54,7 +54,7 @@ def read(x: Tensor, block: int, num_warps: int, programs_per_sm: int) -> Tensor:
 
 
 def seconds_of(calls: dict[str, list[Call]]) -> dict[str, float]:
-    """Median seconds a call of each: replayed from a CUDA graph; interpreted, by the clock."""
+    """Median seconds per call: replayed from a CUDA graph or, interpreted, by the host's clock."""
     if INTERPRETED:
         steps = {name: lambda _, c=c: c[0]() for name, c in calls.items()}
         times = take_turns(steps, HostClock(), rounds=2, warm_up=1, warm_up_ms=0.0)
@@ -65,14 +65,14 @@ def seconds_of(calls: dict[str, list[Call]]) -> dict[str, float]:
 
 
 def random_ints(nbytes: int) -> Tensor:
-    """nbytes of random int32 on the device of the kernels."""
+    """nbytes of random int32, on the device that the kernels run on."""
     return torch.randint(-(2**31), 2**31, (nbytes // 4,), dtype=torch.int32, device=device())
 
 
 def reading(x: Tensor, size: int) -> dict[str, float]:
-    """GB/s (10⁹ bytes per second) of reading `size` bytes, by each reader.
+    """GB/s (10⁹ bytes per second) at which each reader reads `size` bytes.
 
-    A call reads one slice of x (int32, 1-D), the next call the next, so it is not in the L2.
+    Each call reads the next slice of x (int32, 1-D), so it is not in the L2.
     """
     slices = x.split(size // 4)
     calls = {
@@ -89,7 +89,7 @@ def ceiling_of_reading(nbytes: int, smaller: Sequence[int]) -> dict:
     x = random_ints(nbytes)
     for config in READERS.values():
         if read(x, *config).max() != x.max():
-            raise AssertionError(f"the read kernel misses a part of its input ({config})")
+            raise AssertionError(f"the read kernel misses part of its input ({config})")
     gbs = reading(x, nbytes)
     best = max(gbs, key=gbs.__getitem__)
     row: dict = {"read_GBps": gbs[best], "read_by": best, "all_read_GBps": gbs}
@@ -98,7 +98,7 @@ def ceiling_of_reading(nbytes: int, smaller: Sequence[int]) -> dict:
 
 
 def copying(nbytes: int) -> dict:
-    """GB/s of copying a tensor, bytes read and bytes written both counted."""
+    """GB/s of copying a tensor; bytes read and bytes written both count."""
     x = random_ints(nbytes)
     y = torch.empty_like(x)
     seconds = seconds_of({"copy": [lambda: y.copy_(x)]})["copy"]
@@ -106,7 +106,7 @@ def copying(nbytes: int) -> dict:
 
 
 def multiplying(n: int) -> dict:
-    """TFLOP/s (10¹² a second) of a bf16 matrix product n × n × n on random numbers."""
+    """TFLOP/s (10¹² operations per second) of an n × n × n bf16 product of random matrices."""
     a, b = (torch.randn(n, n, dtype=torch.bfloat16, device=device()) for _ in "ab")
     seconds = seconds_of({"matmul": [lambda: a @ b]})["matmul"]
     return {"matmul_TFLOPs": round(2 * n**3 / seconds / 1e12, 2)}

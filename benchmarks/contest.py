@@ -1,4 +1,4 @@
-"""One cell of a benchmark: check every contestant against fp64, then time all of them in turns."""
+"""One cell of a benchmark: check each contestant against fp64, then time them all, taking turns."""
 
 import statistics
 from collections.abc import Callable, Iterable, Sequence
@@ -23,8 +23,8 @@ from benchmarks.timing import (
 class Entrant:
     """A contestant, ready to run.
 
-    calls: one a set of inputs. check: given what the call on the first set returned, "" or what is
-    wrong with it. graph: whether to time it in a CUDA graph, too.
+    calls: one per set of inputs. check: takes what the call on the first set returned and says what
+    is wrong with it, "" if nothing. graph: whether to time it in a CUDA graph too.
     """
 
     name: str
@@ -39,11 +39,11 @@ def compete(
     """Check, then time.
 
     Returns:
-        times: `NAME_ms` and `NAME_ms_quartiles`: in a CUDA graph where the entrant has one, eager
-        where not; `NAME_eager_ms` and its quartiles. Milliseconds a call. Interpreted there is
-        `NAME_ms` alone, by the host's clock.
-        cannot: by name, why a contestant was not timed ("wrong: …": its answer is), and
-        "NAME graph" where it could not be captured.
+        times: milliseconds per call. `NAME_ms` and `NAME_ms_quartiles`: in a CUDA graph if
+        the entrant wants one, and then `NAME_eager_ms` and its quartiles too; otherwise eager.
+        Interpreted, `NAME_ms` alone, by the host's clock.
+        cannot: by name, why a contestant was not timed ("wrong: …" if its answer is), and by
+        "NAME graph", why it could not be captured.
     """
     cannot: dict[str, str] = {}
     entrants = [e for e in entrants if _right(e, lambda e: e.calls[0](), cannot)]
@@ -52,7 +52,7 @@ def compete(
     steps = {e.name: (lambda turn, c=e.calls: c[turn % len(c)]()) for e in entrants}
     if on_gpu:
         eager = take_turns(steps, GpuEvents(), rounds)
-    else:  # two rounds show that it runs; more would show no more
+    else:  # two rounds show that it runs; more would add nothing
         eager = take_turns(steps, HostClock(), rounds=2, warm_up=1, warm_up_ms=0.0)
     graphs = {}
     for entrant in entrants if on_gpu else ():
@@ -65,7 +65,7 @@ def compete(
                 still_alive(entrant.name)
     replayed = replay_in_turns(graphs, GpuEvents(), rounds) if graphs else {}
     wrong: dict[str, str] = {}
-    for entrant in entrants:  # what the graph computed is an answer, too
+    for entrant in entrants:  # what the graph computed is an answer too
         if entrant.name in graphs:
             _right(entrant, lambda e: graphs[e.name].first, wrong)
     times: dict[str, Any] = {}
@@ -82,7 +82,7 @@ def compete(
 
 
 def _right(entrant: Entrant, answer: Callable[[Entrant], Any], cannot: dict[str, str]) -> bool:
-    """Whether the answer comes and is right; else why not is put into `cannot`."""
+    """Whether there is an answer and it is right; if not, the reason goes into `cannot`."""
     try:
         problem = entrant.check(answer(entrant))
     except Exception as error:
@@ -103,10 +103,10 @@ def reason(error: Exception) -> str:
 
 
 def still_alive(name: str) -> None:
-    """Give back what a failed contestant took.
+    """Free the memory that a failed contestant took.
 
-    Raises SystemExit if the GPU no longer answers: after a bad memory access, e.g., nothing more
-    can be measured in this process.
+    Raises SystemExit if the GPU no longer answers: after a bad memory access, for example, nothing
+    more can be measured in this process.
     """
     if not torch.cuda.is_available():
         return
@@ -116,5 +116,5 @@ def still_alive(name: str) -> None:
     except RuntimeError as error:
         raise SystemExit(
             f"{name} has broken the GPU's context ({reason(error)}). What was measured before is "
-            "written: go on with --resume, and keep it out with --peers."
+            "saved: continue with --resume, and leave it out with --peers."
         ) from error

@@ -1,4 +1,4 @@
-"""Decoding on this CPU: Flash-Decoding over threads against PyTorch's own attention.
+"""Decoding on this CPU: Flash-Decoding on threads against PyTorch's own attention.
 
 python -m benchmarks cpu [--quick] [--out FILE]
 """
@@ -47,10 +47,10 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def verify(Hq: int, Hkv: int, Lk: int, dtype: torch.dtype) -> None:
-    """Check both contestants against the fp64 oracle; raises AssertionError where one is off.
+    """Check both contestants against the fp64 oracle; raises AssertionError if one is off.
 
-    Ours has to meet the course's rule. The peer only has to compute the same function, so it
-    gets 16 times the baseline's error: its sums run in another order.
+    Ours has to meet the course's rule. The peer only has to compute the same function, so it is
+    allowed 16 times the baseline's error: it sums in another order.
     """
     q, k, v = fresh(Hq, Hkv, Lk, dtype)
     truth, baseline = oracle(q, k, v)[0], attention(q, k, v)
@@ -72,7 +72,7 @@ def measure_cell(
         "ours": lambda: flash_decode_threads(*next(turn)),
     }
     times = interleave(contestants, rounds, lambda: bar.update(1))
-    # By itself: between the others it would also push their code out of the caches.
+    # On its own: run between the others, it would push their code out of the caches.
     times |= interleave({"read": read.sum}, 9, lambda: None)
     ms = {name: statistics.median(t) * 1e3 for name, t in times.items()}
     read_gbs = read.numel() * read.element_size() / ms["read"] / 1e6
@@ -107,7 +107,7 @@ def table(rows: list[dict]) -> str:
 
 
 def main(options: Namespace) -> None:
-    """Run the table, print it, write it."""
+    """Measure the grid, print the table, write the record."""
     lengths = [512] if options.quick else LENGTHS
     dtypes = [torch.float32, torch.bfloat16]
     grid = [(d, *h, n) for d in dtypes for h in HEADS for n in lengths]

@@ -1,17 +1,17 @@
-"""What shape has a curve of time against context? Two numbers say it.
+"""What shape does a curve of time against context have? Two numbers tell.
 
-    growth   how much the time rises over the whole curve, as a share of its middle
+    growth   how much the time rises over the whole curve, as a share of its median
     misfit   how far the points lie from the best straight line, as a share of that rise
 
     flat      it grows by less than a tenth (`FLAT`)
     linear    it grows, and its misfit is below 0.025 (`STRAIGHT`), or below its noise
-    bent      not linear, but two straight pieces that meet leave no more than that
-    stepped   it grows and is neither; a staircase of n equal treads has a misfit of some 0.29 / n
-    unclear   its misfit is above 0.3 (`UNCLEAR`), farther off than any staircase, or hidden by a
-              noise above 0.1 (`BLIND`), which would hide one of three treads as well
+    bent      not linear, but two straight pieces that meet fit it that closely
+    stepped   it grows and is neither; a staircase of n equal treads has a misfit of about 0.29 / n
+    unclear   its misfit is above 0.3 (`UNCLEAR`), worse than any staircase's, or is hidden by
+              noise above 0.1 (`BLIND`), which would hide a staircase of three treads too
 
-Points that lie as near to the line as another run's lie to them are on it: that is `noise`. One
-run proves little on a machine with neighbours: `verdict` asks two.
+Points count as on the line if they are no farther from it than from another run's points: the
+latter is the `noise`. One run proves little on a shared machine, so `verdict` asks for two.
 """
 
 import statistics
@@ -24,17 +24,17 @@ from torch import Tensor
 FLAT = 0.1  # grows by less than a tenth
 UNCLEAR = 0.3  # the worst staircase, of two treads, is off its line by 0.17
 BLIND = 0.1
-ALIKE = 0.7  # correlation of what two runs leave over: by chance one pair in a thousand has more
-SURE = 1.5  # times the noise: what chance alone seldom leaves over
+ALIKE = 0.7  # correlation of two runs' residuals: by chance, one pair in a thousand exceeds it
+SURE = 1.5  # times the noise: chance alone seldom leaves more
 STRAIGHT = 0.025  # a staircase of up to eleven treads is off its line by more
 
 
 @dataclass(frozen=True)
 class Shape:
-    """growth and misfit as above (misfit is 0 for a curve that does not rise); prints well.
+    """growth and misfit as above (misfit is 0 for a curve that does not rise); prints nicely.
 
-    bent: what the best two straight pieces leave over, as a share of the same rise. noise: how far
-    the samples of a point lie from it, as a share of the rise; 0 if not known.
+    bent: the misfit of the best two straight pieces, as a share of the same rise. noise: how far
+    the samples of a point lie from it, as a share of the rise; 0 if unknown.
     """
 
     growth: float
@@ -67,7 +67,10 @@ def line(contexts: Sequence[float], times: Sequence[float]) -> tuple[float, floa
     Raises ValueError for fewer than three points, or unequal lengths.
     """
     if len(contexts) != len(times) or len(times) < 3:
-        raise ValueError(f"three points or more; got {len(contexts)} and {len(times)}")
+        raise ValueError(
+            "contexts and times must be equally many, three points or more; got "
+            f"{len(contexts)} and {len(times)}"
+        )
     x = torch.tensor(contexts, dtype=torch.float64)
     y = torch.tensor(times, dtype=torch.float64)
     dx = x - x.mean()
@@ -76,7 +79,7 @@ def line(contexts: Sequence[float], times: Sequence[float]) -> tuple[float, floa
 
 
 def shape_of(contexts: Sequence[float], times: Sequence[float], noise: float = 0.0) -> Shape:
-    """Measure a curve: contexts in tokens, evenly spaced, times and their noise in any unit.
+    """Measure a curve: contexts in tokens, evenly spaced; times and their noise in any one unit.
 
     >>> shape_of(range(8), [1, 1, 2, 2, 3, 3, 4, 4]).name
     'stepped'
@@ -102,7 +105,7 @@ def off_line(contexts: Sequence[float], times: Sequence[float]) -> Tensor:
 
 
 def _off_knee(contexts: Sequence[float], times: Sequence[float]) -> Tensor:
-    """The same for two straight pieces that meet in one of the points, the best of all such."""
+    """The same for the best two straight pieces that meet at one of the points."""
     x = torch.tensor(contexts, dtype=torch.float64)
     x = (x - x[0]) / (x[-1] - x[0])
     y = torch.tensor(times, dtype=torch.float64)
@@ -119,20 +122,20 @@ def _size(off: Tensor) -> float:
 
 
 def verdict(contexts: Sequence[float], runs: Sequence[Sequence[Sequence[float]]]) -> str:
-    """Say what two runs agree on; where they do not, say what each of them would say.
+    """Say what two runs agree on or, if they do not, what each of them says.
 
-    runs: of the same curve, each [first quartile, median, third] for every context. What the two
-    do not share is noise. Steps and bends have to be in the same places: what chance puts above
-    the line in one run, it puts above or below it in the next.
+    runs: of the same curve, each [first quartile, median, third] for every context. Whatever
+    differs between the two is noise. Steps and bends must be in the same places: a point that
+    chance puts above the line in one run may be above or below it in the next.
 
     Raises ValueError unless there are two.
     """
     if len(runs) != 2:
-        raise ValueError(f"a verdict takes two runs; got {len(runs)}")
+        raise ValueError(f"runs must hold exactly two runs; got {len(runs)}")
     medians = [[median for _, median, _ in points] for points in runs]
     reach = max(contexts) - min(contexts)
     rises = [abs(line(contexts, times)[1]) * reach or 1.0 for times in medians]
-    # shares of the rise: a second run that is slower all along has the same shape
+    # shares of the rise: a second run that is slower throughout has the same shape
     off = torch.stack([off_line(contexts, t) / r for t, r in zip(medians, rises, strict=True)])
     noise = SURE * _size(off[0] - off[1]) / 2**0.5
     shapes = [shape_of(contexts, t, noise * r) for t, r in zip(medians, rises, strict=True)]
@@ -140,5 +143,5 @@ def verdict(contexts: Sequence[float], runs: Sequence[Sequence[Sequence[float]]]
     if len({*names}) > 1:
         return f"no verdict: {', then '.join(names)}"
     if names[0] in ("bent", "stepped") and torch.corrcoef(off)[0, 1] < ALIKE:
-        return f"no verdict: {names[0]} in both runs, but in other places"
+        return f"no verdict: {names[0]} in both runs, but in different places"
     return str(shapes[0])

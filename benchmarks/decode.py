@@ -1,11 +1,11 @@
-"""Decoding one token on a GPU: ours, ours without splitting, and every peer that is here.
+"""Decoding one token on a GPU: our kernel, ours without splitting, and every installed peer.
 
     python -m benchmarks decode [--only REGEX] [--peers REGEX] [--budget SECONDS] [--resume]
                                 [--quick] [--out FILE] [--figure FILE]
 
-A cell is called "B1 64/8 4096": batch, heads of q and of KV, length. The cells that the targets
-name come first, then the rest by size. --quick runs tiny shapes, interpreted where there is no
-GPU: it shows that the harness works, and writes nothing unless told where.
+A cell is called "B1 64/8 4096": batch, query heads and KV heads, length. The cells that the
+targets name come first, then the rest by size. --quick runs tiny shapes, interpreted if there is
+no GPU: it shows that the harness works, and writes nothing unless given --out.
 """
 
 from collections.abc import Sequence
@@ -26,21 +26,21 @@ QUICK_COLD_BYTES = 2**19
 QUICK_GRID = [(1, 4, 2, 130), (2, 2, 1, 64)]
 
 PROTOCOL = (
-    "Lq=1, D=128, bf16, all rows full; fresh normal random data. Before any timing the answer of "
-    "every contestant at this very shape is judged against fp64 (ours by the course's rule, peers "
-    "at 16 times plain PyTorch's error), after it the answer of its CUDA graph. Caches rotate "
+    "Lq=1, D=128, bf16, all rows full; fresh normal random data. Before any timing, every "
+    "contestant's answer at this very shape is judged against fp64 (ours by the course's rule, "
+    "peers at 16 times plain PyTorch's error); after it, that of its CUDA graph. Caches rotate "
     "through several sets, together at least 4 L2 caches and 256 MiB (a single set from 8 GiB on). "
-    "NAME_ms: a CUDA graph of one call a set, replayed between two CUDA events, divided by its "
-    "calls; NAME_eager_ms: one call between two events, the GPU idle before. Contestants take "
+    "NAME_ms: a CUDA graph of one call per set, replayed between two CUDA events, divided by its "
+    "calls; NAME_eager_ms: one call between two events, with an idle GPU before. Contestants take "
     "turns; 3 warm-up rounds; median and quartiles of 7 to 25 rounds. GBps: bytes of K and V over "
     "flash_decoding_ms. share_of_read: GBps over read_GBps, the best of several readers of 4 GiB. "
-    "peers: who is on the machine, and who is missing; cannot: who was not timed in a cell, and "
-    "why. Interpreted: the host's clock, no measurement."
+    "peers: which are installed, and which are missing; cannot: which were not timed in a cell, "
+    "and why. Interpreted: the host's clock; not a measurement."
 )
 
 
 def make_sets(B: int, Hq: int, Hkv: int, Lk: int, sets: int) -> list[tuple[torch.Tensor, ...]]:
-    """`sets` times random q (B, 1, Hq, D), k and v (B, Lk, Hkv, D), each in one allocation."""
+    """`sets` sets of random q (B, 1, Hq, D), k and v (B, Lk, Hkv, D): one allocation for each."""
     make = {"dtype": torch.bfloat16, "device": device()}
     q = torch.randn(sets, B, 1, Hq, D, **make)
     k, v = (torch.randn(sets, B, Lk, Hkv, D, **make) for _ in "kv")
@@ -83,7 +83,7 @@ def measure(session: Session, B: int, Hq: int, Hkv: int, Lk: int, peers: Sequenc
 
 
 def run(session: Session) -> Record:
-    """Measure the grid, as far as the session's options and budget let it."""
+    """Measure the grid, as far as the session's options and budget allow."""
     peers = [p for p in PEERS if session.wants(p.name, p.ours) and not p.missing()]
     names = [p.name for p in peers]
 

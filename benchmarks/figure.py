@@ -1,6 +1,6 @@
 """A figure of a record: `python -m benchmarks NAME --figure FILE`, or `draw(NAME, record)`.
 
-The repository keeps the records; figures are drawn from them where they are wanted.
+The repository keeps the records; figures are drawn from them when they are wanted.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ WRONG = "none: interpreted"
 
 
 def draw(name: str, record: Mapping) -> Figure:
-    """The figure of a record of that name. Raises ValueError where nothing in it was timed."""
+    """Draw the record of a benchmark. Raises ValueError if nothing in it was timed."""
     drawn = FIGURES[name](record["rows"])
     title = f"{record['gpu']} · torch {record['torch']} · {record['date'][:10]}"
     if record["gpu"].startswith(WRONG):
@@ -29,7 +29,7 @@ def draw(name: str, record: Mapping) -> Figure:
 
 
 def decode(rows: Rows) -> Figure:
-    """Milliseconds of everyone against length, batch 1, and the share of the read bandwidth."""
+    """Time of each contestant against length, at batch 1, and our share of the read bandwidth."""
     timed = [r for r in rows if r["B"] == 1 and "flash_decoding_ms" in r]
     present = {(r["Hq"], r["Hkv"]) for r in timed}
     heads = [h for h in DRAWN_HEADS if h in present] or sorted(present)[:2]
@@ -59,7 +59,7 @@ def _length(row: Mapping) -> int:
 
 
 def _lines(ax: Axes, rows: Rows) -> None:
-    """A line a contestant: ours strong, the others thin."""
+    """One line per contestant: ours bold, the others thin."""
     theirs = [name for name in LABELS if name not in OURS]
     colors = dict(zip(theirs, [c for c in SPLITS if c != COLORS.k] * 3, strict=False))
     colors |= {"flash_decoding": COLORS.k, "fa2": COLORS.muted}
@@ -76,7 +76,7 @@ def _lines(ax: Axes, rows: Rows) -> None:
 
 
 def _lengths(ax: Axes, lengths: Sequence[int]) -> None:
-    """Ticks of a log axis of lengths at every second length measured."""
+    """Put the ticks of a log axis at every second length measured."""
     ax.xaxis.set_major_locator(FixedLocator(list(lengths)[::2]))
     ax.xaxis.set_minor_locator(NullLocator())
     tokens(ax.xaxis)
@@ -84,7 +84,7 @@ def _lengths(ax: Axes, lengths: Sequence[int]) -> None:
 
 
 def splits(rows: Rows) -> Figure:
-    """Time over the best time against the number of splits, a panel a length; our choice marked."""
+    """Time over the best against the number of splits, one panel per length; our choice marked."""
     timed = [r for r in rows if r.get("ms")]
     lengths = sorted({r["Lk"] for r in timed})
     if not lengths:
@@ -109,7 +109,7 @@ def splits(rows: Rows) -> Figure:
 
 
 def _bars(ax: Axes, bars: Sequence[tuple[str, float, str]], best: float) -> None:
-    """Horizontal bars of (label, milliseconds, colour), the number written behind each."""
+    """Horizontal bars of (label, milliseconds, colour), with the number after each."""
     for i, (_, ms, color) in enumerate(bars):
         ax.barh(i, ms, color=color, height=0.7)
         ax.text(ms, i, f" {ms:.4g} ms", va="center", fontsize=8)
@@ -120,7 +120,7 @@ def _bars(ax: Axes, bars: Sequence[tuple[str, float, str]], best: float) -> None
 
 
 def bars(rows: Rows) -> Figure:
-    """A bar a contestant, a panel a cell: for variants and prefill."""
+    """One bar per contestant, one panel per cell: for variants and prefill."""
     panels = []
     for row in rows:
         names = [k[:-3] for k in row if k.endswith("_ms") and not k.endswith("_eager_ms")]

@@ -1,4 +1,4 @@
-"""The cells of the decode benchmark, and what a row of them says about our peers."""
+"""The cells of the decode benchmark, and what a row says about our peers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ BATCHES = [1, 8, 64]
 LENGTHS = [512 << i for i in range(9)]  # 512 … 131,072
 POST_HEADS = (16, 2)  # of the post that introduced Flash-Decoding; batch 1
 D = 128
-KV_BYTES_AT_MOST = 100 * 10**9  # more fits on no GPU of today, beside what else is needed
+KV_BYTES_AT_MOST = 100 * 10**9  # no GPU today holds more, next to all else that is needed
 OURS = ("flash_decoding", "fa2")
 
 Shape = tuple[int, int, int, int]  # B, Hq, Hkv, Lk
@@ -24,7 +24,7 @@ def kv_bytes_of(B: int, Hkv: int, Lk: int) -> int:
 
 
 def name_of(shape: Shape) -> str:
-    """What a cell is called: batch, heads of q and of KV, length.
+    """The name of a cell: batch, query heads and KV heads, length.
 
     >>> name_of((1, 64, 8, 4096))
     'B1 64/8 4096'
@@ -34,7 +34,7 @@ def name_of(shape: Shape) -> str:
 
 
 def full_grid() -> list[Shape]:
-    """All cells; what a target names by itself first, then by size, the small ones first."""
+    """All cells: first those that a target names individually, then the rest, smallest first."""
     post = [(1, *POST_HEADS, n) for n in reversed(LENGTHS)]
     named = [post[0], *((1, 64, 8, n) for n in (4096, 16384, 65536))]
     rest = [(b, *h, n) for b in BATCHES for h in HEADS for n in LENGTHS] + post
@@ -43,7 +43,7 @@ def full_grid() -> list[Shape]:
 
 
 def best_peer(row: Mapping[str, Any]) -> tuple[str, float] | None:
-    """The fastest contestant of a row that is not ours, and its milliseconds in a CUDA graph.
+    """The fastest contestant in a row that is not ours, and its milliseconds in a CUDA graph.
 
     >>> best_peer({"flash_decoding_ms": 1.0, "sdpa_ms": 3.0, "flex_ms": 2.0, "flex_eager_ms": 0.5})
     ('flex', 2.0)

@@ -1,8 +1,8 @@
-"""Decode attention on this machine, whatever it is: who can, who is right, and how fast.
+"""Decode attention on this machine, whatever it is: who can run, who is right, and how fast.
 
 On an NVIDIA or AMD GPU the contestants are those of `benchmarks.peers`, timed in CUDA graphs; on a
 CPU they are those below, timed by the host's clock. In both cases every answer is judged before it
-is timed, inputs rotate through more sets than the last cache holds, and contestants take turns.
+is timed, inputs rotate through more sets than the largest cache holds, and contestants take turns.
 """
 
 import statistics
@@ -29,15 +29,15 @@ QUICK_SHAPE: Shape = (1, 8, 2, 2048)
 ROUNDS = 15
 CACHE_IF_UNKNOWN = 32 * 2**20
 THREADS = max(1, torch.get_num_threads() - 1)
-"""As many threads as PyTorch takes by itself, less one. With a thread on every core, whatever else
-the machine does holds up one of them, and every call waits for the slowest."""
+"""One thread fewer than PyTorch takes by default. With a thread on every core, anything else the
+machine does holds up one of them, and every call waits for the slowest."""
 ROOT = Path(__file__).resolve().parents[1]
 GPU_ONLY = ("flash-attn", "FlashInfer", "xformers")
 
 
 @dataclass
 class SideBySide:
-    """A cell of a table. quartiles: ms by contestant, [first, median, third]; cannot: why not."""
+    """A cell. By contestant: quartiles in ms, [first, median, third]; cannot: why not timed."""
 
     shape: Shape
     dtype: str
@@ -48,7 +48,7 @@ class SideBySide:
 
 
 def last_level_cache() -> int | None:
-    """Bytes of this processor's largest cache as Linux tells it; None where it does not."""
+    """Bytes of this processor's largest cache, as Linux reports it; None if it does not."""
     sizes = []
     for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
         text = file.read_text(encoding="utf-8").strip()
@@ -63,7 +63,7 @@ def cold() -> int:
 
 
 def flex(sets: Sequence[Inputs]) -> list[Call]:
-    """FlexAttention, compiled here and now; needs a C++ compiler, and half a minute."""
+    """FlexAttention, compiled here and now; needs a C++ compiler and half a minute."""
     from torch.nn.attention.flex_attention import flex_attention
 
     compiled = torch.compile(flex_attention, dynamic=False)
@@ -98,7 +98,7 @@ def entrants_on_cpu(sets: Sequence[Inputs], quick: bool) -> tuple[list[Entrant],
 
 
 def on_cpu(shape: Shape, *, quick: bool, rounds: int = ROUNDS) -> SideBySide:
-    """Judge, then time, everyone who runs on this CPU (fp32); B, Hq, Hkv, Lk."""
+    """Judge, then time, every contestant that runs on this CPU (fp32). shape: B, Hq, Hkv, Lk."""
     B, Hq, Hkv, Lk = shape
     kv_bytes = 2 * B * Lk * Hkv * D * 4
     count = number_of_sets(kv_bytes, cold())
@@ -140,7 +140,7 @@ def on_gpu(shape: Shape) -> SideBySide:
 
 
 def side_by_side(shape: Shape, *, quick: bool) -> SideBySide:
-    """`on_gpu` where there is a GPU and triton, else `on_cpu`."""
+    """`on_gpu` if there is a GPU and triton, else `on_cpu`."""
     return on_gpu(shape) if has_gpu() else on_cpu(shape, quick=quick)
 
 
@@ -154,7 +154,7 @@ def has_gpu() -> bool:
 
 
 def table(cell: SideBySide) -> str:
-    """The cell as text: a line a contestant, the fastest first, then who was not timed, and why."""
+    """The cell as text: one line per contestant, fastest first, then who was not timed, and why."""
     B, Hq, Hkv, Lk = cell.shape
     size = f"{cell.kv_bytes / 2**20:g} MiB of K and V, {cell.sets} sets in turn"
     lines = [f"B {B}, heads {Hq}/{Hkv}, {Lk:,} tokens, D {D}, {cell.dtype}: {size}"]

@@ -1,10 +1,10 @@
-"""Is a timed answer right? Judged against fp64, at the very shape and on the very data it is timed.
+"""Is a timed answer right? Judged against fp64, at the very shape and on the very data timed.
 
-fp64 scores of a whole batch would not fit beside the caches, so attention is computed again in fp64
-for 4 to 64 pairs of (row, KV head), evenly spread, more of them the shorter the rows; all other
-outputs have to be finite. Our own kernels have to meet the course's rule (`reference.closeness`).
-A peer only has to compute the same function: it gets 16 times the error of plain PyTorch in the
-same dtype, since its sums run in another order and some round more often.
+fp64 scores of a whole batch would not fit next to the caches, so attention is recomputed in fp64
+for 4 to 64 (row, KV head) pairs, evenly spread; the shorter the rows, the more pairs. All outputs
+have to be finite. Our own kernels have to meet the course's rule (`reference.closeness`). A peer
+only has to compute the same function: it is allowed 16 times the error of plain PyTorch in the
+same dtype, since it sums in another order and some peers round more often.
 """
 
 from collections.abc import Callable
@@ -16,18 +16,18 @@ from reference.attention import attention, oracle
 from reference.closeness import compare
 
 Row = Callable[[int, int], tuple[Tensor, Tensor]]
-"""row(b, h): the keys and values (n, D) that row b, KV head h attends to, exactly."""
+"""row(b, h): the exact keys and values (n, D) that row b, KV head h attends to."""
 
-KEYS = 2**20  # for so many keys in all is the truth computed, or for the least number of pairs
+KEYS = 2**20  # the truth is computed for about this many keys in all, or for the fewest pairs
 LEAST_PAIRS, MOST_PAIRS = 4, 64
 PEER_RATIO = {"max_ratio": 16.0, "mean_ratio": 16.0}
 
 
 class Judge:
-    """Truth and baseline for one set of inputs; `judge(name, ours)` makes a check of an output."""
+    """Truth and baseline for one set of inputs; `judge(name, ours)` makes a check of outputs."""
 
     def __init__(self, q: Tensor, row: Row, *, kv_heads: int, longest: int) -> None:
-        """q (B, 1, Hq, D); row: see `Row`; longest: keys of the longest row."""
+        """q (B, 1, Hq, D); row: see `Row`; longest: keys in the longest row."""
         B, kv_pairs = q.shape[0], q.shape[0] * kv_heads
         self.shape, self.G = q.shape, q.shape[2] // kv_heads
         pairs = min(kv_pairs, MOST_PAIRS, max(LEAST_PAIRS, KEYS // max(longest, 1)))
@@ -61,5 +61,5 @@ class Judge:
 
 
 def full_rows(k: Tensor, v: Tensor) -> Row:
-    """Rows of caches (B, Lk, Hkv, D) that are full."""
+    """Rows of full caches (B, Lk, Hkv, D)."""
     return lambda b, h: (k[b, :, h], v[b, :, h])

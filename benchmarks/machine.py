@@ -31,7 +31,7 @@ def gpu() -> dict[str, object]:
 
 
 def driver_version() -> str:
-    """The GPU driver's version as nvidia-smi tells it; "" without one."""
+    """The GPU driver's version, as nvidia-smi reports it; "" without nvidia-smi."""
     try:
         ask = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
         return subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip()
@@ -40,9 +40,9 @@ def driver_version() -> str:
 
 
 def code_digest(root: Path = ROOT) -> str:
-    """12 hex digits of what is measured and what measures: the sources of kernels/, benchmarks/.
+    """12 hex digits of the code measured and the code that measures: kernels/ and benchmarks/.
 
-    A machine may have the files without their history. Two equal digests are equal code.
+    A machine may have the files without their history. Equal digests mean equal code.
     """
     digest = hashlib.sha256()
     for file in sorted([*root.glob("benchmarks/*.py"), *root.glob("kernels/**/*.py")]):
@@ -61,9 +61,9 @@ def version_of(*distributions: str) -> str:
 
 
 def free_bytes() -> float:
-    """Bytes of GPU memory that a cell may fill: 80 % of what is free; no limit interpreted."""
+    """Bytes of GPU memory that a cell may fill: 80 % of what is free; no limit if interpreted."""
     if INTERPRETED:
         return float("inf")
-    gc.collect()  # the inputs of the last cell may hang in a cycle
+    gc.collect()  # the inputs of the last cell may be in a reference cycle
     torch.cuda.empty_cache()
     return 0.8 * torch.cuda.mem_get_info()[0]

@@ -1,4 +1,4 @@
-"""Who decodes beside us: each contestant's name, whether it is here, and how it is called.
+"""Who decodes alongside us: each contestant's name, whether it is here, and how to call it.
 
 All get views of the same tensors: q (B, 1, Hq, D) and caches (B, Lk, Hkv, D), every row full.
 Nothing is copied or converted in a timed call. What a library lets its user prepare once for many
@@ -22,14 +22,14 @@ from kernels.flash_decoding import flash_decode
 from kernels.runtime import INTERPRETED
 
 Inputs = tuple[Tensor, Tensor, Tensor]
-PAGE = 16  # FlashInfer's batch decode takes pages: the contiguous cache is seen as pages of 16
+PAGE = 16  # FlashInfer's batch decode takes pages: the contiguous cache is viewed as pages of 16
 
 
 @dataclass(frozen=True)
 class Peer:
     """A contestant. name: in records and `--peers`. label: in tables and figures.
 
-    missing: "" or why it cannot run in this process. prepare: one call for each set of inputs.
+    missing: "" or why it cannot run in this process. prepare: makes one call per set of inputs.
     """
 
     name: str
@@ -48,22 +48,22 @@ def each(
 
 
 def here() -> str:
-    """For what is always there."""
+    """For what is always available."""
     return ""
 
 
 def needs_gpu() -> str:
-    """For what would run on a CPU, but is no peer there."""
+    """For what would run on a CPU, but is not a peer there."""
     return "needs a GPU" if INTERPRETED else ""
 
 
 def needs(module: str) -> Callable[[], str]:
-    """For a library that need not be installed."""
+    """For a library that may not be installed."""
     return lambda: needs_gpu() if find_spec(module) else f"missing: {module} is not installed"
 
 
 def heads_first(sets: Sequence[Inputs]) -> list[tuple[Tensor, Tensor, Tensor, bool]]:
-    """Views (B, H, L, D), as PyTorch's functions want them, and whether heads are shared."""
+    """Views (B, H, L, D), as PyTorch's functions expect them, and whether heads are shared."""
     return [(*(x.transpose(1, 2) for x in s), s[0].shape[2] != s[1].shape[2]) for s in sets]
 
 
@@ -77,7 +77,7 @@ def sdpa(sets: Sequence[Inputs]) -> list[Call]:
 
 
 def sdpa_by(backend: SDPBackend) -> Callable[[Sequence[Inputs]], list[Call]]:
-    """The same with one backend; its eager time includes choosing it, a few microseconds."""
+    """The same with one backend; its eager time includes selecting it, a few microseconds."""
 
     def prepared(call: Call) -> Call:
         def chosen() -> Tensor:
@@ -90,12 +90,12 @@ def sdpa_by(backend: SDPBackend) -> Callable[[Sequence[Inputs]], list[Call]]:
 
 
 def flex(mode: str | None) -> Callable[[Sequence[Inputs]], list[Call]]:
-    """FlexAttention, compiled for these shapes alone; it has a split kernel for few queries."""
+    """FlexAttention, compiled for these shapes only; it has a split kernel for few queries."""
 
     def prepare(sets: Sequence[Inputs]) -> list[Call]:
         from torch.nn.attention.flex_attention import flex_attention
 
-        torch.compiler.reset()  # shapes of other cells: recompilations are limited, then eager
+        torch.compiler.reset()  # forget other cells' shapes: past the recompile limit it runs eager
         compiled = torch.compile(flex_attention, dynamic=False, mode=mode)
 
         def prepared(q: Tensor, k: Tensor, v: Tensor, gqa: bool) -> Call:
@@ -121,7 +121,7 @@ def xformers_splitk(sets: Sequence[Inputs]) -> list[Call]:
 
 
 def flash_attn(module: str) -> Callable[[Sequence[Inputs]], list[Call]]:
-    """flash-attn's decode call; it chooses its splits itself."""
+    """flash-attn's decode call; it chooses the number of splits itself."""
 
     def prepare(sets: Sequence[Inputs]) -> list[Call]:
         function = import_module(module).flash_attn_with_kvcache
@@ -136,7 +136,7 @@ def flashinfer(use_tensor_cores: bool) -> Callable[[Sequence[Inputs]], list[Call
     def prepare(sets: Sequence[Inputs]) -> list[Call]:
         (B, _, Hq, D), (Lk, Hkv) = sets[0][0].shape, sets[0][1].shape[1:3]
         if Lk % PAGE:
-            raise ValueError(f"the length should be a multiple of {PAGE}; got {Lk}")
+            raise ValueError(f"the length must be a multiple of {PAGE}; got {Lk}")
         make = {"dtype": torch.int32, "device": sets[0][0].device}
         wrapper = import_module("flashinfer").BatchDecodeWithPagedKVCacheWrapper(
             torch.zeros(128 * 2**20, dtype=torch.uint8, device=make["device"]),
@@ -228,5 +228,5 @@ LABELS = {peer.name: peer.label for peer in PEERS}
 
 
 def roll_call(peers: Sequence[Peer]) -> dict[str, str]:
-    """What the record says of each: "ours", its version, or why it is not here."""
+    """What the record says about each: "ours", its version, or why it is not here."""
     return {p.name: p.missing() or ("ours" if p.ours else p.version() or "here") for p in peers}

@@ -1,9 +1,9 @@
-"""FlashAttention-2, forward and backward, beside PyTorch's attention and flash-attn.
+"""FlashAttention-2, forward and backward, next to PyTorch's attention and flash-attn.
 
     python -m benchmarks prefill [options as for decode]
 
 A cell is called "forward causal B2 16/16 8192" or "backward full …". Calls take milliseconds, so
-they are timed eager: a launch is nothing to them.
+they are timed eagerly: a launch hardly counts.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,9 +33,9 @@ Attention = Callable[[Tensor, Tensor, Tensor, bool], Tensor]
 PROTOCOL = (
     "D=128, bf16, Lq = Lk, fresh normal random data. Before timing, o (or dq, dk, dv) of one row "
     "and one KV head is judged against fp64 at full length: ours by the course's rule, peers at 16 "
-    "times plain PyTorch's error. NAME_ms: one eager call between two CUDA events, contestants in "
-    "turns, 3 warm-up rounds, median and quartiles of 7 to 25. backward: the gradients alone. "
-    "TFLOPs: 4·B·Hq·Lq·Lk·D (half of it if causal; 2.5 times it backward) over our time."
+    "times plain PyTorch's error. NAME_ms: one eager call between two CUDA events; contestants "
+    "take turns; 3 warm-up rounds; median and quartiles of 7 to 25. backward: the gradients alone. "
+    "TFLOPs: 4·B·Hq·Lq·Lk·D (half that if causal; 2.5 times that backward) over our time."
 )
 
 
@@ -45,7 +45,7 @@ def ours(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
 
 
 def sdpa(backends: Sequence[SDPBackend]) -> Attention:
-    """PyTorch's attention with one of these backends; with none given, whichever it takes."""
+    """PyTorch's attention with one of these backends; if none is given, whichever it chooses."""
 
     def call(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
         gqa = q.shape[2] != k.shape[2]
@@ -147,7 +147,7 @@ def measure(direction: str, causal: bool, shape: tuple[int, ...], who: Sequence[
 
 
 def run(session: Session) -> Record:
-    """Measure all cells, as far as the session's options and budget let it."""
+    """Measure all cells, as far as the session's options and budget allow."""
     wanted = [n for n in CONTESTANTS if session.wants(n, ours=n == "flash_attention")]
     who = [n for n in wanted if not CONTESTANTS[n][1]()]
     shapes = [(1, 2, 1, 40)] if session.quick else SHAPES

@@ -1,6 +1,6 @@
 """How every figure in `benchmarks/results/` comes about: record, repeat, take the median.
 
-A result without its circumstances is worth nothing, so `save` stores them beside it: machine,
+A result without its circumstances is worth nothing, so `save` stores them with it: machine,
 versions, commit, date, protocol.
 """
 
@@ -24,10 +24,10 @@ from course.recorded import RESULTS
 def interleave(
     contestants: dict[str, Callable[[], object]], rounds: int, on_round: Callable[[], object]
 ) -> dict[str, list[float]]:
-    """Time all contestants in turn, `rounds` times; seconds per call, one list each.
+    """Time all contestants in turn, `rounds` times; returns seconds per call, one list each.
 
     Taking turns lets a slow moment of the machine hit everyone. The first round is warm-up and
-    is not counted. `on_round` is called after each counted round (a progress bar's update).
+    does not count. `on_round` is called after each counted round (a progress bar's update).
     """
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for round_ in range(rounds + 1):

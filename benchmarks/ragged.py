@@ -20,13 +20,13 @@ WAYS = ("planned", "planned_here", "fixed")
 
 
 def compare_in(row: dict, entrants: Sequence[Entrant]) -> dict:
-    """The row with the entrants' times."""
+    """The row, with the entrants' times added."""
     times, cannot = compete(entrants, on_gpu=not INTERPRETED)
     return row | times | {"cannot": cannot}
 
 
 def sets_for(session: Session, nbytes: int) -> int:
-    """How many sets of inputs of so many bytes; raises MemoryError where they do not fit."""
+    """The number of sets of inputs, nbytes each; raises MemoryError if they do not fit."""
     sets = number_of_sets(nbytes, QUICK_COLD_BYTES if session.quick else cold_bytes())
     if 1.5 * sets * nbytes > free_bytes():
         raise MemoryError(f"{sets} sets of {nbytes:,} bytes do not fit")
@@ -65,7 +65,7 @@ def ragged(session: Session, lengths: Sequence[int], Hq: int, Hkv: int, page: in
 
 
 def ragged_table(lengths: Sequence[int], page: int, count: int) -> Tensor:
-    """A block table of just the pages that the rows need, in random order; -1 behind them."""
+    """A block table of just the pages that the rows need, in random order; -1 past them."""
     pages, start = torch.randperm(count, device=device()).to(torch.int32), 0
     table = torch.full((len(lengths), -(-max(lengths) // page)), -1, dtype=torch.int32)
     table = table.to(device())

@@ -1,4 +1,4 @@
-"""A record on disk that grows cell by cell, so that a run may be cut and gone on with."""
+"""A record on disk that grows cell by cell, so that a run may be cut short and resumed."""
 
 import json
 import os
@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 SAME = ("code", "gpu", "driver", "torch", "triton")
-"""What has to agree for rows of an earlier run to stand beside this one's."""
+"""What must agree for rows of an earlier run to be kept with those of this one."""
 
 
 class Record:
     """Circumstances and rows; written after every row, if it has a path.
 
-    header: everything but the rows. resume: keep the rows that the file at `path` holds, provided
-    that they were measured with the same code on the same machine (`SAME`); `kept` and `dropped`
-    count them.
+    header: everything but the rows. resume: keep the rows in the file at `path` if they were
+    measured with the same code on the same machine (`SAME`); `kept` and `dropped` count them.
     """
 
     def __init__(self, path: Path | None, header: Mapping[str, Any], *, resume: bool) -> None:
@@ -42,13 +41,13 @@ class Record:
         return all(f"{n}_ms" in row or n in said or f"{n} graph" in said for n in names)
 
     def put(self, cell: str, row: Mapping[str, Any]) -> None:
-        """Add the cell's row, in the place of an earlier one, and write the file."""
+        """Add the cell's row, replacing any earlier one, and write the file."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
         self.rows[cell] = {"cell": cell, "date": now, **row}
         self.write()
 
     def write(self) -> None:
-        """Write the file at once or not at all: a run that is cut leaves what was there."""
+        """Write the whole file or nothing: a run that is cut short leaves what was there."""
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +56,7 @@ class Record:
         os.replace(draft, self.path)
 
     def as_json(self) -> str:
-        """The whole record, a line a row."""
+        """The whole record, one line per row."""
         head = json.dumps(self.header, indent=1, ensure_ascii=False).removesuffix("\n}")
         rows = ",\n".join("  " + json.dumps(r, ensure_ascii=False) for r in self.rows.values())
         return f'{head},\n "rows": [\n{rows}\n ]\n}}\n'

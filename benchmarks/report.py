@@ -4,12 +4,12 @@
 
 writes three files into the folder (default: report/, which git ignores):
 
-    report.json     what was measured, and under which circumstances
-    report.ipynb    the template beside this module, executed: machine, protocol, tables, figures
+    report.json     what was measured, and in what circumstances
+    report.ipynb    the template next to this module, executed: machine, protocol, tables, figures
     report.html     the same for a browser
 
 Some cells of the notebook are yours to write in. Edit report.ipynb, then run `report --export`:
-nothing is measured again, your words stay, and the HTML has them. A later `report` keeps them, too.
+nothing is measured again, and the HTML has your words. A later `report` keeps them too.
 """
 
 import json
@@ -46,17 +46,17 @@ PROTOCOL = (
     "Fresh normal random data. Inputs rotate through sets that together are at least twice the "
     "last-level cache (on a GPU: four times the L2, at least 256 MiB). Contestants take turns, in "
     "an order that shifts; warm-up rounds are not counted; median and quartiles. On a CPU: the "
-    "host's clock, and PyTorch's threads but one, so that the rest of the machine has a core. On a "
-    "GPU: CUDA events around a CUDA graph of one call a set. TPOT: a decode step of "
+    "host's clock, and all but one of PyTorch's threads, so that the rest of the machine has a "
+    "core. On a GPU: CUDA events around a CUDA graph of one call per set. TPOT: a decode step of "
     "reference.transformer with random weights (2 layers, width 256, 8 query heads on 2 KV heads, "
-    "D 64, fp32), naive attention's logits met first; each step takes the next of many caches of "
-    "random numbers, together at least twice the last-level cache (GPU: as above); contexts take "
-    "turns, too. Two runs; a verdict on a curve is given where both agree."
+    "D 64, fp32), timed once its logits agree with naive attention's; each step takes the next of "
+    "many caches of random numbers, together at least twice the last-level cache (GPU: as above); "
+    "contexts take turns too. Two runs; a verdict on a curve is given if both agree."
 )
 
 
 def measure(quick: bool) -> dict[str, Any]:
-    """Measure side by side and TPOT; what belongs in report.json. quick: seconds, not minutes."""
+    """Measure side by side and TPOT; return what report.json holds. quick: seconds, not minutes."""
     shape = here.QUICK_SHAPE if quick else here.SHAPE
     contexts = tpot.QUICK_CONTEXTS if quick else tpot.CONTEXTS
     device = "cuda" if here.has_gpu() else "cpu"
@@ -85,7 +85,7 @@ def measure(quick: bool) -> dict[str, Any]:
 def write(folder: Path, *, quick: bool = False, export: bool = False) -> Path:
     """Measure (unless `export`), execute the template, export it; returns the HTML's path.
 
-    Raises FileNotFoundError for an export where nothing was measured yet.
+    Raises FileNotFoundError for an export if nothing has been measured yet.
     """
     folder.mkdir(parents=True, exist_ok=True)
     record = folder / JSON
@@ -109,7 +109,7 @@ def read(path: Path) -> NotebookNode:
 
 
 def with_your_words(template: NotebookNode, earlier: Path) -> NotebookNode:
-    """Put what an earlier report says in its cells tagged "yours" into the same cells."""
+    """Copy what an earlier report says in its cells tagged "yours" into the same cells."""
     if earlier.exists():
         said = {cell.id: cell.source for cell in read(earlier).cells if is_yours(cell)}
         for cell in template.cells:
@@ -124,7 +124,7 @@ def is_yours(cell: NotebookNode) -> bool:
 
 
 def execute(nb: NotebookNode, folder: Path) -> None:
-    """Run all cells in place, in that folder, with a bar."""
+    """Run all cells in place, in that folder, with a progress bar."""
     code = sum(cell.cell_type == "code" for cell in nb.cells)
     client = NotebookClient(
         nb,
@@ -149,7 +149,7 @@ def main(options: Namespace) -> None:
 
 
 def load() -> dict[str, Any]:
-    """Return what was measured, from the folder that the notebook lies in."""
+    """Return what was measured, from the folder that the notebook is in."""
     return json.loads(Path(JSON).read_text(encoding="utf-8"))
 
 
@@ -163,12 +163,12 @@ def machine(record: Mapping[str, Any]) -> str:
         "Commit": record["commit"] or "not known",
     }
     lines = [f"{name:<9}{value}" for name, value in rows.items()]
-    quick = ["", "A quick run: it shows that all works. Don't quote its times."]
+    quick = ["", "A quick run: it shows that everything works. Don't quote its times."]
     return "\n".join([*lines, str(environment.report()), *(quick if record["quick"] else [])])
 
 
 def rules(record: Mapping[str, Any]) -> str:
-    """Return the protocol, in lines."""
+    """Return the protocol, wrapped into lines."""
     return textwrap.fill(record["protocol"], 96)
 
 
@@ -184,12 +184,12 @@ def bars(record: Mapping[str, Any]) -> Figure:
 
 
 def curves(record: Mapping[str, Any]) -> Figure:
-    """Draw TPOT against context, the first run."""
+    """Draw TPOT against context, for the first run."""
     return tpot_curves(record["tpot"]["contexts"], record["tpot"]["runs"][0])
 
 
 def shapes(record: Mapping[str, Any]) -> str:
-    """Say of each TPOT curve whether it is flat, linear, bent or stepped, if its runs agree."""
+    """Say whether each TPOT curve is flat, linear, bent or stepped, if its runs agree."""
     contexts, runs, lines = record["tpot"]["contexts"], record["tpot"]["runs"], []
     for name in runs[0]:
         lines.append(f"{name:<16}{verdict(contexts, [run[name] for run in runs])}")
@@ -200,7 +200,7 @@ def shapes(record: Mapping[str, Any]) -> str:
 
 
 def recorded() -> str:
-    """Say which runs the course has recorded, to hold yours against."""
+    """Say which runs the course has recorded, to compare yours with."""
     lines = []
     for name in ("cpu", "decode"):
         run = protocol.load(name)

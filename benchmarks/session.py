@@ -1,4 +1,4 @@
-"""A run: its cells one after another, cut where the budget ends, written after every cell."""
+"""A run: its cells one by one, cut short when the budget ends, written after every cell."""
 
 import re
 import time
@@ -21,8 +21,8 @@ from kernels.runtime import INTERPRETED
 
 @dataclass(frozen=True)
 class Cell:
-    """A row to be. name: unique, what `--only` is searched in. contestants: who should have a time
-    in it. measure: makes it.
+    """A row to measure. name: unique, what `--only` is searched in. contestants: who should get a
+    time in it. measure: makes the row.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Cell:
 
 
 class Session:
-    """The options of a command line, the ceilings (measured once), and the time that is left.
+    """The options of a command line, the ceilings (measured once), and the time left.
 
     options: quick, only, peers (regular expressions or None), budget (seconds or None), resume,
     out (a file; a folder for `all`), commit (text or None).
@@ -64,7 +64,7 @@ class Session:
         return ours or not self.options.peers or bool(re.fullmatch(self.options.peers, name))
 
     def path(self, name: str) -> Path | None:
-        """Where the record goes; nowhere after a quick run, unless told where."""
+        """Where the record goes; nowhere for a quick run, unless --out is given."""
         if self.options.out:
             out = Path(self.options.out)
             return out / f"{name}.json" if self.options.name == "all" else out
@@ -75,7 +75,7 @@ class Session:
         return (self.options.budget or float("inf")) - (time.monotonic() - self.started)
 
     def header(self, protocol: str, **more: object) -> dict[str, Any]:
-        """All that a record says besides its rows."""
+        """Everything that a record holds besides its rows."""
         around = circumstances()
         commit = {"commit": self.options.commit} if self.options.commit else {}
         identity = {"code": code_digest(), **gpu(), "quick": self.quick}
@@ -86,7 +86,7 @@ class Session:
         """Measure all cells that are wanted, missing and affordable; return the record."""
         if INTERPRETED and not self.quick:
             raise SystemExit(
-                f"benchmarks {name} times compiled kernels and needs a GPU; --quick shows it"
+                f"{name} measures compiled kernels and needs a GPU; --quick shows that it runs"
             )
         header = self.header(protocol, **more)
         record = Record(self.path(name), header, resume=self.options.resume)
@@ -99,7 +99,7 @@ class Session:
             for done, cell in enumerate(bar):
                 if longest > self.seconds_left():
                     left = len(wanted) - done
-                    tqdm.write(f"{name}: budget used up, {left} cells left: go on with --resume")
+                    tqdm.write(f"{name}: budget used up, {left} cells left: continue with --resume")
                     break
                 bar.set_postfix_str(cell.name)
                 start = time.monotonic()
@@ -108,7 +108,7 @@ class Session:
         return record
 
     def put(self, record: Record, cell: Cell) -> None:
-        """Measure one cell into the record, or why it could not be measured."""
+        """Measure one cell and record it, or why it could not be measured."""
         try:
             row = cell.measure()
         except Exception as error:

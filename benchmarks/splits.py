@@ -2,8 +2,8 @@
 
     python -m benchmarks splits [options as for decode]
 
-A cell is called "B1 32/8 16384". One row a cell: milliseconds for every number of splits tried,
-in the same order, and the number that `kernels.heuristics` chooses by itself.
+A cell is called "B1 32/8 16384". One row per cell: milliseconds for every number of splits
+tried, in the same order, and the number that `kernels.heuristics` chooses on its own.
 """
 
 from collections.abc import Sequence
@@ -28,11 +28,11 @@ from kernels.split_rules import ASSUMED
 BATCHES = [1, 4, 16, 64]
 LENGTHS = [1024, 4096, 16384, 65536, 131072]
 NUM_SPLITS = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128]
-KV_BYTES_AT_MOST = 8 * 2**30  # beyond, every count that fills the GPU takes the same time
+KV_BYTES_AT_MOST = 8 * 2**30  # beyond this, every count that fills the GPU takes the same time
 
 PROTOCOL = (
-    "Timing and judging as in decode, one contestant a number of splits. num_splits and ms: what "
-    "was tried, and the median milliseconds of each; chosen: what flash_decode takes by itself."
+    "Timing and judging as in decode, one contestant per number of splits. num_splits and ms: what "
+    "was tried, and the median milliseconds of each; chosen: what flash_decode takes on its own."
 )
 
 
@@ -77,7 +77,7 @@ def run(session: Session) -> Record:
 def regret(row: dict) -> float | None:
     """Time with the chosen number of splits over the best time, minus 1.
 
-    Linear between the two counts tried around the chosen one; None if nothing was timed.
+    Interpolated linearly between the counts timed; None if the chosen one lies outside them.
 
     >>> regret({"num_splits": [1, 2, 4], "ms": [4.0, 2.0, 3.0], "chosen": 3})
     0.25
@@ -107,7 +107,7 @@ def table(rows: Sequence[dict]) -> str:
 def remarks(record: dict) -> str:
     """Score every split rule on a record of a GPU, and say which costs would fit it best.
 
-    Empty for a record that was made interpreted: its times mean nothing.
+    Empty for an interpreted record, whose times mean nothing.
     """
     curves = recorded(record)
     if not curves:

@@ -2,8 +2,8 @@
 
     python -m benchmarks targets
 
-Every target is a number, fixed before the first run, and is judged from the medians in the records
-alone. *Open*: what was measured meets it, but cells are missing. Megabytes are 10⁶ bytes.
+Every target is a number, fixed before the first run, and is judged only from the medians in the
+records. *Open*: what was measured meets it, but cells are missing. Megabytes are 10⁶ bytes.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,7 +17,7 @@ MB = 10**6
 
 @dataclass(frozen=True)
 class Verdict:
-    """target: what was wanted. got: what was measured. met: None if that cannot be said yet."""
+    """target: what was wanted. got: what was measured. met: None if it is too early to say."""
 
     target: str
     got: str
@@ -49,13 +49,13 @@ def verdict(
 
 
 def decode_rows(rows: Rows) -> list[Mapping]:
-    """Rows of the heads that the targets speak of, in which our kernel has a time."""
+    """Rows with the head counts that the targets name, in which our kernel has a time."""
     timed = [r for r in rows if "flash_decoding_ms" in r]
     return [r for r in timed if (r["Hq"], r["Hkv"]) in HEADS]
 
 
 def expected(rows: Rows, low: float = 0, high: float = float("inf")) -> int:
-    """How many cells of the grid hold so many bytes of K and V and fit in this GPU's memory."""
+    """How many cells of the grid hold low to high bytes of K and V and fit in the GPU's memory."""
     too_large = {
         r["cell"] for r in rows if r["cannot"].get("flash_decoding", "").startswith("out of memory")
     }
@@ -165,7 +165,7 @@ JUDGES: dict[str, tuple[Callable[[Rows], list[Verdict]], ...]] = {
 
 
 def evaluate(records: Mapping[str, Mapping | None]) -> list[Verdict]:
-    """A verdict on every target, from the records (by name; None or missing: nobody made one)."""
+    """A verdict on every target, from the records (by name; None or missing: not made yet)."""
     rows = {name: (records.get(name) or {}).get("rows", []) for name in JUDGES}
     return [v for name, judges in JUDGES.items() for judge in judges for v in judge(rows[name])]
 

@@ -6,8 +6,8 @@
   the host takes to launch them, whichever is longer.
 - *Graph* is a CUDA graph of one call per set, replayed between two events and divided by the
   number of calls: what the GPU does when the host is not in the way, as in a served model.
-- *Turns.* One sample of each contestant a round, in an order that shifts, so that a slow moment or
-  a falling clock hits everyone.
+- *Turns.* One sample of each contestant per round, in an order that shifts, so that a slow moment
+  or a falling clock hits everyone.
 """
 
 import math
@@ -24,13 +24,13 @@ Call = Callable[[], Any]
 ROUNDS = 25
 LEAST_ROUNDS = 7
 WARM_UP_ROUNDS = 3
-WARM_UP_MS = 30.0  # an idle GPU has slow clocks: that long it takes them to rise
+WARM_UP_MS = 30.0  # an idle GPU has slow clocks, which take this long to rise
 SECONDS_A_CELL = 1.0  # of measured time, eager and graph each; long calls get fewer rounds
-LEAST_GRAPH_MS = 2.0  # what an event is off by is nothing beside it
+LEAST_GRAPH_MS = 2.0  # next to this, an event's error is negligible
 MOST_REPEATS_IN_GRAPH = 20
 COLD_BYTES = 256 * 2**20
 ALONE_BYTES = 8 * 2**30  # one such set is a hundred L2 caches: it pushes itself out
-BUSY_CYCLES = 100_000_000  # some 50 ms
+BUSY_CYCLES = 100_000_000  # about 50 ms
 
 
 class Stopwatch(Protocol):
@@ -40,11 +40,11 @@ class Stopwatch(Protocol):
         """Run `step` and remember how long it took."""
 
     def read(self) -> dict[str, float]:
-        """Wait for all marked steps; milliseconds of each."""
+        """Wait for all marked steps; return the milliseconds of each."""
 
 
 class HostClock:
-    """The host's clock: for interpreted kernels, which are over when the call returns."""
+    """The host's clock: for interpreted kernels, which are done when the call returns."""
 
     def __init__(self) -> None:
         self._ms: dict[str, float] = {}
@@ -56,7 +56,7 @@ class HostClock:
         self._ms[name] = (time.perf_counter() - start) * 1e3
 
     def read(self) -> dict[str, float]:
-        """Milliseconds of each marked step; forgets them."""
+        """Return the milliseconds of each marked step, and forget them."""
         ms, self._ms = self._ms, {}
         return ms
 
@@ -65,7 +65,7 @@ class GpuEvents:
     """CUDA events around each step: the GPU's clock."""
 
     def __init__(self) -> None:
-        # One pair a contestant, made once: making an event takes the host longer than a launch.
+        # One pair per contestant, made once: making an event takes the host longer than a launch.
         self._events: dict[str, tuple[Any, Any]] = {}
         self._marked: list[str] = []
 
@@ -80,7 +80,7 @@ class GpuEvents:
         self._marked.append(name)
 
     def read(self) -> dict[str, float]:
-        """Wait for the GPU; milliseconds of each marked step; forgets them."""
+        """Wait for the GPU; return the milliseconds of each marked step, and forget them."""
         torch.cuda.synchronize()
         marked, self._marked = self._marked, []
         return {name: self._events[name][0].elapsed_time(self._events[name][1]) for name in marked}
@@ -95,10 +95,10 @@ def take_turns(
 ) -> dict[str, list[float]]:
     """Milliseconds of every contestant's step in every counted round.
 
-    steps: by name; called with a number that grows by one with every call of anyone, to choose
-    the set of inputs by. rounds: at most; fewer, but at least `LEAST_ROUNDS`, where they would
-    take longer than `SECONDS_A_CELL`. Not counted: the first `warm_up` rounds, or more of them
-    until they have taken `warm_up_ms`.
+    steps: by name; each is called with a number that grows by one with every call of any step, to
+    choose the set of inputs. rounds: at most; fewer, but at least `LEAST_ROUNDS`, if they would
+    take longer than `SECONDS_A_CELL`. Not counted: the first `warm_up` rounds, or more, until they
+    have taken `warm_up_ms`.
     """
     names = list(steps)
     times: dict[str, list[float]] = {name: [] for name in names}
@@ -132,20 +132,20 @@ class Captured:
 
 
 def capture(calls: Sequence[Call], ms: float = 0.0) -> Captured:
-    """Capture a CUDA graph that makes every one of `calls`, all of them again if they are short.
+    """Capture a CUDA graph of all `calls`, repeated if they are short.
 
-    ms: about what one call takes; the graph takes `LEAST_GRAPH_MS`, or 20 times all calls.
+    ms: roughly what one call takes. The graph takes `LEAST_GRAPH_MS`, or 20 times all calls.
 
     Raises whatever the calls raise when captured, e.g. because they look at a value on the host.
     """
-    for call in calls[:WARM_UP_ROUNDS]:  # what compiles or allocates once does it here
+    for call in calls[:WARM_UP_ROUNDS]:  # one-off compilation and allocation happen here
         call()
     torch.cuda.synchronize()
     wanted = LEAST_GRAPH_MS / max(len(calls) * ms, 1e-6)
     again = min(MOST_REPEATS_IN_GRAPH, max(1, math.ceil(wanted)))
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        first = calls[0]()  # held, so that no later call is given its memory
+        first = calls[0]()  # kept, so that no later call is given its memory
         for call in (list(calls) * again)[1:]:
             call()
     return Captured(graph, again * len(calls), first)
@@ -180,7 +180,7 @@ def number_of_sets(set_bytes: int, cold: int) -> int:
 def host_microseconds(call: Call, calls: int = 100, repeats: int = 9) -> list[float]:
     """Microseconds the host spends on one `call`, `repeats` samples.
 
-    The GPU is kept busy the while, so that no call waits for it; 100 calls fit in its queue.
+    The GPU is kept busy meanwhile, so that no call waits for it; 100 calls fit in its queue.
 
     Raises RuntimeError if the GPU was idle before the host had made all calls.
     """
@@ -203,7 +203,7 @@ def host_microseconds(call: Call, calls: int = 100, repeats: int = 9) -> list[fl
 
 
 def median_and_quartiles(name: str, samples: Sequence[float]) -> dict[str, Any]:
-    """`{name: median, name_quartiles: [q1, q2, q3]}`, as rows of a record hold them.
+    """`{name: median, name_quartiles: [q1, q2, q3]}`, as the rows of a record hold them.
 
     >>> median_and_quartiles("x_ms", [4.0, 1.0, 2.0, 3.0, 5.0])
     {'x_ms': 3.0, 'x_ms_quartiles': [1.5, 3.0, 4.5]}

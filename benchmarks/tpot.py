@@ -1,16 +1,16 @@
 """Time per output token against context: one small model, several attentions, taking turns.
 
 The model is `reference.transformer` with random weights, and its KV cache is filled with random
-numbers instead of by a prefill: a decode step reads the same bytes and multiplies as often, and
-filling the places takes a moment.
+numbers rather than by a prefill: a decode step reads the same bytes and does as many
+multiplications, and filling the cache takes only a moment.
 
 The cache is cold. In a large model the caches of all other layers, and the weights, are read
-between two visits of a layer; this model is small, and would find its only cache where it left it.
-So there is room for many caches, together larger than what the machine's own cache holds, and
-each step takes the places behind those of the last. The weights (7 MB) stay warm, for all alike.
+between two visits to a layer. This model is small, and would find its only cache where it left it.
+So there is room for many caches, together larger than the machine's own cache, and each step takes
+the places after those of the last. The weights (7 MB) stay warm, for all contestants alike.
 
 Contestants *and contexts* take turns, so that a slow second of the machine hits the whole curve,
-and not a few neighbouring points, which would look like a step.
+rather than a few neighbouring points, which would look like a step.
 """
 
 import statistics
@@ -33,12 +33,12 @@ ROUNDS = 9
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> Tensor:
-    """`benchmarks.cpu.sdpa`, called as a model calls it; one query, which sees all: no mask."""
+    """`benchmarks.cpu.sdpa`, called the way a model does; one query, which sees all: no mask."""
     return cpu.sdpa(q, k, v)
 
 
 def attentions(device: torch.device | str = "cpu") -> dict[str, Attend]:
-    """What drives the model on a device, by the name that tables and figures use."""
+    """The attention functions for a model on a device, by the names that tables and figures use."""
     every: dict[str, Attend] = {"naive": attention_with_cache, "SDPA": over_prefix(sdpa)}
     if torch.device(device).type == "cpu":
         return every | {"Flash-Decoding": flash_decode_threads}
@@ -48,9 +48,9 @@ def attentions(device: torch.device | str = "cpu") -> dict[str, Attend]:
 
 
 class Decoder:
-    """A model and room for many full caches; `step` decodes one token behind `context` − 1.
+    """A model and room for many full caches; `step` decodes one token after `context` − 1.
 
-    cold: bytes between two readings of the same keys, at least; None: what the device's own cache
+    cold: bytes between two reads of the same keys, at least; None: what the device's own cache
     cannot hold (`here.cold()` on a CPU, `timing.cold_bytes()` on a GPU).
     """
 
@@ -75,7 +75,7 @@ class Decoder:
     def step(self, context: int, attend: Attend, place: int | None = None) -> Tensor:
         """Return the logits (1, 1, vocabulary) after a token that sees `context` keys.
 
-        place: where in the room its cache begins; None: behind that of the last step.
+        place: where in the room its cache begins; None: after that of the last step.
         """
         place = self.next if place is None else place
         if place + context > self.room[0].shape[2]:

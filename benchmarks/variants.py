@@ -2,8 +2,8 @@
 
     python -m benchmarks variants [options as for decode]
 
-Cells are called "paged B1 32/8 65536", "quantised …", "ragged …" and "host …". Only our own
-kernel takes part, against itself on a plain cache; for peers see `decode`.
+Cells are called "paged B1 32/8 65536", "quantised …", "ragged …" and "host …". Peers take part
+in the host cells only; elsewhere our kernel is compared with itself. For peers, see `decode`.
 """
 
 from collections.abc import Callable, Sequence
@@ -42,12 +42,12 @@ HOST = ("flash_decoding", "fa2", "sdpa", "flash_attn", "flash_attn_3", "flashinf
 PROTOCOL = (
     "Timing and judging as in decode. paged: the same bytes as one contiguous cache, and as pages "
     "of 16 and 256 keys in random order through a block table. quantised: bf16 against int8 and "
-    "fp8 with a scale a KV head, of the same values; kv_bytes is that of bf16. ragged: 64 rows, "
-    "one long and 63 short ones, pages of 256 keys; planned: with a plan made before, as for all "
+    "fp8 with a scale per KV head, of the same values; kv_bytes is that of bf16. ragged: 64 rows, "
+    "one long and 63 short ones, pages of 256 keys; planned: with a plan made earlier, as for all "
     "layers after the first; planned_here: the plan made in the timed call; fixed: a fixed number "
     "of splits, no plan; ideal_ms: the bytes of all valid keys over read_GBps. host: the host's "
-    "clock around 100 eager calls while the GPU is busy with something else, microseconds a call, "
-    "median of 9."
+    "clock around 100 eager calls while the GPU is busy with something else, microseconds per "
+    "call, median of 9."
 )
 
 
@@ -104,7 +104,7 @@ def quantised(session: Session, B: int, Hq: int, Hkv: int, Lk: int) -> dict:
 def dequantised_rows(
     k: Tensor, k_scale: Tensor, v: Tensor, v_scale: Tensor
 ) -> Callable[[int, int], tuple[Tensor, Tensor]]:
-    """Rows of a quantised cache (B, Lk, Hkv, D) with a scale a head: fp64, exact."""
+    """Rows of a quantised cache (B, Lk, Hkv, D) with one scale per head: fp64, exact."""
 
     def row(b: int, h: int) -> tuple[Tensor, Tensor]:
         parts = ((k[b, :, h], k_scale[h]), (v[b, :, h], v_scale[h]))
@@ -117,7 +117,7 @@ def host(B: int, Hq: int, Hkv: int, Lk: int) -> dict:
     """One row: microseconds that an eager call takes of the host's time."""
     row: dict = {"kind": "host", "B": B, "Hq": Hq, "Hkv": Hkv, "Lk": Lk, "cannot": {}}
     if INTERPRETED:
-        return row | {"cannot": {"host": "needs a GPU: interpreted, a call is all work"}}
+        return row | {"cannot": {"host": "needs a GPU: interpreted, the whole call is host work"}}
     sets = make_sets(B, Hq, Hkv, Lk, 1)
     for peer in PEERS:
         if peer.name not in HOST or peer.missing():
@@ -132,7 +132,7 @@ def host(B: int, Hq: int, Hkv: int, Lk: int) -> dict:
 
 
 def cells_of(session: Session) -> list[Cell]:
-    """All cells, those that a target names and that are quick first."""
+    """All cells; those that a target names and that are quick come first."""
     shapes, pages = (SHAPES, (16, 256)) if not session.quick else ([(1, 2, 1, 128)], (16, 64))
     lengths = [131072] + [1024] * 63 if not session.quick else [200, 70, 1]
     page, heads = (256, (32, 8)) if not session.quick else (32, (2, 1))
@@ -157,7 +157,7 @@ def run(session: Session) -> Record:
 
 
 def table(rows: Sequence[dict]) -> str:
-    """The rows as text: a line a way of doing it."""
+    """The rows as text: one line per way of doing it."""
     lines = ["kind        B  heads    length  way                ms  quartiles"]
     for row in rows:
         start = f"{row['kind']:<9} {row['B']:>3}  {row['Hq']:>2}/{row['Hkv']:<2} {row['Lk']:>8,}"

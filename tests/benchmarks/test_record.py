@@ -150,5 +150,5 @@ def test_compiled_benchmarks_need_a_gpu(session):
 
     if not INTERPRETED:
         pytest.skip("there is a GPU")
-    with pytest.raises(SystemExit, match="needs a GPU; --quick shows it"):
+    with pytest.raises(SystemExit, match="needs a GPU; --quick shows that it runs"):
         session(quick=False).run("decode", [], "how")
