@@ -1,4 +1,4 @@
-"""Things to play with in a lesson: sliders for static figures that the lesson also has.
+"""Things to play with in a lesson: sliders for figures that the lesson also shows without them.
 
 A widget needs a running kernel. Next to each one, the lesson shows a static figure of the same
 numbers, for those who read it on the web. One module per widget; `explorer` is what they share.
