@@ -1,15 +1,15 @@
-"""Set the course up and start it, with nothing but Python's standard library.
+"""Set up and start the course, using only Python's standard library.
 
     python course/bootstrap.py install    make .venv and install the requirements
     python course/bootstrap.py lab        the same, then open JupyterLab on the first lesson
     python course/bootstrap.py test       the same, then run every test
     python course/bootstrap.py run CMD    the same, then run a command inside .venv
 
-`make lab` and `make test` call this file, and so does Windows, where there is no make. What comes
-after the installation is in `launch.py`, beside it.
+`make lab` and `make test` call this file, and so does Windows, where there is no make. What happens
+after the installation is in `launch.py`, next to it.
 
-It runs before anything is installed, on whatever Python is at hand. So that an old one can say
-that it is too old, the file keeps to the grammar of Python 3.6.
+This file runs before anything is installed, on whatever Python is at hand. It keeps to the syntax
+of Python 3.6, so that an old one can still report that it is too old.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ PIP_TROUBLE = (
             "Failed to establish a new connection",
             "Connection refused",
             "Network is unreachable",
-            "No matching distribution found for setuptools",  # it is everywhere: no index was heard
+            "No matching distribution found for setuptools",  # every index has it: none was reached
         ),
         "No network, or the package index cannot be reached: connect this machine"
         " (behind a proxy, set HTTPS_PROXY)",
@@ -55,7 +55,7 @@ class SetupError(Exception):
 
 
 def check_python(version: tuple) -> None:
-    """Raise SetupError unless this course can run on a Python of this (major, minor) version."""
+    """Raise SetupError unless the course runs on Python of this (major, minor) version."""
     found = tuple(version[:2])
     if OLDEST <= found <= NEWEST:
         return
@@ -68,7 +68,7 @@ def check_python(version: tuple) -> None:
 
 
 def check_venv_module(version: tuple) -> None:
-    """Raise SetupError where Python came without `venv`, as Debian and Ubuntu deliver it."""
+    """Raise SetupError if this Python has no `venv`, as is usual on Debian and Ubuntu."""
     if all(importlib.util.find_spec(name) for name in ("venv", "ensurepip")):
         return
     raise SetupError(
@@ -78,13 +78,13 @@ def check_venv_module(version: tuple) -> None:
 
 
 def venv_python(root: str) -> str:
-    """Return where the Python of the project's .venv lies (it need not exist)."""
+    """Return the path of the Python in the project's .venv (it need not exist)."""
     parts = ("Scripts", "python.exe") if os.name == "nt" else ("bin", "python")
     return os.path.join(root, ".venv", *parts)
 
 
 def fingerprint(root: str) -> str:
-    """Return a text that changes when what has to be installed, or the folder's place, does."""
+    """Return a string that changes when the requirements or the folder's location change."""
     import tomllib  # not before check_python: it is new in 3.11
 
     with open(os.path.join(root, "pyproject.toml"), "rb") as file:
@@ -96,7 +96,7 @@ def fingerprint(root: str) -> str:
 
 
 def read_text(path: str) -> str:
-    """Return the text of a file, or nothing where there is no such file."""
+    """Return the text of a file, or an empty string if there is no such file."""
     if not os.path.exists(path):
         return ""
     with open(path, encoding="utf-8", errors="replace") as file:
@@ -104,9 +104,9 @@ def read_text(path: str) -> str:
 
 
 def venv_is_usable(root: str, version: tuple) -> bool:
-    """Say whether .venv is whole, of this (major, minor) Python, and still lies where it was made.
+    """Say whether .venv is complete, of this (major, minor) Python, and still where it was made.
 
-    An installation that was cut short leaves `.venv/.unfinished` behind; such a .venv is made anew.
+    An interrupted installation leaves `.venv/.unfinished` behind; such a .venv is made again.
     """
     folder = os.path.join(root, ".venv")
     if os.path.exists(os.path.join(folder, ".unfinished")):
@@ -118,14 +118,14 @@ def venv_is_usable(root: str, version: tuple) -> bool:
     if stamp and stamp.split(" ", 1)[1] != os.path.realpath(root):
         return False
     python = venv_python(root)
-    if not os.path.exists(python):  # also: a link to a Python that has been removed
+    if not os.path.exists(python):  # or it links to a Python that has been removed
         return False
     probe = subprocess.run([python, "-c", "import pip"], stderr=subprocess.DEVNULL)
     return probe.returncode == 0
 
 
 def make_venv(root: str) -> None:
-    """Make .venv from nothing; what stood there is removed."""
+    """Make .venv from scratch; any existing one is removed."""
     check_venv_module(sys.version_info)
     base = getattr(sys, "_base_executable", sys.executable)  # .venv's own Python cannot rebuild it
     log_path = os.path.join(root, LOG_NAME)
@@ -136,8 +136,8 @@ def make_venv(root: str) -> None:
         )
     if made.returncode:
         raise SetupError(
-            f"Python could not make the folder .venv: see {log_path}, mend it and run the same"
-            " command again."
+            f"Python could not create the folder .venv: see {log_path}, fix the problem and run the"
+            " same command again."
         )
 
 
@@ -146,11 +146,11 @@ def diagnose(log: str) -> str:
     for signs, advice in PIP_TROUBLE:
         if any(sign in log for sign in signs):
             return advice
-    return "pip could not install the requirements: mend what its last lines name"
+    return "pip could not install the requirements: fix what its last lines report"
 
 
 def progress(line: str) -> str:
-    """Return what to show of a line of pip's: packages of a megabyte or more, and the last step."""
+    """Return what to show of a line from pip: packages of 1 MB or more, and the last step."""
     words = line.split()
     if words[:1] == ["Downloading"] and words[-1] in ("MB)", "GB)"):
         return "-".join(words[1].split("-")[:2]) + " " + " ".join(words[-2:])
@@ -158,11 +158,11 @@ def progress(line: str) -> str:
 
 
 def pip_install(root: str) -> None:
-    """Install the project, editable, with its requirements; keep pip's words in setup.log."""
+    """Install the project, editable, with its requirements; keep pip's output in setup.log."""
     log_path = os.path.join(root, LOG_NAME)
     unfinished = os.path.join(root, ".venv", ".unfinished")
     for path in (log_path, unfinished):
-        open(path, "w").close()  # the log made empty: pip appends
+        open(path, "w").close()  # empty the log: pip appends to it
     command = [venv_python(root), "-m", "pip", "install", "--no-input", "--log", log_path]
     process = subprocess.Popen(
         [*command, "--editable", ".[dev]"],
@@ -170,14 +170,14 @@ def pip_install(root: str) -> None:
         env=dict(os.environ, PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_USER="0"),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,  # it is in the log as well
+        stderr=subprocess.DEVNULL,  # it is also in the log
     )
     for raw in process.stdout:
         news = progress(raw.decode("utf-8", "replace"))
         if news:
             print("  " + news, flush=True)
     status = process.wait()
-    if status >= 0:  # below 0 it was killed, and has left .venv in any state
+    if status >= 0:  # below 0: it was killed, and .venv may be in any state
         os.remove(unfinished)
     if status:
         advice = diagnose(read_text(log_path))
@@ -185,7 +185,7 @@ def pip_install(root: str) -> None:
 
 
 def install(root: str) -> str:
-    """Bring .venv into step with pyproject.toml and return its Python; quick if nothing changed."""
+    """Bring .venv up to date with pyproject.toml, return its Python; quick if nothing changed."""
     check_python(sys.version_info)
     python, wanted = venv_python(root), fingerprint(root)
     stamp = os.path.join(root, ".venv", ".installed")
@@ -194,7 +194,7 @@ def install(root: str) -> str:
         return python
     version = ".".join(str(part) for part in sys.version_info[:3])
     print(
-        f"Installing into .venv (Python {version}). The first time takes some minutes.", flush=True
+        f"Installing into .venv (Python {version}). The first time takes a few minutes.", flush=True
     )
     if not usable:
         make_venv(root)
@@ -215,12 +215,12 @@ def main(arguments: list) -> int:
         print(trouble, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("Interrupted: run the same command again to go on.", file=sys.stderr)
+        print("Interrupted: run the same command again to continue.", file=sys.stderr)
         return 130
     if arguments[0] == "install":
         return 0
     command = [python, os.path.join(ROOT, "course", "launch.py"), *arguments]
-    if os.name == "nt":  # exec there returns to the shell before the program ends
+    if os.name == "nt":  # exec on Windows returns to the shell before the program ends
         return subprocess.call(command)
     os.execv(python, command)
 

@@ -1,4 +1,4 @@
-"""What this machine has: Python, PyTorch, Triton, a GPU or the interpreter, and what to mend.
+"""What this machine has: Python, PyTorch, Triton, a GPU or the interpreter, and what to fix.
 
 `report()` is what lesson 00 shows. `python -m course.environment` prints it in a terminal.
 """
@@ -20,18 +20,18 @@ NO_TRITON = (
     " WSL on Windows, or Colab."
 )
 TRITON_MISSING = (
-    "Triton is missing: leave Jupyter, run `make lab` (or `python course/bootstrap.py lab`), and"
+    "Triton is missing: quit Jupyter, run `make lab` (or `python course/bootstrap.py lab`), and"
     " start again."
 )
 SHADOWED = (
-    "`import kernels` finds {found}, not this course's package: trust no kernel lesson here."
-    " If it is Hugging Face's `kernels`, remove it (`pip uninstall kernels`), or start with `make"
-    " lab`, whose .venv does not have it; then restart Jupyter's kernel."
+    "`import kernels` finds {found}, not this course's package: do not trust any kernel"
+    " lesson here. If it is Hugging Face's `kernels`, remove it (`pip uninstall kernels`), or start"
+    " with `make lab`, whose .venv does not have it; then restart Jupyter's kernel."
 )
 BESIDE = (
-    "Hugging Face's package `kernels` {version} is installed too. The course comes first, so the"
-    " lessons run; but a library that wants the other one, such as transformers, will find ours."
-    " For such work use another environment."
+    "Hugging Face's package `kernels` {version} is installed too. The course's own comes first, so"
+    " the lessons run, but a library that needs the other one, such as transformers, finds ours."
+    " Use another environment for such work."
 )
 NO_GPU = (
     "No GPU was found: `make gpu` compiles the kernels and measures them, so run it on a machine"
@@ -41,7 +41,7 @@ NO_GPU = (
 
 @dataclass(frozen=True)
 class Environment:
-    """What `report()` found; prints as a small table, then what to mend, if anything.
+    """What `report()` found; prints as a small table, then what to fix, if anything.
 
     Attributes:
         python: its version, such as "3.11.9".
@@ -51,7 +51,7 @@ class Environment:
         gpu: the GPU's name and memory in GB, or "none".
         mode: how kernels run here: "compiled", "interpreted" or "not at all".
         cores: the number of CPU cores this process may use.
-        notices: what does not work here and what to do about it, one sentence or two each.
+        notices: what does not work here and what to do about it, one or two sentences each.
     """
 
     python: str
@@ -66,7 +66,7 @@ class Environment:
     def __str__(self) -> str:
         meaning = {
             "compiled": "compiled for the GPU: fast",
-            "interpreted": "interpreted on the CPU: exact, and slow; small shapes only",
+            "interpreted": "interpreted on the CPU: exact but slow; small shapes only",
         }
         rows = {
             "Python": self.python,
@@ -87,9 +87,9 @@ def report() -> Environment:
     """Look at this machine and return what the course can do on it.
 
     Returns:
-        An `Environment`. Nothing is raised for what is missing: it stands in `notices`.
+        An `Environment`. What is missing raises no error: it is listed in `notices`.
     """
-    mode, trouble = _mode()  # first: kernels.runtime has to come before triton
+    mode, trouble = _mode()  # first: kernels.runtime must be imported before triton
     notices = [notice for notice in (trouble, namespace_notice()) if notice]
     return Environment(
         python=platform.python_version(),
@@ -104,7 +104,7 @@ def report() -> Environment:
 
 
 def namespace_notice() -> str:
-    """Say what to do if Hugging Face's `kernels` hides ours or is installed; else an empty text."""
+    """Say what to do if Hugging Face's `kernels` hides ours or is installed; else return ""."""
     spec = importlib.util.find_spec("kernels")
     found = spec and (spec.origin or next(iter(spec.submodule_search_locations or ()), None))
     if not found or Path(found).resolve() != ROOT / "kernels" / "__init__.py":
@@ -123,7 +123,7 @@ def _version(name: str) -> str:
 
 
 def _mode() -> tuple[str, str]:
-    """Return how kernels run here and, where they do not, what to do about it."""
+    """Return how kernels run here and, if they do not, what to do about it."""
     if importlib.util.find_spec("triton") is None:
         linux = sys.platform.startswith("linux")
         return "not at all", TRITON_MISSING if linux else NO_TRITON.format(system=platform.system())
@@ -149,13 +149,13 @@ def _gpu() -> str:
 
 def _cores() -> int:
     """Return how many CPU cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # Linux: fewer than the machine has, in a container
+    if hasattr(os, "sched_getaffinity"):  # Linux: in a container, fewer than the machine has
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def main(arguments: list[str]) -> int:
-    """Print the report; with `need-gpu`, fail with one sentence where there is no GPU."""
+    """Print the report; with `need-gpu`, fail with one sentence if there is no GPU."""
     if arguments == ["need-gpu"] and _gpu() == "none":
         print(NO_GPU, file=sys.stderr)
         return 1

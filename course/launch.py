@@ -1,12 +1,12 @@
-"""Start JupyterLab, the tests or any command in the installed environment of the course.
+"""Start JupyterLab, the tests or any command in the course's installed environment.
 
     python course/launch.py lab        JupyterLab on the first lesson
     python course/launch.py test       every test, then the census
     python course/launch.py run CMD    a command
 
 `bootstrap.py` calls this file with the Python of .venv. In an environment of your own (conda, a
-container) call it yourself: it installs nothing. Whatever Jupyter, IPython, Matplotlib and Triton
-keep, they keep in the project's folder .jupyter: nothing is registered outside the project.
+container) call it yourself: it installs nothing. Jupyter, IPython, Matplotlib and Triton keep
+all their files in the project's folder .jupyter: nothing is registered outside the project.
 """
 
 import json
@@ -30,7 +30,7 @@ PRIVATE_FOLDERS = {
     "MPLCONFIGDIR": "matplotlib",
     "TRITON_HOME": "triton",
 }
-# Of another installation: its kernels and its settings would be found before ours.
+# These belong to another installation, whose kernels and settings would be found before ours.
 FOREIGN = ("JUPYTER_PATH", "JUPYTER_CONFIG_PATH", "PYTHONHOME")
 
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile")
@@ -57,7 +57,7 @@ def private_environment(root: Path = ROOT) -> dict[str, str]:
 
 
 def browser_missing() -> str:
-    """Return why no browser can be opened here, or an empty text."""
+    """Return why no browser can be opened here, or an empty string."""
     if sys.platform.startswith("linux") and not (
         os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     ):
@@ -70,7 +70,7 @@ def browser_missing() -> str:
 
 
 def lab_command() -> list[str]:
-    """Return JupyterLab's command line for this machine, and say what is unusual about it."""
+    """Return JupyterLab's command line for this machine, and print what is unusual about it."""
     command = [
         *(sys.executable, "-m", "jupyterlab", "--log-level=ERROR"),
         f"--ServerApp.root_dir={ROOT}",
@@ -82,9 +82,9 @@ def lab_command() -> list[str]:
     if missing:
         command.append("--no-browser")
         print(
-            f"JupyterLab serves until you press Ctrl-C twice. As {missing}, open the address below"
-            " yourself.\nFrom another machine, first run there (with the port shown below):"
-            " ssh -L 8888:localhost:8888 THIS_HOST"
+            f"JupyterLab runs until you press Ctrl-C twice. As {missing}, open the address below"
+            " yourself.\nTo open it on another machine, first run this there (with the port shown"
+            " below): ssh -L 8888:localhost:8888 THIS_HOST"
         )
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")
@@ -93,7 +93,7 @@ def lab_command() -> list[str]:
 
 
 def keep_quiet(settings: Path) -> None:
-    """Answer JupyterLab's question about fetching news with no, unless it has been answered."""
+    """Answer no to JupyterLab's question about fetching news, unless it has been answered."""
     file = settings / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ def run(command: list[str]) -> int:
     environment = private_environment()
     if command[0] == "python":
         command = [sys.executable, *command[1:]]
-    if os.name == "nt":  # exec there returns to the shell before the program ends
+    if os.name == "nt":  # exec on Windows returns to the shell before the program ends
         return subprocess.call(command, cwd=ROOT, env=environment)
     os.chdir(ROOT)
     sys.stdout.flush()
@@ -113,13 +113,13 @@ def run(command: list[str]) -> int:
 
 
 def lab() -> int:
-    """Open JupyterLab on the first lesson; where no browser can open, print its address."""
+    """Open JupyterLab on the first lesson; if no browser can open, print its address."""
     keep_quiet(Path(private_environment()["JUPYTERLAB_SETTINGS_DIR"]))
     return run(lab_command())
 
 
 def test() -> int:
-    """Run every test step, also after one has failed; return 1 if any did."""
+    """Run every test step, even after one has failed; return 1 if any did."""
     environment, lines, failed = private_environment(), [], False
     for name, command in TEST_STEPS.items():
         print(f"\n── {name}", flush=True)
@@ -128,7 +128,7 @@ def test() -> int:
         verdict = "passed" if status == 0 else f"FAILED (exit status {status})"
         lines.append(f"  {name:<18} {verdict:<24} {time.monotonic() - began:6.0f} s")
         failed = failed or status != 0
-    print("\n── all together", *lines, sep="\n")
+    print("\n── summary", *lines, sep="\n")
     return int(failed)
 
 

@@ -22,9 +22,9 @@ def file() -> Path:
 
 
 def solved() -> dict[str, str]:
-    """Return {exercise id: the day it was first solved}, empty where nothing is recorded.
+    """Return {exercise id: the day it was first solved}, empty if nothing is recorded.
 
-    A file that can't be read as that is kept under another name, with a message.
+    A file that can't be read that way is kept under another name, with a message.
     """
     path = file()
     try:
@@ -37,15 +37,15 @@ def solved() -> dict[str, str]:
     except (ValueError, KeyError, TypeError, AttributeError):
         aside = _free_name(path)
         path.replace(aside)
-        print(f"{path.name} can't be read; it is kept as {aside.name}, and a new one begun.")
+        print(f"{path.name} can't be read; it is kept as {aside.name}, and a new one is started.")
         return {}
 
 
 def record(exercise_id: str) -> None:
-    """Note that an exercise was solved today; the first day counts.
+    """Record that an exercise was solved today; the first day counts.
 
-    Does nothing in the folder `solutions` or under a grader: that is nobody's progress. Where
-    the file can't be written, says so and goes on.
+    Does nothing in the folder `solutions` or under a grader: that is nobody's progress. If the
+    file can't be written, says so and carries on.
     """
     if Path.cwd().name == "solutions" or os.environ.get("NBGRADER_EXECUTION"):
         return
@@ -56,17 +56,17 @@ def record(exercise_id: str) -> None:
     try:
         _write(file(), {"solved": dict(sorted(passed.items(), key=lambda kv: _order(kv[0])))})
     except OSError as error:
-        print(f"The pass could not be noted in {file().name}: {error.strerror}.")
+        print(f"The pass could not be recorded in {file().name}: {error.strerror}.")
 
 
 def forget() -> None:
-    """Begin anew: remove the progress file."""
+    """Start afresh: remove the progress file."""
     file().unlink(missing_ok=True)
 
 
 def show() -> None:
     """Print the lessons, and which of their exercises are solved."""
-    from course.check import catalogue  # here, because checks record their passes with this module
+    from course.check import catalogue  # here, as checks import this module to record passes
 
     passed, done, total = solved(), 0, 0
     for lesson in catalogue.lessons():
@@ -94,7 +94,7 @@ def _free_name(path: Path) -> Path:
 
 
 def _write(path: Path, content: dict) -> None:
-    """Write at once or not at all: a full copy beside it, then renamed over it."""
+    """Write everything or nothing: make a full copy beside the file, then rename it over it."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as f:

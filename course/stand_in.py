@@ -1,15 +1,15 @@
-"""A made-up device to try benchmarks on: its clock, its queue and its cache, and no arithmetic.
+"""A made-up device to try benchmarks on: a clock, a queue and a cache, but no arithmetic.
 
-On a real device you never know how long a call *should* take. Here you do, since you say it:
+On a real device you never know how long a call *should* take. Here you do, because you set it:
 
     device = StandIn(call_s=1e-3)          a call on random data that is not in the cache: 1 ms
-    data = device.inputs()                 a set of inputs, in some memory of the device
+    data = device.inputs()                 a set of inputs, somewhere in the device's memory
     device.launch(data)                    puts a call into the queue, and returns at once
     device.synchronize()                   waits until the queue is empty
     device.clock()                         the host's clock, seconds
 
-Nothing waits and nothing is computed: time is a number that these calls move forward, so that a
-benchmark of a thousand calls is over in a moment, and gives the same result every time.
+Nothing waits and nothing is computed: time is a number that these calls move forward, so a
+benchmark of a thousand calls is over in a moment and gives the same result every time.
 """
 
 from collections import OrderedDict
@@ -27,16 +27,15 @@ class Inputs:
 class StandIn:
     """A device with a queue, a cache and a clock, all made up; times are in seconds.
 
-    call_s: of a call on random data that is not in the cache. launch_s: that the host needs to put
-    it into the queue. set_bytes: of a set of inputs. cache_bytes: what fits in the cache. warm,
-    zeros: the share of call_s that is left if the inputs are in the cache, or are zeros.
-    compile_s: what the first launch takes on top. rise_s: as long as the device has worked for less
-    than this, its clock is low, and a call takes `slow` times as long. spread: calls differ by up
-    to this share in either direction. outlier_every: each so manieth call takes eight times as long
-    (0: none).
+    call_s: for a call on random data that is not in the cache. launch_s: for the host to put it
+    into the queue. set_bytes: size of a set of inputs. cache_bytes: what fits in the cache. warm,
+    zeros: the fraction of call_s that is left if the inputs are in the cache, or are zeros.
+    compile_s: the extra time of the first launch. rise_s: until the device has worked for this
+    long, its clock is low, and a call takes `slow` times as long. spread: calls vary by up to this
+    fraction in either direction. outlier_every: every n-th call takes 8 times as long (0: none).
 
-    log: what was asked of it, in order: "inputs 0", "launch 0", "synchronize", "clock".
-    Raises ValueError for times or sizes that are negative.
+    log: what it was asked to do, in order: "inputs 0", "launch 0", "synchronize", "clock".
+    Raises ValueError for negative times or sizes.
     """
 
     def __init__(
@@ -57,7 +56,7 @@ class StandIn:
         given = {name: value for name, value in locals().items() if name != "self"}
         for name, value in given.items():
             if value < 0:
-                raise ValueError(f"{name} should not be negative; got {value}")
+                raise ValueError(f"{name} must not be negative; got {value}")
         self.call_s, self.launch_s, self.compile_s = call_s, launch_s, compile_s
         self.set_bytes, self.cache_bytes = set_bytes, cache_bytes
         self.warm, self.zeros, self.rise_s, self.slow = warm, zeros, rise_s, slow
@@ -65,7 +64,7 @@ class StandIn:
         self.log: list[str] = []
         self._host = self._free = self._worked = 0.0  # now; when the queue is empty; busy so far
         self._made = self._calls = 0
-        self._cached: OrderedDict[int, None] = OrderedDict()  # the longest unused first
+        self._cached: OrderedDict[int, None] = OrderedDict()  # the least recently used first
 
     def clock(self) -> float:
         """Return the time on the host's clock, seconds."""
@@ -73,12 +72,12 @@ class StandIn:
         return self._host
 
     def inputs(self, data: str = "random") -> Inputs:
-        """Return a new set of inputs. What was just written is in the cache.
+        """Return a new set of inputs, which is in the cache because it was just written.
 
         Raises ValueError unless data is "random" or "zeros".
         """
         if data not in ("random", "zeros"):
-            raise ValueError(f'data should be "random" or "zeros"; got {data!r}')
+            raise ValueError(f'data must be "random" or "zeros"; got {data!r}')
         made = Inputs(self._made, data)
         self._made += 1
         self.log.append(f"inputs {made.number}")
@@ -86,7 +85,7 @@ class StandIn:
         return made
 
     def launch(self, inputs: Inputs) -> None:
-        """Put a call on these inputs into the queue; returns before it is done."""
+        """Put a call on these inputs into the queue; return before it is done."""
         self.log.append(f"launch {inputs.number}")
         self._host += self.launch_s + (0.0 if self._calls else self.compile_s)
         seconds = self._seconds(inputs)
@@ -100,18 +99,18 @@ class StandIn:
         self._host = max(self._host, self._free)
 
     def _seconds(self, inputs: Inputs) -> float:
-        """How long the next call takes the device."""
+        """Return how long the next call takes on the device."""
         share = self.warm if self._touch(inputs.number) else 1.0
         share *= self.zeros if inputs.data == "zeros" else 1.0
         share *= self.slow if self._worked < self.rise_s else 1.0
         if self.outlier_every and self._calls % self.outlier_every == self.outlier_every - 1:
             return self.call_s * share * 8
-        # multiples of the golden ratio: any few calls in a row are spread evenly over the range
+        # multiples of the golden ratio: even a few calls in a row are spread evenly over the range
         even = self._calls * 0.618033988749895 % 1
         return self.call_s * share * (1 + self.spread * (2 * even - 1))
 
     def _touch(self, number: int) -> bool:
-        """Whether a set is in the cache; now it is, and what was unused longest is out."""
+        """Say whether a set was in the cache; put it there and evict the least recently used."""
         found = number in self._cached
         self._cached[number] = None
         self._cached.move_to_end(number)

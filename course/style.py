@@ -1,8 +1,8 @@
-"""How every figure of the course looks: palette, sizes, axis units.
+"""How every figure in the course looks: palette, sizes, axis units.
 
 The colours are Okabe and Ito's colour-blind safe set (2008), given meanings: keys are always
-blue, values always green, and so on, in every lesson. Figures stand on a light card of their own,
-so they read the same in a light and in a dark JupyterLab.
+blue, values always green, and so on, in every lesson. Figures have a light card of their own as
+background, so they look the same in a light and in a dark JupyterLab.
 """
 
 import io
@@ -29,7 +29,7 @@ COLORS = SimpleNamespace(
     max="#E69F00",  # orange
     sum="#7A5195",  # violet
     mask="#C9C9C4",  # what may not be seen
-    idle="#E6E4DE",  # hardware that does nothing
+    idle="#E6E4DE",  # hardware that is doing nothing
     accent="#D55E00",
     ink="#222222",
     muted="#666666",
@@ -70,12 +70,12 @@ RC = {
 
 
 class CourseAxes(Axes):
-    """Axes whose titles are bold and stand at the left, as the course's style has them."""
+    """Axes whose titles are bold and left-aligned, in the course's style."""
 
     name = "course"
 
     def set_title(self, label: str, *args: object, **options: object) -> Text:
-        """As matplotlib's, with the course's defaults."""
+        """Like matplotlib's, with the course's defaults."""
         defaults = {"loc": "left", "fontweight": "bold", "fontsize": 11.5}
         return super().set_title(label, *args, **(defaults | options))
 
@@ -93,7 +93,7 @@ class CourseFigure(Figure):
         return buffer.getvalue()
 
     def __repr__(self) -> str:
-        """Stable on every machine: nbval compares it."""
+        """The same on every machine: nbval compares it."""
         return f"<Figure with {len(self.axes)} axes>"
 
 
@@ -103,13 +103,13 @@ def figure(
     size: str | tuple[float, float] = "wide",
     **subplots: object,
 ) -> tuple[CourseFigure, object]:
-    """A new figure in the course's style and its axes (one Axes, or an array as pyplot gives).
+    """A new figure in the course's style and its axes (one Axes, or an array as in pyplot).
 
     size: "wide", "square", "tall", or (width, height) in inches. Further keywords go to
     `Figure.subplots` (sharex, width_ratios, …). Raises ValueError for an unknown size name.
     """
     if isinstance(size, str) and size not in SIZES:
-        raise ValueError(f"size should be one of {sorted(SIZES)} or (width, height); got {size!r}")
+        raise ValueError(f"size must be one of {sorted(SIZES)} or (width, height); got {size!r}")
     with matplotlib.rc_context(RC):
         fig = CourseFigure(
             figsize=SIZES[size] if isinstance(size, str) else size, layout="constrained"
@@ -139,7 +139,7 @@ def cells(
 ) -> tuple[float, float]:
     """Draw a matrix as a grid of boxes, row 0 on top; the upper left corner at `origin`.
 
-    values: numbers (shown by `fmt`) or strings ("" shows nothing); color fills all cells,
+    values: numbers (formatted by `fmt`) or strings ("" shows nothing). color fills all cells,
     `colors` each one. Returns (width, height). Use on a `bare` Axes with equal aspect.
     """
     rows = [list(r) for r in values]

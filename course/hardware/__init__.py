@@ -6,13 +6,13 @@
     launch       programs, waves and predicted µs of Flash-Decoding and of FlashAttention-2
     timeline     which program runs where and when
     kv_memory    bytes of KV cache per token and user, users that fit
-    published    figures of others beside the model
-    fitted       the model's assumptions, fitted on a recorded GPU run
+    published    others' published figures beside the model's
+    fitted       the model's assumptions, fitted to a recorded GPU run
     split_curves time against the number of splits
-    regret       split rules scored against the best of all numbers of splits
+    regret       split rules scored against the best number of splits
 
 Predictions are those of `kernels.explain`: there is one model. Units are in the names: `_us` is
-microseconds, `_gb` 10⁹ bytes, `_tflops` 10¹² operations a second; bandwidth is in GB/s.
+microseconds, `_gb` 10⁹ bytes, `_tflops` 10¹² operations per second; bandwidth is in GB/s.
 """
 
 from course.hardware.fitted import Fit, fit, status

@@ -1,13 +1,13 @@
-"""The model's two assumptions, fitted on a recorded GPU run, and its error before and after.
+"""The model's two assumptions, fitted to a recorded GPU run, and its error before and after.
 
-`kernels.explain` assumes the share of the bandwidth that can be reached, and µs a launch. A record
-of `python -m benchmarks decode` has times to set them by. The predicted time is a sum
+`kernels.explain` assumes what share of the bandwidth is reachable, and the µs per launch. A record
+of `python -m benchmarks decode` has times to fit them to. The predicted time is a sum
 
     time = m · (1 / reachable) + n · launch_us      m: µs of memory at the full bandwidth
                                                     n: launches, 1 or 2
 
-and so both follow from least squares on relative errors: minimise Σ (predicted / measured − 1)².
-Rows that the model takes to be bound by arithmetic are left out of the fit, and not of the error.
+so both follow from least squares on relative errors: minimise Σ (predicted / measured − 1)².
+Rows that the model considers bound by arithmetic are left out of the fit, but not of the error.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from course.hardware.launch import predict_fa2, predict_flash_decoding
 from kernels.devices import Device, recognise
 from kernels.explain.model import Explanation
 
-HEAD_DIM = 128  # of every row that `benchmarks.decode` records; so is the dtype, bf16
+HEAD_DIM = 128  # in every row that `benchmarks.decode` records; the dtype is bf16 in all of them
 PREDICT = {"flash_decoding": predict_flash_decoding, "fa2": predict_fa2}
 FEWEST_ROWS = 4
 
@@ -33,9 +33,9 @@ Pair = tuple[Explanation, float]
 class Fit:
     """A device whose `reachable` and `launch_us` are fitted; prints with its error.
 
-    fitted, assumed: with the fitted figures, and with those of the table. rows: measured times.
-    fitted_error, assumed_error: the median of |predicted / measured − 1| over all of these;
-    fitted_worst: the largest. contestant: "flash_decoding" or "fa2".
+    fitted, assumed: with the fitted figures, and with the table's. rows: how many times were
+    measured. fitted_error, assumed_error: the median of |predicted / measured − 1| over all of
+    these; fitted_worst: the largest. contestant: "flash_decoding" or "fa2".
     """
 
     fitted: Device
@@ -47,13 +47,13 @@ class Fit:
     contestant: str = "flash_decoding"
 
     def __str__(self) -> str:
-        """Three lines: the figures, the error with them, the error with the assumptions."""
+        """Three lines: the device, its fitted figures and error, its assumed ones and theirs."""
         f, a = self.fitted, self.assumed
         return (
             f"{f.name}, {self.rows} recorded times of {self.contestant}\n"
-            f"  fitted   {f.reachable:.0%} of the bandwidth, {f.launch_us:.1f} µs a launch: "
+            f"  fitted   {f.reachable:.0%} of the bandwidth, {f.launch_us:.1f} µs per launch: "
             f"off by {self.fitted_error:.0%} (median), {self.fitted_worst:.0%} at worst\n"
-            f"  assumed  {a.reachable:.0%} of the bandwidth, {a.launch_us:.1f} µs a launch: "
+            f"  assumed  {a.reachable:.0%} of the bandwidth, {a.launch_us:.1f} µs per launch: "
             f"off by {self.assumed_error:.0%} (median)"
         )
 
@@ -64,21 +64,21 @@ def fit(
     contestant: str = "flash_decoding",
     device: Device | None = None,
 ) -> Fit | None:
-    """Fit the model on a record of `benchmarks.decode`.
+    """Fit the model to a record of `benchmarks.decode`.
 
     Args:
         record: as `benchmarks.protocol.load("decode")` returns it. Its `gpu` names the
             device, its `rows` have B, Hq, Hkv, Lk and `NAME_ms` (milliseconds, from a CUDA graph).
-            None: nobody has recorded one yet.
+            None: none has been recorded yet.
         contestant: NAME, "flash_decoding" or "fa2".
-        device: what to start from, if not the record's GPU as `kernels.devices` has it.
+        device: what to start from, if not the record's GPU as listed in `kernels.devices`.
 
     Returns:
-        The fit; None where there is no record or it has fewer than four times, or where it was
-        made interpreted.
+        The fit; None if there is no record, if it has fewer than four times, or if its kernels ran
+        interpreted.
 
     Raises:
-        ValueError: another contestant, or a GPU without figures and no device given.
+        ValueError: another contestant, or a GPU without known figures if no device is given.
     """
     if contestant not in PREDICT:
         raise ValueError(f"contestant must be one of {', '.join(PREDICT)}; got {contestant!r}")
@@ -88,7 +88,7 @@ def fit(
         return None
     device = device or recognise(gpu)
     if device is None:
-        raise ValueError(f"no figures for {gpu}: give device=Device(name=…, sms=…, …)")
+        raise ValueError(f"no figures for {gpu}: pass device=Device(name=…, sms=…, …)")
     pairs = [_predict(row, contestant, device) for row in rows]
     reachable, launch_us = solve(p for p in pairs if p[0].memory_us >= p[0].arithmetic_us)
     fitted = dataclasses.replace(device, reachable=reachable, launch_us=launch_us)
@@ -107,9 +107,9 @@ def fit(
 def solve(pairs: Iterable[Pair]) -> tuple[float, float]:
     """Return reachable (above 0, at most 1) and launch_us (not negative) by least squares.
 
-    The two normal equations of the sum at the head of this module, each row divided by its measured
-    time. A launch that came out negative is 0, and a share above 1 is 1; the other figure is then
-    fitted alone.
+    These solve the two normal equations of the sum at the top of this module, each row divided by
+    its measured time. A negative launch becomes 0, and a share above 1 becomes 1; the other figure
+    is then fitted alone.
     """
     mm = mn = nn = m1 = n1 = 0.0
     for said, measured_us in pairs:
@@ -120,7 +120,7 @@ def solve(pairs: Iterable[Pair]) -> tuple[float, float]:
         raise ValueError("no row is bound by memory: nothing to fit")
     determinant = mm * nn - mn * mn
     inverse, launch_us = m1 / mm, -1.0
-    if determinant > 1e-9 * mm * nn:  # else all rows have the same mix of the two
+    if determinant > 1e-9 * mm * nn:  # otherwise all rows have the same mix of the two
         inverse = (m1 * nn - n1 * mn) / determinant
         launch_us = (n1 * mm - m1 * mn) / determinant
     if launch_us < 0:
@@ -154,5 +154,5 @@ def _predict(row: Row, contestant: str, device: Device) -> Pair:
 
 
 def _errors(pairs: Iterable[Pair], device: Device) -> list[float]:
-    """Return |predicted / measured − 1| of every row, were it on this device."""
+    """Return |predicted / measured − 1| for every row, as predicted for this device."""
     return [abs(dataclasses.replace(said, device=device).time_us / us - 1) for said, us in pairs]

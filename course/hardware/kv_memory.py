@@ -1,10 +1,10 @@
 """How much memory a KV cache takes, and how many users fit beside the weights.
 
-    bytes a token = 2 (K and V) · layers · Hkv · D · bytes of an element
+    bytes per token = 2 (K and V) · layers · Hkv · D · bytes per element
 
-Sources: the models' published configurations (`config.json`) and cards: Meta, "Llama 3"; Jiang et
-al. 2023, "Mistral 7B" (here from v0.2 on, which has no sliding window); TII, "Falcon-7B" (one KV
-head: multi-query attention, Shazeer 2019).
+Sources: the models' published configurations (`config.json`) and model cards: Meta, "Llama 3";
+Jiang et al. 2023, "Mistral 7B" (here from v0.2 on, which has no sliding window); TII, "Falcon-7B"
+(one KV head: multi-query attention, Shazeer 2019).
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from course.hardware.sizes import element_bytes, positive
 
 @dataclass(frozen=True)
 class Model:
-    """A decoder. parameters: how many, 10⁹. The rest: layers, Hq, Hkv, D; longest: its context."""
+    """A decoder. parameters: how many, in 10⁹. Then layers, Hq, Hkv, D; longest: its context."""
 
     name: str
     parameters: float
@@ -33,7 +33,7 @@ class Model:
 
     @property
     def group(self) -> int:
-        """G: query heads that share a KV head."""
+        """G: how many query heads share a KV head."""
         return self.query_heads // self.kv_heads
 
 
@@ -46,7 +46,7 @@ MODELS = (
 
 
 def model_named(name: str) -> Model:
-    """Return the model of that name, upper or lower case. Raises ValueError for others."""
+    """Return the model of that name, in upper or lower case. Raises ValueError if there is none."""
     for model in MODELS:
         if model.name.lower() == name.lower():
             return model
@@ -64,15 +64,16 @@ def bytes_per_token(model: Model | str, dtype: str = "fp16") -> int:
     >>> [bytes_per_token(model) // 1024 for model in MODELS]
     [128, 320, 128, 8]
 
-    KiB in fp16. Falcon's single KV head of 64 columns takes a sixteenth of Mistral's eight of 128.
-    Scales of a quantised cache are not counted: an fp32 scale a head and token adds 4 bytes to D.
+    These are KiB, in fp16. Falcon's single KV head of 64 columns takes a sixteenth of Mistral's
+    eight of 128. The scales of a quantised cache are not counted: with an fp32 scale per head and
+    token, each head's D bytes become D + 4.
     """
     model = _resolve(model)
     return 2 * model.layers * model.kv_heads * model.head_dim * element_bytes(dtype)
 
 
 def bytes_per_user(model: Model | str, context: int, dtype: str = "fp16") -> int:
-    """Return the bytes of a user's cache with `context` tokens.
+    """Return the bytes of one user's cache of `context` tokens.
 
     >>> bytes_per_user("Llama-3 70B", 8192) / 2**30
     2.5
@@ -91,18 +92,18 @@ def users_that_fit(
     weights_dtype: str = "fp16",
     usable: float = 0.9,
 ) -> int:
-    """Return how many users of `context` tokens each fit beside the weights, 0 if none does.
+    """Return how many users of `context` tokens each fit beside the weights, 0 if none do.
 
     memory_gb: of all GPUs together, 10⁹ bytes. dtype: of the cache. usable: the share of memory
-    that is left for weights and caches; activations, the CUDA context and fragments take the rest.
-    Its default is an assumption.
+    that is left for weights and caches; activations, the CUDA context and fragmentation take the
+    rest. Its default is an assumption.
 
     >>> users_that_fit("Llama-3 8B", 8192, 80), users_that_fit("Llama-3 8B", 8192, 80, dtype="fp8")
     (52, 104)
     >>> users_that_fit("Llama-3 70B", 8192, 80)
     0
 
-    70.6 · 10⁹ weights of two bytes alone are more than 80 GB.
+    70.6 · 10⁹ weights of two bytes each take more than 80 GB on their own.
     """
     model = _resolve(model)
     positive("context", context)

@@ -1,6 +1,6 @@
 """Programs, waves and predicted time of one decode step's attention: FA-2 and Flash-Decoding.
 
-Both are questions to `kernels.explain`, whose head says what the model assumes. In short:
+Both are computed by `kernels.explain`, whose docstring says what the model assumes. In short:
 
     time      = stage 1 + launches + merge
     stage 1   = max(bytes / reachable bandwidth, operations / peak) / occupancy
@@ -26,22 +26,22 @@ def predict_flash_decoding(
     split_keys: int | None = None,
     device: Device | str,
 ) -> Explanation:
-    """Predict Flash-Decoding with one query: a program a (row, KV head, split), and a merge.
+    """Predict Flash-Decoding with one query: one program per (row, KV head, split), and a merge.
 
-    num_splits: how many; None: as `kernels.heuristics` chooses. split_keys: how many keys a split
-    has instead, whatever the length. The rest as in `kernels.explain.explain`.
+    num_splits: how many; None: as `kernels.heuristics` chooses. split_keys: instead, how many keys
+    per split, whatever the length. The rest is as in `kernels.explain.explain`.
 
     >>> said = predict_flash_decoding(
     ...     batch=1, heads=(64, 8), head_dim=128, length=65536, device="A100 80GB SXM")
     >>> said.splits, said.programs, round(said.time_us)
     (27, 216, 168)
 
-    Raises ValueError where both are given, or split_keys is below 1; else as `explain` does.
+    Raises ValueError if both are given or split_keys is below 1; otherwise as `explain` does.
     """
     if split_keys is not None:
         if num_splits is not None or split_keys < 1:
             got = f"num_splits={num_splits}, split_keys={split_keys}"
-            raise ValueError(f"give num_splits or split_keys, at least 1; got {got}")
+            raise ValueError(f"give num_splits or split_keys, not both, and at least 1; got {got}")
         num_splits = max(1, math.ceil(length / split_keys))
     return explain(
         batch=batch,
@@ -64,12 +64,12 @@ def predict_fa2(
     packed: bool = False,
     device: Device | str,
 ) -> Explanation:
-    """Predict FlashAttention-2 with one query: a program a (row, query head), no splits.
+    """Predict FlashAttention-2 with one query: one program per (row, query head), no splits.
 
-    Each program walks through the keys of its head alone. The G programs that share a KV head draw
-    the same bytes, whether from memory or from the L2 cache, at the pace of their SM: so each of
-    them is counted, and `kv_bytes` is what programs draw, G times what lies in memory. packed: the
-    G query rows of a KV head share a program, as flash-attn does it where a row has one query.
+    Each program walks through its head's keys alone. The G programs that share a KV head draw the
+    same bytes, whether from memory or from the L2 cache, at the pace of their SM. So each of them
+    is counted, and `kv_bytes` is what the programs draw: G times what is in memory. packed: the G
+    query rows of a KV head share a program, as in flash-attn when a row has one query.
 
     >>> call = {"batch": 1, "heads": (64, 8), "head_dim": 128, "length": 65536}
     >>> each, packed = (
@@ -77,10 +77,10 @@ def predict_fa2(
     >>> each.programs, packed.programs, round(each.time_us), round(packed.time_us)
     (64, 8, 1985, 1985)
 
-    64 programs or 8 on 108 SMs: each walks through 65,536 keys, and takes as long as one would.
-    Flash-Decoding needs 168 µs in the same model.
+    64 or 8 programs on 108 SMs: each walks through 65,536 keys, and they take as long as one would.
+    Flash-Decoding takes 168 µs in the same model.
     """
-    share = not packed and heads[0] % heads[1] == 0  # where it is not a multiple, `explain` says so
+    share = not packed and heads[0] % heads[1] == 0  # if it is not a multiple, `explain` says so
     return explain(
         batch=batch,
         heads=(heads[0], heads[0]) if share else heads,
@@ -96,9 +96,9 @@ def predict_fa2(
 class WaveCounts:
     """How programs fill a GPU.
 
-    programs: those with keys. slots: that run at once. full: waves in which every slot is taken;
-    tail: programs of the last one, if that is not full. busy_sms: SMs that have a program in the
-    last wave. efficiency: share of slots taken, over all waves, 0 to 1.
+    programs: those with keys. slots: how many run at once. full: waves in which every slot is
+    taken; tail: programs in the last wave, if it is not full. busy_sms: SMs that have a program in
+    the last wave. efficiency: share of slots taken, over all waves, 0 to 1.
     """
 
     programs: int
@@ -136,7 +136,7 @@ def resident_programs(
 ) -> int:
     """Return how many programs of a kernel an SM holds at once: 0 if not even one fits.
 
-    registers: of a thread. shared_bytes: of a program. `kernels.compile_report` measures both.
+    registers: per thread. shared_bytes: per program. `kernels.compile_report` measures both.
     `dataclasses.replace(explanation, programs_per_sm=…)` predicts with the result.
 
     >>> [resident_programs(d, registers=128, shared_bytes=64 * 1024) for d in ("A100 40GB", "A10")]

@@ -1,9 +1,9 @@
-"""This machine's processor as a `Device`: not looked up, measured, in about a second.
+"""This machine's processor as a `Device`: not looked up but measured, in about a second.
 
-Its memory is read by summing a tensor that is larger than any cache, its arithmetic is that of an
-fp32 matrix product; both as PyTorch does them with the threads it has. It has no tensor cores, so
-all rates of arithmetic are the fp32 one, and a "launch" is what PyTorch needs for the smallest
-operation. Measured figures are what can be reached: `reachable` is 1.
+Its bandwidth is measured by summing a tensor that is larger than any cache, its arithmetic with an
+fp32 matrix product, both in PyTorch with the threads it has. It has no tensor cores, so all rates
+of arithmetic are the fp32 one. A "launch" is the time that PyTorch takes for the smallest
+operation. Measured figures are reachable as they are, so `reachable` is 1.
 """
 
 import os
@@ -22,13 +22,14 @@ MATMUL = 1024
 LAUNCHES = 1000
 
 
-@lru_cache(maxsize=1)  # once a process: figures of a lesson should agree with each other
+@lru_cache(maxsize=1)  # once per process: the figures in a lesson should agree with each other
 def this_cpu() -> Device:
     """Measure this machine's processor.
 
     Returns:
-        A `Device`: sms are threads that PyTorch uses, bandwidth is in GB/s read, l2_mb is 0 (not
-        known), memory_gb is the machine's. The second call in a process returns the first result.
+        A `Device`: sms is the number of threads that PyTorch uses, bandwidth is in GB/s of reading,
+        l2_mb is 0 (not known), memory_gb is the machine's. Later calls in the same process return
+        the first result.
     """
     x = torch.ones(READ_BYTES // 4)
     a, b = (torch.rand(MATMUL, MATMUL) for _ in "ab")
@@ -54,10 +55,10 @@ def this_cpu() -> Device:
 
 
 def best_seconds(call: Callable[[], object], rounds: int) -> float:
-    """Return the shortest of `rounds` times, after one that is not counted; seconds.
+    """Return the shortest of `rounds` times, in seconds, after one that is not counted.
 
-    The shortest, not the median: what is asked is what the machine can do, and whatever else runs
-    on it only adds.
+    The shortest, not the median: the question is what the machine can do, and anything else
+    running on it only adds time.
     """
     call()
     times = []
@@ -69,7 +70,7 @@ def best_seconds(call: Callable[[], object], rounds: int) -> float:
 
 
 def cpu_model() -> str:
-    """Return the processor's name as the system tells it."""
+    """Return the processor's name as the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
@@ -78,7 +79,7 @@ def cpu_model() -> str:
 
 
 def _memory_gb() -> float | None:
-    """Return the machine's memory, GB (10⁹ bytes); None where the system does not say."""
+    """Return the machine's memory, GB (10⁹ bytes); None if the system does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     except (AttributeError, OSError, ValueError):

@@ -1,22 +1,22 @@
-"""Figures that others measured on an A100, beside the model's: where they agree, and where not.
+"""Figures that others measured on an A100, beside the model's: where they agree and where not.
 
 **The post** (Dao, Haziza, Massa & Sizov 2023, "Flash-Decoding for long-context inference"): one
-attention layer, fp16, 16 query heads, 2 KV heads, D 128; it says all that the model needs but which
-A100 it was.
+attention layer, fp16, 16 query heads, 2 KV heads, D 128; it says all that the model needs, except
+which A100 it was.
 
 **The article**: a table for a "Llama-3-70B class" model (64 query heads, 8 KV heads, D 128) that
 does not say how many layers its milliseconds are for, nor how the keys were split.
 
-- *Not all 80 layers*: 65,536 tokens of 80 layers are 21.5 GB of keys and values. To read these in
+- *Not all 80 layers*: 65,536 tokens of 80 layers are 21.5 GB of keys and values. Reading these in
   2.8 ms takes 7,670 GB/s, nearly four times what an A100 has. *Not one*: its 0.27 GB in 2.8 ms
   would be 5 % of the bandwidth. `bandwidth_needed` does this sum.
-- *Splits*: equally fast at 512 tokens, twice as fast at 4,096. That is what splits of a fixed size
-  do, one split up to 2,048 keys, two at 4,096; a rule that fills the GPU at any length would gain
-  more than four times at 4,096.
+- *Splits*: Flash-Decoding is as fast as FlashAttention-2 at 512 tokens, and twice as fast at 4,096.
+  That is what splits of a fixed size do: one split up to 2,048 keys, two at 4,096. A rule that
+  fills the GPU at any length would be more than four times as fast at 4,096.
 
-Two numbers are chosen after the fact, and so this is a reading, no proof: splits of SPLIT_KEYS =
-2,048 keys, and LAYERS = 13 (a sixth of the model). The speed-up column does not depend on LAYERS.
-All else is `kernels.explain`'s default.
+Two numbers are chosen after the fact, so this is an interpretation, not a proof: splits of
+SPLIT_KEYS = 2,048 keys, and LAYERS = 13 (a sixth of the model). The speed-up column does not depend
+on LAYERS. Everything else is `kernels.explain`'s default.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ A100 = "A100 80GB SXM"
 
 @dataclass(frozen=True)
 class Published:
-    """What was published for a shape. Times of FlashAttention-2 and Flash-Decoding, µs."""
+    """What was published for one shape: the times of FlashAttention-2 and Flash-Decoding, µs."""
 
     batch: int
     heads: tuple[int, int]
@@ -98,8 +98,8 @@ def compare_article(
 ) -> list[Compared]:
     """Predict the article's table.
 
-    split_keys: keys of a split; None: as many splits as `kernels.heuristics` chooses, which is what
-    this course's kernel would do. layers: by which the time of one layer is multiplied.
+    split_keys: keys per split; None: as many splits as `kernels.heuristics` chooses, which is what
+    this course's kernel would do. layers: what the time of one layer is multiplied by.
 
     >>> [round(row.speed_up, 1) for row in compare_article()]
     [1.0, 1.6, 6.1, 9.6]
@@ -107,13 +107,13 @@ def compare_article(
     [1.1, 4.4, 8.5, 11.8]
 
     Published: 1.0, 2.0, 5.1, 8.7. With splits of a fixed size the model is within 20 % of these;
-    the second line is where more splits of short contexts would lead.
+    the second line shows what more splits of short contexts would give.
     """
     return _compare(ARTICLE, "bf16", split_keys, layers, device)
 
 
 def compare_post(device: Device | str = A100) -> list[Compared]:
-    """Predict the post's table: splits by FlashAttention-2's rule, as its code has it; one layer.
+    """Predict the post's table: one layer, splits by the rule in FlashAttention-2's code.
 
     >>> [(round(row.fa2_us), round(row.flash_decoding_us)) for row in compare_post()]
     [(1985, 63), (3960, 106), (504, 63)]
@@ -122,7 +122,7 @@ def compare_post(device: Device | str = A100) -> list[Compared]:
 
 
 def bandwidth_needed(row: Published, layers: int) -> float:
-    """Return the GB/s it takes to read K and V of so many layers in the published time, 16-bit.
+    """Return the GB/s it takes to read 16-bit K and V of `layers` layers in the published time.
 
     >>> round(bandwidth_needed(ARTICLE[-1], 80)), round(bandwidth_needed(ARTICLE[-1], 13))
     (7670, 1246)

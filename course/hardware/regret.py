@@ -1,10 +1,10 @@
-"""How good a split rule is: its regret, against the best of all numbers of splits.
+"""How good a split rule is: its regret, relative to the best number of splits.
 
     regret = time with the rule's number of splits / time with the best number − 1
 
-A rule is scored on the curves of `course.hardware.split_curves`: recorded where there is a record
-of `python -m benchmarks splits`, else the model's, in several worlds. Every score says which. A
-rule is good if it does well in all worlds, since nobody knows beforehand in which one they are.
+A rule is scored on the curves of `course.hardware.split_curves`: recorded ones if there is a record
+of `python -m benchmarks splits`, otherwise the model's, in several worlds. Every score says which.
+A rule is good if it does well in all worlds, since nobody knows in advance which one they are in.
 """
 
 import math
@@ -64,13 +64,13 @@ class Score:
 
 
 def score(name: str, rule: Rule, curves: Sequence[Curve]) -> Score:
-    """Score a rule on those of the curves that tried what it chooses.
+    """Score a rule on those curves that tried the number of splits it chooses.
 
-    Raises ValueError where there are none.
+    Raises ValueError if there are none.
     """
     fair = [curve for curve in curves if curve.tried(rule(curve.shape))]
     if not fair:
-        raise ValueError(f"a rule is scored on at least one curve; got none of {len(curves)}")
+        raise ValueError(f"a rule must be scored on at least one curve; got none of {len(curves)}")
     regrets = sorted(regret(rule, curve) for curve in fair)
     sources = sorted({curve.source for curve in fair})
     return Score(
@@ -85,12 +85,12 @@ def score(name: str, rule: Rule, curves: Sequence[Curve]) -> Score:
 
 
 def compare(curves: Sequence[Curve], rules: Mapping[str, Rule] = RULES) -> list[Score]:
-    """Score rules on the same curves; in the order given."""
+    """Score rules on the same curves, in the order given."""
     return [score(name, rule, curves) for name, rule in rules.items()]
 
 
 def as_text(scores: Sequence[Score]) -> str:
-    """Return scores as aligned text, under a line that says what they rest on."""
+    """Return scores as aligned text, below a line that says what they rest on."""
     wide = max(len(score.rule) for score in scores)
     most = max(score.curves for score in scores)
     lines = [f"regret on {most:,} curves, {scores[0].source}"]
@@ -103,10 +103,10 @@ def as_text(scores: Sequence[Score]) -> str:
 
 
 def fit_costs(curves: Sequence[Curve], candidates: Iterable[Costs] = CANDIDATES) -> Costs:
-    """Return the costs with which `cost_model` has the least mean regret; the first of equal ones.
+    """Return the costs with which `cost_model` has the least mean regret; in a tie, the first.
 
-    Over `worlds` of several GPUs, `kernels.split_rules.ASSUMED` is next to it; on a recorded run it
-    is what that GPU's kernel should assume.
+    Over `worlds` of several GPUs, `kernels.split_rules.ASSUMED` is next to the result; on a
+    recorded run, the result is what the kernel should assume on that GPU.
     """
 
     def mean(costs: Costs) -> float:

@@ -1,15 +1,15 @@
-"""The roofline: a kernel needs at least bytes / bandwidth and at least operations / peak.
+"""The roofline: a kernel takes at least bytes / bandwidth and at least operations / peak.
 
-Which of the two is longer depends on its **intensity**, operations a byte, and on the device's
+Which of the two is longer depends on its **intensity**, operations per byte, and on the device's
 **ridge point**, the intensity at which both take equally long:
 
     attainable      peak ┤            ┌──────────    intensity above the ridge: arithmetic
     operations           │          ╱
-    a second             │        ╱  bandwidth · intensity    below it: memory
+    per second           │        ╱  bandwidth · intensity    below it: memory
                          └───────┴──────────────
                                  ridge = peak / bandwidth
 
-Nothing here knows of programs or launches (`course.hardware.launch` does): these are bounds.
+Nothing here knows about programs or launches (`course.hardware.launch` does): these are bounds.
 
 Source: Williams, Waterman & Patterson 2009, "Roofline: an insightful visual performance model".
 """
@@ -20,7 +20,7 @@ from course.hardware.sizes import check_counts, check_shape, element_bytes, posi
 from course.hardware.specifications import resolve
 from kernels.devices import Device
 
-NO_BF16 = ("sm_70", "sm_75")  # their tensor cores multiply fp16 alone
+NO_BF16 = ("sm_70", "sm_75")  # their tensor cores multiply only fp16
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Work:
 
     @property
     def intensity(self) -> float:
-        """Operations a byte."""
+        """Operations per byte."""
         return self.operations / self.bytes
 
     def __add__(self, other: "Work") -> "Work":
@@ -41,13 +41,13 @@ class Work:
 
 
 def peak_tflops(device: Device | str, dtype: str = "bf16") -> float:
-    """Return the peak of matrix products of a dtype with fp32 sums, dense, 10¹² operations/s.
+    """Return the peak rate of dense matrix products of a dtype, fp32 sums, 10¹² operations/s.
 
     >>> peak_tflops("H100 SXM"), peak_tflops("H100 SXM", "fp32"), peak_tflops("T4", "fp16")
     (989.4, 67.0, 65.0)
 
-    Tensor cores of a V100 or a T4 do not know bf16, so that there it is done in fp32. TF32 is not
-    counted: this course's fp32 is fp32. Raises ValueError for dtypes other than these three.
+    The tensor cores of a V100 or a T4 do not support bf16, so there it is done in fp32. TF32 is not
+    counted: in this course, fp32 means fp32. Raises ValueError for dtypes other than these three.
     """
     device = resolve(device)
     if dtype not in ("fp32", "bf16", "fp16"):
@@ -57,7 +57,7 @@ def peak_tflops(device: Device | str, dtype: str = "bf16") -> float:
 
 
 def ridge_point(device: Device | str, dtype: str = "bf16") -> float:
-    """Return the intensity, operations a byte, from which on a device's arithmetic is the limit.
+    """Return the intensity, in operations per byte, from which arithmetic limits a device.
 
     >>> round(ridge_point("A100 80GB SXM")), round(ridge_point("H100 SXM"))
     (153, 295)
@@ -67,12 +67,12 @@ def ridge_point(device: Device | str, dtype: str = "bf16") -> float:
 
 
 def attainable_tflops(intensity: float, device: Device | str, dtype: str = "bf16") -> float:
-    """Return the roof above an intensity (operations a byte), 10¹² operations a second.
+    """Return the roof at an intensity (operations per byte), in 10¹² operations per second.
 
     >>> attainable_tflops(1.0, "H100 SXM"), attainable_tflops(1000.0, "H100 SXM")
     (3.35, 989.4)
 
-    One operation a byte: of 989 TFLOP/s a H100 can use 3.35, one for each byte it reads.
+    At one operation per byte, an H100 can use 3.35 of its 989 TFLOP/s: one for each byte it reads.
     """
     positive("intensity", intensity)
     device = resolve(device)
@@ -80,7 +80,7 @@ def attainable_tflops(intensity: float, device: Device | str, dtype: str = "bf16
 
 
 def roofline_us(work: Work, device: Device | str, dtype: str = "bf16") -> float:
-    """Return the least time for some work, µs: the longer one of memory's and arithmetic's.
+    """Return the least time for some work, µs: memory's or arithmetic's, whichever is longer.
 
     >>> roofline_us(Work(operations=1e12, bytes=1e6), "A100 80GB SXM") > 3205
     True
@@ -100,7 +100,7 @@ def decode_work(
     dtype: str = "bf16",
     kv_dtype: str | None = None,
 ) -> Work:
-    """Count decode attention of one layer: each of B·Lq·Hq query rows with all `length` keys.
+    """Count one layer's decode attention: each of B·Lq·Hq query rows with all `length` keys.
 
     Operations: QKᵀ and PV, a multiplication and an addition each: 4·B·Lq·Hq·Lk·D. Bytes: K and V
     once for all G query heads that share them (2·B·Lk·Hkv·D elements of kv_dtype), q and o once.
@@ -113,17 +113,17 @@ def decode_work(
 
 
 def decode_intensity(group: int, queries: int = 1, kv_dtype: str = "bf16") -> float:
-    """Return what the intensity of decode attention tends to in a long context: 2·G·Lq / bytes.
+    """Return the limit of decode attention's intensity in a long context: 2·G·Lq / bytes.
 
     group: G = Hq / Hkv. queries: Lq. A key element is multiplied for each of G·Lq query rows, a
-    value element likewise: two operations a row, for `kv_dtype`'s bytes an element.
+    value element likewise: two operations per row, for `kv_dtype`'s bytes per element.
 
     >>> decode_intensity(1), decode_intensity(8), decode_intensity(8, queries=4)
     (1.0, 8.0, 32.0)
     >>> decode_intensity(8, kv_dtype="fp8")
     16.0
 
-    Neither the batch nor the length is in it: more users bring their own keys with them.
+    Neither the batch nor the length matters: more users bring more keys of their own.
     """
     check_counts(group=group, queries=queries)
     return 2 * group * queries / element_bytes(kv_dtype)
@@ -139,11 +139,11 @@ def prefill_work(
     fused: bool = True,
     dtype: str = "bf16",
 ) -> Work:
-    """Count attention of a whole prompt in one layer.
+    """Count one layer's attention over a whole prompt.
 
     Operations: 4·B·Hq·D for every pair of a query and a key that it sees. Bytes: q, k, v and o
-    once; not fused, scores and probabilities (B·Hq·N² each) are written and read again as well.
-    What is read again by FlashAttention's query tiles is taken to come from the L2 cache.
+    once; if not fused, scores and probabilities (B·Hq·N² each) are also written and read back.
+    What FlashAttention's query tiles read again is assumed to come from the L2 cache.
     """
     check_shape(batch=batch, heads=heads, head_dim=head_dim, length=length)
     B, (Hq, Hkv), N, D = batch, heads, length, head_dim
@@ -159,7 +159,7 @@ def prefill_intensity(
     """Return the intensity of FlashAttention over a whole prompt: G·(N + 1) / ((G + 1)·bytes).
 
     Twice that without a mask (and with N for N + 1). It grows with the prompt: every key that is
-    read is multiplied with all queries behind it.
+    read is multiplied by all queries from its position on.
 
     >>> prefill_intensity(8191, group=8) > 12 * ridge_point("H100 SXM")
     True
@@ -179,7 +179,7 @@ def linear_work(tokens: int, inputs: int, outputs: int, dtype: str = "bf16") -> 
     >>> round(linear_work(1, 4096, 4096).intensity), round(linear_work(128, 4096, 4096).intensity)
     (1, 120)
 
-    Here a batch helps: its rows share the weights, as they never share keys.
+    Here a batch helps: its rows share the weights, whereas they never share keys.
     """
     check_counts(tokens=tokens, inputs=inputs, outputs=outputs)
     elements = inputs * outputs + tokens * (inputs + outputs)

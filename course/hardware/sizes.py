@@ -1,10 +1,10 @@
-"""Bytes of an element by the name of its dtype, and checks of what is given."""
+"""Bytes per element by the name of its dtype, and checks of arguments."""
 
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1, "e4m3": 1, "e5m2": 1, "int8": 1}
 
 
 def element_bytes(dtype: str) -> int:
-    """Return the bytes of an element. Raises ValueError with the names that there are.
+    """Return the bytes of an element. Raises ValueError, listing the known names, for any other.
 
     >>> element_bytes("bf16"), element_bytes("fp8")
     (2, 1)

@@ -1,6 +1,6 @@
 """The figures of `kernels.devices` as a lesson shows them, and what one SM has room for.
 
-Sources: those that every `Device` names; limits of an SM: `kernels.compile_report.targets`; of
+Sources: those that every `Device` names; limits of an SM: `kernels.compile_report.targets`; for
 sm_70: NVIDIA, "CUDA C++ Programming Guide", technical specifications per compute capability.
 """
 
@@ -37,12 +37,12 @@ def limits(device: Device | str) -> Target:
     """
     device = resolve(device)
     if device.arch is None:
-        raise ValueError(f"{device.name} has no GPU architecture, so nothing is known of its SMs")
+        raise ValueError(f"{device.name} has no GPU architecture, so its SMs are unknown")
     return VOLTA if device.arch == VOLTA.name else target(device.arch)
 
 
 def table(devices: Iterable[Device] = DEVICES) -> str:
-    """Return the figures as aligned text: a line a device, units in the head.
+    """Return the figures as aligned text: one line per device, units in the header.
 
     >>> print(table(device for device in DEVICES if device.name in ("A10", "H200")))
     device  SMs   GB/s     GB  16-bit TFLOP/s  fp32 TFLOP/s  L2 MB  shared KiB/SM
@@ -67,5 +67,5 @@ def table(devices: Iterable[Device] = DEVICES) -> str:
 
 
 def _rate(tflops: float) -> str:
-    """One decimal; three where a CPU would else show as nothing."""
+    """One decimal; three below 1, as a CPU would otherwise show as almost nothing."""
     return f"{tflops:,.1f}" if tflops >= 1 else f"{tflops:.3f}"

@@ -1,8 +1,8 @@
 """Time against the number of splits, for many calls: from the model, or from a recorded run.
 
 The model alone cannot judge a rule that was made from a model like it (`course.hardware.regret`).
-So `worlds` asks again with other assumptions: what a launch takes, how long a program waits for its
-first keys, how much an SM draws with one program on it, and how much while others rest.
+So `worlds` asks again under other assumptions: how long a launch takes, how long a program waits
+for its first keys, how much an SM draws with one program on it, and how much while others rest.
 """
 
 import dataclasses
@@ -23,14 +23,14 @@ CALLS = tuple(
     for length in (1024, 4096, 16384, 65536, 131072)
     for heads in ((32, 8), (64, 8), (8, 1), (32, 32))
     for batch in (1, 4, 16, 64)
-    if batch * heads[1] * length <= 2**24  # 8 GiB of K and V: beyond, every GPU is full
+    if batch * heads[1] * length <= 2**24  # 8 GiB of K and V: beyond that, every GPU is full
 )
 """What `benchmarks.splits` measures: batch, (Hq, Hkv), keys; D = 128, bf16."""
 
-MANY = (192, 256, 384, 512, 768, 1024, 1536, 2048)  # splits, for rules that know no bounds
+MANY = (192, 256, 384, 512, 768, 1024, 1536, 2048)  # splits, for rules that have no upper bound
 
 WORLDS = {"launch_us": (2.0, 10.0), "fill_us": (0.0, 2.0), "alone": (0.7, 1.0), "pace": (1.0, 2.0)}
-"""Assumptions of `kernels.devices.Device`, a low and a high value of each."""
+"""Assumptions of `kernels.devices.Device`, with a low and a high value for each."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Curve:
     """Time against the number of splits.
 
     call: its shapes in words. source: where the times are from. shape: what a rule sees.
-    times_us: pairs of a number of splits and its time, µs, by rising numbers.
+    times_us: pairs of a number of splits and its time, µs, in increasing order.
     """
 
     call: str
@@ -52,21 +52,21 @@ class Curve:
         return min(self.times_us, key=lambda pair: (pair[1], pair[0]))
 
     def tried(self, splits: int) -> bool:
-        """Say whether so many splits lie between the fewest and the most that were tried."""
+        """Say whether a number of splits lies between the fewest and the most that were tried."""
         return self.times_us[0][0] <= splits <= self.times_us[-1][0]
 
     def time_us(self, splits: int) -> float:
-        """Return the time with so many splits, between two that were tried on a straight line."""
+        """Return the time with `splits` splits, on a straight line between two that were tried."""
         return interpolate(self.times_us, splits)
 
 
 def interpolate(points: Sequence[tuple[int, float]], at: int) -> float:
-    """Return the height at a place between points (rising in x) that straight lines join.
+    """Return the height at x = `at` of straight lines joining points (in increasing x).
 
     >>> interpolate([(1, 4.0), (2, 2.0), (4, 3.0)], 3)
     2.5
 
-    Raises ValueError outside of the points: a time that nobody took is not made up.
+    Raises ValueError outside the points: a time that nobody measured is not made up.
     """
     below = [point for point in points if point[0] <= at]
     above = [point for point in points if point[0] >= at]
@@ -78,7 +78,7 @@ def interpolate(points: Sequence[tuple[int, float]], at: int) -> float:
 
 
 def modelled(device: Device | str, calls: Iterable[tuple] = CALLS) -> list[Curve]:
-    """Return the curves of calls (batch, (Hq, Hkv), length) as the model has them.
+    """Return the curves of calls (batch, (Hq, Hkv), length) as the model predicts them.
 
     >>> curve = modelled("H100 SXM", [(1, (32, 8), 65536)])[0]
     >>> print(curve.call, "·", curve.source, "·", curve.best[0])
@@ -93,7 +93,7 @@ def worlds(
     calls: Iterable[tuple] = CALLS,
     assumptions: Mapping[str, Sequence[float]] = WORLDS,
 ) -> dict[str, list[Curve]]:
-    """Return the curves of calls in every combination of assumptions, by what is assumed.
+    """Return the curves of calls under every combination of assumptions, by what is assumed.
 
     >>> names = list(worlds("H100 SXM", [(1, (32, 8), 4096)]))
     >>> len(names), names[0]
@@ -110,18 +110,18 @@ def worlds(
 
 
 def recorded(record: Mapping[str, Any] | None, device: Device | None = None) -> list[Curve]:
-    """Return the curves of a record of `benchmarks splits`; none where there is no GPU's record.
+    """Return the curves of a record of `benchmarks splits`; none unless it is a GPU's.
 
     record: as `benchmarks.protocol.load("splits")` returns it; its rows have B, Hq, Hkv, Lk,
     `num_splits` and `ms`. device: the GPU, if `kernels.devices` does not know the record's. Raises
-    ValueError for a GPU that nobody knows.
+    ValueError for a GPU that is not known.
     """
     gpu = (record or {}).get("gpu", "")
     if record is None or gpu.startswith("none"):
         return []
     device = device or recognise(gpu)
     if device is None:
-        raise ValueError(f"no figures for {gpu}: give device=Device(name=…, sms=…, …)")
+        raise ValueError(f"no figures for {gpu}: pass device=Device(name=…, sms=…, …)")
     curves = []
     for row in record["rows"]:
         if not row.get("ms"):

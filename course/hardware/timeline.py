@@ -1,11 +1,11 @@
 """Which program runs where and when: what a picture of SMs over time is drawn from.
 
-Two ways to one kind of list. `schedule` deals out programs of any durations, as a GPU's scheduler
-does: the next one goes to the slot that is free first. `timeline_of` shows what the model of
-`kernels.explain` says: its waves, each as long as its fullest SM.
+There are two ways to make such a list. `schedule` deals out programs of any durations, the way a
+GPU's scheduler does: the next one goes to the slot that is free first. `timeline_of` shows what the
+model of `kernels.explain` says: its waves, each as long as its fullest SM.
 
-A GPU with `sms` SMs and p places on each has p · sms slots; slot s is on SM s mod sms, so that
-every SM gets its first program before any gets its second.
+A GPU with `sms` SMs and p places on each has p · sms slots; slot s is on SM s mod sms, so every SM
+gets its first program before any gets its second.
 """
 
 import heapq
@@ -30,13 +30,13 @@ class Run:
 def schedule(durations: Iterable[float], sms: int, programs_per_sm: int = 1) -> list[Run]:
     """Deal out programs, in order, each to the slot that is free first (the lowest if several are).
 
-    durations: of each program, not negative; stop and start have its unit.
+    durations: of each program, not negative; start and stop are in the same unit.
 
     >>> [(run.slot, run.start, run.stop) for run in schedule([3, 1, 1, 1], sms=2)]
     [(0, 0.0, 3.0), (1, 0.0, 1.0), (1, 1.0, 2.0), (1, 2.0, 3.0)]
 
     A row of 3,000 keys and three of 1,000 on two SMs: the short ones share one. The result is never
-    more than twice as long as the best there is (Graham 1969, "Bounds on multiprocessing timing
+    more than twice as long as the best possible (Graham 1969, "Bounds on multiprocessing timing
     anomalies"). Raises ValueError for a negative duration, or fewer than one SM.
     """
     positive("sms", sms)
@@ -53,10 +53,10 @@ def schedule(durations: Iterable[float], sms: int, programs_per_sm: int = 1) -> 
 
 
 def timeline_of(explanation: Explanation) -> list[Run]:
-    """Lay out stage 1 of a decode call as the model sees it, µs; programs without a key left out.
+    """Lay out stage 1 of a decode call as the model sees it, in µs, omitting programs without keys.
 
-    Programs on one SM share its pace: where there are two, both take twice as long. A wave starts
-    when the one before is done, so the last `stop` is `explanation.stage_1_us`.
+    Programs on one SM share its pace: if there are two, both take twice as long. A wave starts when
+    the previous one is done, so the last `stop` is `explanation.stage_1_us`.
 
     >>> from kernels.explain import explain
     >>> said = explain(
@@ -65,7 +65,7 @@ def timeline_of(explanation: Explanation) -> list[Run]:
     >>> len(runs), runs[0].sm == runs[108].sm, round(runs[108].stop / runs[20].stop, 3)
     (120, True, 2.0)
 
-    120 programs on 108 SMs: 12 SMs have two, and the whole waits for these.
+    120 programs on 108 SMs: 12 SMs have two, and everything waits for those.
     """
     sms, slots, runs = explanation.device.sms, explanation.slots, []
     counts = [min(slots, explanation.busy - first) for first in range(0, explanation.busy, slots)]
@@ -87,7 +87,7 @@ def makespan(runs: Sequence[Run]) -> float:
 
 
 def utilisation(runs: Sequence[Run], sms: int) -> float:
-    """Return the share of SM-time in which an SM has something to do, until all is done: 0 to 1.
+    """Return the share of SM-time, until all is done, in which an SM is busy: 0 to 1.
 
     >>> utilisation(schedule([3, 1, 1, 1], sms=2), sms=2), utilisation(schedule([4], 4), sms=4)
     (1.0, 0.25)
@@ -95,7 +95,7 @@ def utilisation(runs: Sequence[Run], sms: int) -> float:
     positive("sms", sms)
     total = makespan(runs)
     busy = 0.0
-    until: dict[int, float] = {}  # runs of an SM may overlap: count the time in which there is any
+    until: dict[int, float] = {}  # runs of an SM may overlap: count the time with at least one
     for run in sorted(runs, key=lambda run: run.start):
         busy += max(0.0, run.stop - max(run.start, until.get(run.sm, 0.0)))
         until[run.sm] = max(run.stop, until.get(run.sm, 0.0))

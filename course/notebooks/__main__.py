@@ -11,9 +11,9 @@ from course.notebooks.files import notebooks
 
 DOES = {
     "run": "execute notebooks and store their outputs (default: all lessons and solutions)",
-    "lint": "hold notebooks to the rules (default: all lessons and solutions)",
+    "lint": "check notebooks against the rules (default: all lessons and solutions)",
     "generate": "write exercises/ from solutions/",
-    "check": "say where exercises/ is not what solutions/ gives",
+    "check": "say where exercises/ differs from what solutions/ generates",
     "census": "count lessons, exercises, checks and mistakes",
 }
 
@@ -39,9 +39,9 @@ def main(argv: list[str]) -> int:
         return generate.generate(given or notebooks("solutions"))
     if options.what == "check":
         complaints = generate.drifted(given or notebooks("solutions"))
-        print(*complaints or ["exercises/ is what solutions/ gives"], sep="\n")
+        print(*complaints or ["exercises/ is what solutions/ generates"], sep="\n")
         if complaints:
-            print("To mend it: make exercises")
+            print("To fix this: make exercises")
         return 1 if complaints else 0
     return census.show()
 

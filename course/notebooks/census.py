@@ -9,7 +9,7 @@ from course.notebooks.files import asked, notebooks, read
 
 
 def census() -> dict[str, dict[str, int]]:
-    """Return {lesson: {what: how many}}, a lesson being named as its notebook, "03_…"."""
+    """Return {lesson: {what: how many}}, each lesson named after its notebook, "03_…"."""
     table = {}
     for path in notebooks("notebooks"):
         nb, number = read(path), path.name[:2]
@@ -35,7 +35,7 @@ def _exercises(lesson: str) -> dict[str, int]:
 
 
 def show() -> int:
-    """Print the census as a table with its sums."""
+    """Print the census as a table with totals."""
     table = census()
     if not table:
         print("There are no lessons yet.")

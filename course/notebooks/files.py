@@ -13,7 +13,7 @@ from nbformat import NotebookNode
 ROOT = Path(__file__).resolve().parents[2]
 METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
-    "language_info": {"name": "python"},  # no version: each machine would write another one
+    "language_info": {"name": "python"},  # no version: every machine would write its own
 }
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -24,7 +24,7 @@ def notebooks(kind: str) -> list[Path]:
 
 
 def read(path: Path) -> NotebookNode:
-    """Return a notebook, in the current format. Raises ValueError where it is none."""
+    """Return a notebook in the current format. Raises ValueError if the file is not one."""
     try:
         return nbformat.read(path, as_version=4)
     except (nbformat.reader.NotJSONError, nbformat.ValidationError) as error:
@@ -40,7 +40,7 @@ def text(nb: NotebookNode) -> str:
 def normalise(nb: NotebookNode) -> NotebookNode:
     """Remove in place what differs from run to run or machine to machine; return the notebook.
 
-    Gone are: Python's version, widget state and views, execution times, Jupyter's own marks.
+    Removed are Python's version, widget state and views, execution times, Jupyter's own marks.
     """
     nb.metadata = nbformat.from_dict(METADATA)
     for cell in nb.cells:

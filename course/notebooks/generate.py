@@ -1,6 +1,6 @@
 """Make exercises/ from solutions/, with nbgrader's own preprocessors.
 
-A cell tagged `answers-only` (a remark on the solution, say) is left out of the exercises. The
+A cell tagged `answers-only` (say, a remark on the solution) is left out of the exercises. The
 checksums that nbgrader adds for a class are left to `nbgrader generate_assignment`.
 """
 
@@ -21,7 +21,7 @@ ANSWERS_ONLY = "answers-only"
 def exercise_from(solution: NotebookNode) -> NotebookNode:
     """Return the exercise notebook of a solution notebook: solutions and outputs cleared.
 
-    Raises what nbgrader raises: metadata that don't fit, markers that don't pair.
+    Raises whatever nbgrader raises, for example for invalid metadata or unpaired markers.
     """
     nb, resources = copy.deepcopy(solution), {}
     for preprocessor in (
@@ -41,7 +41,7 @@ def target(solution: Path) -> Path:
 
 
 def generate(paths: list[Path]) -> int:
-    """Write the exercises of these solution notebooks; remove exercises that have no solution."""
+    """Write the exercises for these solution notebooks; remove exercises that have no solution."""
     for path in paths:
         goal = target(path)
         goal.parent.mkdir(exist_ok=True)
@@ -60,12 +60,12 @@ def orphans() -> list[Path]:
 
 
 def drifted(paths: list[Path]) -> list[str]:
-    """Return a sentence for each exercise notebook that is not what would be generated."""
+    """Return a sentence for each exercise notebook that differs from what would be generated."""
     complaints = [f"exercises/{path.name} has no solution notebook" for path in orphans()]
     for path in paths:
         goal = target(path)
         if not goal.exists():
             complaints.append(f"exercises/{path.name} is missing")
         elif goal.read_text(encoding="utf-8") != text(exercise_from(read(path))):
-            complaints.append(f"exercises/{path.name} is not what solutions/{path.name} gives")
+            complaints.append(f"exercises/{path.name} is not what solutions/{path.name} generates")
     return complaints

@@ -1,4 +1,4 @@
-"""Hold notebooks to the rules, and say where they are broken."""
+"""Check notebooks against the rules, and say where the rules are broken."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from course.notebooks.files import read
 from course.notebooks.rules import EVERYWHERE, Finding
 from course.notebooks.rules_of_kinds import lesson_rules, solution_rules
 
-LARGEST = 1_000_000  # bytes of a stored notebook
+LARGEST = 1_000_000  # bytes in a stored notebook
 
 
 def lint(path: Path) -> list[Finding]:
@@ -17,12 +17,12 @@ def lint(path: Path) -> list[Finding]:
     rules = solution_rules(path) if path.parent.name == "solutions" else lesson_rules(path)
     findings = [found for rule in (*EVERYWHERE, *rules) for found in rule(nb)]
     if size > LARGEST:
-        findings.append(Finding("", f"{size:,} bytes; {LARGEST:,} are the most"))
+        findings.append(Finding("", f"{size:,} bytes; at most {LARGEST:,} are allowed"))
     return findings
 
 
 def show(paths: list[Path]) -> int:
-    """Print the findings on notebooks; return 1 where one of them is an error."""
+    """Print the findings on notebooks; return 1 if any of them is an error."""
     errors = 0
     for path in paths:
         for finding in lint(path):

@@ -1,4 +1,4 @@
-"""The rules that every notebook keeps; those of lessons and of exercises are in `rules_of_kinds`.
+"""The rules that every notebook follows; those of lessons and of exercises are in `rules_of_kinds`.
 
 A rule takes a notebook and yields findings. An error fails the tests; a warning is advice.
 """
@@ -15,7 +15,7 @@ from nbformat import NotebookNode
 
 from course.notebooks.files import grade_id
 
-LINES = {"": 12, "the-function": 20, "solution": 40}  # of code, by the cell's role
+LINES = {"": 12, "the-function": 20, "solution": 40}  # of code, at most, by the cell's role
 MACHINE_PATH = re.compile(
     r"(?<![\w.:/-])/(?:home|Users|root|tmp|var|mnt|opt|work|workspace|private)/\w"
     r"|[A-Z]:\\\\?(?:Users|Program)|site-packages|ipykernel_\d"
@@ -41,7 +41,7 @@ def cells(nb: NotebookNode, kind: str) -> list[NotebookNode]:
 
 
 def ids(nb: NotebookNode) -> Iterator[Finding]:
-    """Cell ids are there, and unique."""
+    """Every cell has an id, and ids are unique."""
     for name, times in Counter(cell.get("id", "") for cell in nb.cells).items():
         if not name:
             yield Finding("", f"{times} cells have no id")
@@ -50,7 +50,7 @@ def ids(nb: NotebookNode) -> Iterator[Finding]:
 
 
 def metadata(nb: NotebookNode) -> Iterator[Finding]:
-    """Nothing of the machine is stored that ran it."""
+    """Nothing is stored about the machine that ran it."""
     if "version" in nb.metadata.get("language_info", {}) or "widgets" in nb.metadata:
         yield Finding("", "Python's version or widget state is stored: use course.notebooks run")
     for cell in nb.cells:
@@ -59,18 +59,18 @@ def metadata(nb: NotebookNode) -> Iterator[Finding]:
 
 
 def lengths(nb: NotebookNode) -> Iterator[Finding]:
-    """One idea a cell: 12 lines; 20 for the lesson's own function, 40 for a solution."""
+    """One idea per cell: 12 lines; 20 for the lesson's own function, 40 for a solution."""
     for cell in cells(nb, "code"):
         role = "the-function" if "the-function" in cell.metadata.get("tags", []) else ""
         role = "solution" if grade_id(cell).startswith("ex_") else role
         lines = [line for line in cell.source.splitlines() if line.strip()]
         count = sum(not line.strip().startswith(("# NBVAL", "### ")) for line in lines)
         if count > LINES[role]:
-            yield Finding(cell.id, f"{count} lines of code; {LINES[role]} are the most")
+            yield Finding(cell.id, f"{count} lines of code; at most {LINES[role]} are allowed")
 
 
 def words_on_figures(nb: NotebookNode) -> Iterator[Finding]:
-    """A figure is followed by a text that says what to see."""
+    """A figure is followed by text that says what to see."""
     for cell, after in zip(nb.cells, [*nb.cells[1:], None], strict=True):
         drawn = cell.cell_type == "code" and _ends_in_figure(cell.source)
         if drawn and (after is None or after.cell_type != "markdown"):
@@ -80,7 +80,7 @@ def words_on_figures(nb: NotebookNode) -> Iterator[Finding]:
 def _ends_in_figure(source: str) -> bool:
     try:
         body = ast.parse(source).body
-    except SyntaxError:  # a magic; it draws nothing of ours
+    except SyntaxError:  # a magic; it draws none of our figures
         return False
     last = body[-1] if body else None
     return isinstance(last, ast.Expr) and ast.unparse(last).startswith("figures.")
@@ -92,13 +92,13 @@ def machine_paths(nb: NotebookNode) -> Iterator[Finding]:
         shown = [("cell", cell.source)] + [("output", t) for t in output_texts(cell)]
         for where, text in shown:
             if found := MACHINE_PATH.search(text):
-                yield Finding(cell.id, f"a path of one machine in the {where}: {found[0]}…")
+                yield Finding(cell.id, f"a path on one machine in the {where}: {found[0]}…")
             if where == "output" and (found := ADDRESS.search(text)):
-                yield Finding(cell.id, f"an address in memory in the output: {found[0]}")
+                yield Finding(cell.id, f"a memory address in the output: {found[0]}")
 
 
 def output_texts(cell: NotebookNode) -> list[str]:
-    """Return what a cell printed, as texts."""
+    """Return what a cell printed, as strings."""
     texts = []
     for output in cell.get("outputs", []):
         texts.append(output.get("text", ""))
@@ -107,7 +107,7 @@ def output_texts(cell: NotebookNode) -> list[str]:
 
 
 def executed(nb: NotebookNode) -> Iterator[Finding]:
-    """Run from top to bottom in a fresh kernel, without an error, and stored so."""
+    """Run from top to bottom in a fresh kernel without an error, and stored that way."""
     counts = [cell.execution_count for cell in cells(nb, "code") if cell.source.strip()]
     if counts != list(range(1, len(counts) + 1)):
         yield Finding("", "not stored as run from top to bottom: use course.notebooks run")

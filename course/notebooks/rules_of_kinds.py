@@ -12,8 +12,8 @@ from nbformat import NotebookNode
 from course.notebooks.files import ROOT, Asked, asked, grade_id
 from course.notebooks.rules import Finding, Rule, cells
 
-# Two parts prose to one part code: at ten words to a line, 20 words a line of code. Below 10,
-# prose is no more than code, and a lesson has turned into a listing.
+# Two parts prose to one part code: at ten words per line, 20 words per line of code. Below 10,
+# there is no more prose than code, and the lesson has become a listing.
 FEWEST_WORDS = 10
 PROMISE = 200  # characters: one line on a screen, or nearly
 SCALE = r"[●○]{3}"
@@ -43,27 +43,25 @@ def frame(nb: NotebookNode, path: Path) -> Iterator[Finding]:
     if not re.search(r"(?im)^.*\bneeds\b.*\b\d+ min", opening):
         yield Finding("", 'no line with needs and minutes, such as "**Needs** lesson 01 · 40 min"')
     if len(headings(nb)) < 4:
-        yield Finding("", f"{len(headings(nb))} H2 sections; a lesson has several")
+        yield Finding("", f"{len(headings(nb))} H2 sections; a lesson has at least 4")
     exercises = f"](../exercises/{path.name})"
     if (ROOT / "solutions" / path.name).exists() and exercises not in whole(nb):
         yield Finding("", f"no link to its exercises: {exercises[1:]}")
 
 
 def title(nb: NotebookNode, path: Path) -> Iterator[Finding]:
-    """The first cell is an H1 with the number, and a promise of one line."""
+    """The first cell is an H1 with the number; a promise of one line follows."""
     first = nb.cells[0] if nb.cells else None
     lines = [line for line in (first.source if first else "").splitlines() if line.strip()]
     if first is None or first.cell_type != "markdown" or not lines:
-        yield Finding("", "the first cell should be a title")
+        yield Finding("", "the first cell must be a title")
         return
     if not re.match(rf"# .*{path.name[:2]}\b", lines[0]):
-        yield Finding(
-            first.id, f'the title should be an H1 with the number: "# {path.name[:2]} · …"'
-        )
+        yield Finding(first.id, f'the title must be an H1 with the number: "# {path.name[:2]} · …"')
     follow = [line for cell in cells(nb, "markdown")[:2] for line in cell.source.splitlines()]
     follow = [line for line in follow if line.strip() and line != lines[0]]
     if not follow or follow[0].startswith(("#", "-", "|", "!")) or len(follow[0]) > PROMISE:
-        yield Finding(first.id, "after the title comes a promise of one line")
+        yield Finding(first.id, "a promise of one line must follow the title")
 
 
 def headings(nb: NotebookNode) -> list[str]:
@@ -77,28 +75,28 @@ def whole(nb: NotebookNode) -> str:
 
 
 def ending(nb: NotebookNode) -> Iterator[Finding]:
-    """A lesson ends in a recap and in its sources."""
+    """A lesson ends with a recap and its sources."""
     found = headings(nb)
     for wanted in ("Recap", "Sources"):
         if wanted not in found:
             yield Finding("", f'the section "## {wanted}" is missing')
     if {"Recap", "Sources"} <= {*found} and found.index("Recap") > found.index("Sources"):
-        yield Finding("", "the recap comes before the sources")
+        yield Finding("", "the recap must come before the sources")
 
 
 def prose(nb: NotebookNode) -> Iterator[Finding]:
-    """About two parts prose to one part code; a warning only."""
+    """About two parts prose to one part code; only a warning."""
     lines = sum(len(cell.source.splitlines()) for cell in cells(nb, "code"))
     words = len(whole(nb).split())
     if words < FEWEST_WORDS * lines:
         ratio = f"{words} words for {lines} lines of code"
         yield Finding(
-            "", f"{ratio}: under {FEWEST_WORDS} a line, a lesson reads as a listing", False
+            "", f"{ratio}: under {FEWEST_WORDS} per line, a lesson reads like a listing", False
         )
 
 
 def front(nb: NotebookNode, path: Path) -> Iterator[Finding]:
-    """Exercises begin with a title, and lead back to their lesson."""
+    """Exercises begin with a title and link back to their lesson."""
     yield from title(nb, path)
     if f"](../notebooks/{path.name}" not in whole(nb):
         yield Finding("", f"no link to its lesson: (../notebooks/{path.name})")
@@ -108,26 +106,26 @@ def every_exercise(nb: NotebookNode) -> Iterator[Finding]:
     """2 to 4 exercises, each with heading, ratings, three hints, solution and check cells."""
     found = list(asked(nb))
     if not 2 <= len(found) <= 4:
-        yield Finding("", f"{len(found)} exercises; 2 to 4 make a notebook")
+        yield Finding("", f"{len(found)} exercises; a notebook has 2 to 4")
     for exercise in found:
         for message in faults(exercise):
             yield Finding(exercise.solution.id, f"exercise {exercise.exercise_id}: {message}")
 
 
 def faults(exercise: Asked) -> Iterator[str]:
-    """Yield what one exercise lacks."""
+    """Yield what is wrong with one exercise."""
     heading = HEADING.search(exercise.text)
     if not heading or heading[1] != exercise.exercise_id:
         yield f'no heading "### Exercise {exercise.exercise_id} · Title" before it'
     if not RATING.search(exercise.text):
         yield 'no line "difficulty ●●○ · importance ●●● · 10 min"'
     if (hints := exercise.text.count("<details>")) != 3:
-        yield f"{hints} hints in <details>; three are wanted: nudge, idea, almost the code"
+        yield f"{hints} hints in <details>; there must be three: nudge, idea, almost the code"
     if exercise.text.count("</details>") != hints:
         yield "a <details> is not closed"
     ours = dict(exercise.solution.metadata["nbgrader"])
     if {key: ours.get(key) for key in SOLUTION} != SOLUTION:
-        yield f"its solution cell's nbgrader metadata should have {SOLUTION}"
+        yield f"its solution cell's nbgrader metadata must have {SOLUTION}"
     if "### BEGIN SOLUTION" not in exercise.solution.source:
         yield "no ### BEGIN SOLUTION in its solution cell"
     if exercise.check is None:
@@ -135,13 +133,13 @@ def faults(exercise: Asked) -> Iterator[str]:
         return
     theirs = dict(exercise.check.metadata["nbgrader"])
     if {key: theirs.get(key) for key in CHECK} != CHECK or not theirs.get("points"):
-        yield f"its check cell's nbgrader metadata should have points and {CHECK}"
+        yield f"its check cell's nbgrader metadata must have points and {CHECK}"
     if not re.search(rf'check\("{re.escape(exercise.exercise_id)} \w', exercise.check.source):
-        yield f'its check cell should call check("{exercise.exercise_id} …", …)'
+        yield f'its check cell must call check("{exercise.exercise_id} …", …)'
 
 
 def markers(nb: NotebookNode) -> Iterator[Finding]:
-    """Solutions stand only in solution cells, so that none reaches the exercises."""
+    """Solutions are only in solution cells, so none reaches the exercises."""
     for cell in nb.cells:
         begun, ended = (cell.source.count(f"### {word} SOLUTION") for word in ("BEGIN", "END"))
         if begun != ended:

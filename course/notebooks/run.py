@@ -1,4 +1,4 @@
-"""Execute notebooks from a fresh kernel, and store them with what they printed."""
+"""Execute notebooks in a fresh kernel, and store them with their outputs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SECONDS = 120  # per cell
 def execute(nb: NotebookNode, folder: Path, bar: tqdm | None = None) -> NotebookNode:
     """Run all cells in place, with `folder` as working directory; return the normalised notebook.
 
-    Passes on nbclient's errors. The learner's own progress file stays out of it.
+    Lets nbclient's errors through. The learner's own progress file is not touched.
     """
     client = NotebookClient(
         nb,
@@ -38,7 +38,7 @@ def execute(nb: NotebookNode, folder: Path, bar: tqdm | None = None) -> Notebook
 
 
 def run(paths: list[Path]) -> int:
-    """Execute and store notebooks; return how many failed. One that failed stays as it was."""
+    """Execute and store notebooks; return how many failed. Those stay as they were."""
     failures = 0
     for path in paths:
         nb = read(path)
@@ -48,7 +48,7 @@ def run(paths: list[Path]) -> int:
                 execute(nb, path.parent, bar)
             except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
                 failures += 1
-                bar.write(f"✗ {path.name} is not stored:\n{error}")
+                bar.write(f"✗ {path.name} was not stored:\n{error}")
                 continue
         path.write_text(text(nb), encoding="utf-8")
     return failures

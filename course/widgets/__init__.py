@@ -1,6 +1,6 @@
-"""Things to play with in a lesson: sliders in front of figures that the lesson also has in print.
+"""Things to play with in a lesson: sliders for figures that the lesson also shows without them.
 
-A widget needs a running kernel. Beside each one the lesson shows a static figure of the same
+A widget needs a running kernel. Next to each one, the lesson shows a static figure of the same
 numbers, for those who read it on the web. One module per widget; `explorer` is what they share.
 """
 

@@ -1,7 +1,7 @@
-"""Sliders and menus in front of one figure: what every widget of the course but the stepper is.
+"""Sliders and menus for one figure: every widget of the course except the stepper.
 
 A widget is a plain function, `draw(**values)`, that returns a `View`: a figure, and a sentence that
-says what to see in it. `explorer` puts a control before each of its arguments. The function is what
+says what to see in it. `explorer` adds a control for each of its arguments. The function is what
 gets tested; the controls only call it.
 """
 
@@ -21,7 +21,7 @@ CONTROL_WIDTH = "420px"
 
 
 class View(NamedTuple):
-    """What a widget shows: a figure of `course.figures`, and what there is to see in it."""
+    """What a widget shows: a figure from `course.figures`, and what to see in it."""
 
     figure: Figure
     sentence: str
@@ -32,9 +32,9 @@ Draw = Callable[..., View]
 
 @dataclass(frozen=True)
 class Steps:
-    """A slider that stops at given values. Raises ValueError where `start` is none of them.
+    """A slider that stops at given values. Raises ValueError unless `start` is one of them.
 
-    label: in front of it. values: in order. shown: how a value is written, as in `str.format`.
+    label: text in front of it. values: in order. shown: format of a value, as in `str.format`.
     """
 
     label: str
@@ -48,7 +48,7 @@ class Steps:
     def control(self) -> ipywidgets.SelectionSlider:
         """Return the slider."""
         options = [(self.shown.format(value), value) for value in self.values]
-        # a figure takes longer to draw than a hand to move: draw where the hand stops
+        # drawing takes longer than moving the slider: draw where it comes to rest
         return ipywidgets.SelectionSlider(
             options=options, value=self.start, continuous_update=False, **_looks(self.label)
         )
@@ -56,7 +56,7 @@ class Steps:
 
 @dataclass(frozen=True)
 class Choice:
-    """A menu of names. Raises ValueError where `start` is none of them."""
+    """A menu of names. Raises ValueError unless `start` is one of them."""
 
     label: str
     values: Sequence[str]
@@ -71,7 +71,7 @@ class Choice:
 
 
 def page(view: View) -> str:
-    """Return the HTML of a view: the figure as an image, the sentence below it and as its text."""
+    """Return the HTML of a view: the figure, and the sentence below it and as its alt text."""
     png = base64.b64encode(view.figure._repr_png_()).decode()
     sentence = html.escape(view.sentence)
     image = f'<img src="data:image/png;base64,{png}" alt="{sentence}" style="max-width: 100%">'
@@ -79,11 +79,11 @@ def page(view: View) -> str:
 
 
 def explorer(draw: Draw, **controls: Steps | Choice) -> ipywidgets.VBox:
-    """Return controls above the figure that `draw` makes of their values.
+    """Return controls above the figure that `draw` makes from their values.
 
-    draw: called with the value of every control by its name, at once and whenever one changes. A
-    ValueError that it raises is shown in place of the figure: two controls may not go together.
-    Raises ValueError where there is no control.
+    draw: called with every control's value as a keyword, at once and whenever one changes. A
+    ValueError that it raises is shown in place of the figure: two controls may not fit together.
+    Raises ValueError if there is no control.
     """
     if not controls:
         raise ValueError("explorer needs at least one control; got none")
@@ -109,7 +109,7 @@ def _check_start(control: Steps | Choice) -> None:
 
 
 def _looks(label: str) -> dict[str, Any]:
-    """Return the arguments that make all controls stand in line."""
+    """Return the arguments that line up all controls."""
     return {
         "description": label,
         "layout": ipywidgets.Layout(width=CONTROL_WIDTH),

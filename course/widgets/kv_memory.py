@@ -1,4 +1,4 @@
-"""Weights and caches beside each other in a GPU's memory: how many users fit?"""
+"""Weights and caches side by side in a GPU's memory: how many users fit?"""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def kv_memory_sentence(model: str, context: int, users: int, dtype: str, memory_
     """Say what a user's cache takes, and how many fit.
 
     >>> kv_memory_sentence("Llama-3 8B", 8192, 64, "fp16", 80)  # doctest: +NORMALIZE_WHITESPACE
-    'A token takes 128 KiB, a user of 8,192 tokens 1.07 GB. Beside 16.1 GB of weights 52 users fit
-    in the usable 72 GB, 12 fewer than asked for.'
+    'A token takes 128 KiB, a user with 8,192 tokens 1.07 GB. Beside 16.1 GB of weights, 52 users
+    fit in the usable 72 GB, 12 fewer than asked for.'
     """
     found = model_named(model)
     token = bytes_per_token(found, dtype) / 1024
@@ -27,7 +27,7 @@ def kv_memory_sentence(model: str, context: int, users: int, dtype: str, memory_
     tokens = f"{context:,} tokens"
     if context > found.longest:
         tokens += f" (the model was made for {found.longest:,})"
-    start = f"A token takes {token:g} KiB, a user of {tokens} {user:.3g} GB. "
+    start = f"A token takes {token:g} KiB, a user with {tokens} {user:.3g} GB. "
     if weights > limit:
         usable = f"the usable {limit:g} GB"
         return f"{start}The weights alone take {weights:.3g} GB, more than {usable}: nobody fits."
@@ -35,7 +35,7 @@ def kv_memory_sentence(model: str, context: int, users: int, dtype: str, memory_
     end = f"{users - fit:,} fewer than asked for" if fit < users else "enough for those asked for"
     people = "user fits" if fit == 1 else "users fit"
     return (
-        f"{start}Beside {weights:.3g} GB of weights {fit:,} {people} in the usable {limit:g} GB, "
+        f"{start}Beside {weights:.3g} GB of weights, {fit:,} {people} in the usable {limit:g} GB, "
         f"{end}."
     )
 
@@ -52,7 +52,7 @@ def kv_memory_view(*, model: str, context: int, users: int, dtype: str, memory_g
 
 
 def kv_memory() -> ipywidgets.VBox:
-    """Controls before `kv_memory_view`."""
+    """Controls for `kv_memory_view`."""
     return explorer(
         kv_memory_view,
         model=Choice("model", tuple(model.name for model in MODELS), "Llama-3 8B"),

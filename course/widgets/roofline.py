@@ -1,4 +1,4 @@
-"""Two dots under a roof: where prefill and decode of a model stand on a GPU."""
+"""Two dots under a roof: where a model's prefill and decode are on a GPU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DTYPES = ("fp32", "fp16", "fp8")
 
 
 def intensities(group: int, queries: int, dtype: str, prompt: int) -> tuple[float, float]:
-    """Return the operations a byte of decode and of prefill."""
+    """Return the operations per byte of decode and of prefill."""
     prefill = prefill_intensity(prompt, group, dtype=ARITHMETIC[dtype])
     return decode_intensity(group, queries, dtype), prefill
 
@@ -24,8 +24,8 @@ def roofline_sentence(
     """Say which side of the ridge decode and prefill are on.
 
     >>> roofline_sentence("A100 80GB SXM", 8, 1, "fp16", 8192)  # doctest: +NORMALIZE_WHITESPACE
-    'Decode does 8 operations a byte, 5.2 % of the 153 where the roof of A100 80GB SXM turns: it
-    waits for memory. A prompt of 8,192 tokens does 3,641, and is limited by arithmetic.'
+    'Decode does 8 operations per byte, 5.2 % of the 153 where the roof of A100 80GB SXM levels off:
+    it waits for memory. A prompt of 8,192 tokens does 3,641 and is limited by arithmetic.'
     """
     device = Device.named(device) if isinstance(device, str) else device
     decode, prefill = both = intensities(group, queries, dtype, prompt)
@@ -35,9 +35,9 @@ def roofline_sentence(
     limits[1] += ", too" if limits[0] == limits[1] else ""
     part = _share(decode / ridge)
     return (
-        f"Decode does {_count(decode)} operations a byte, {part} the {_count(ridge)} where the "
-        f"roof of {name} turns: it {limits[0]}. A prompt of {prompt:,} tokens does "
-        f"{_count(prefill)}, and {limits[1]}."
+        f"Decode does {_count(decode)} operations per byte, {part} the {_count(ridge)} where the "
+        f"roof of {name} levels off: it {limits[0]}. A prompt of {prompt:,} tokens does "
+        f"{_count(prefill)} and {limits[1]}."
     )
 
 
@@ -54,8 +54,8 @@ def roofline_view(
 ) -> View:
     """Decode and prefill under one roof.
 
-    device: or its name. group: G, query heads a KV head. queries: Lq, new tokens a decode step.
-    dtype: of the cache; fp8 is multiplied in fp16. prompt: tokens of the prefill.
+    device: itself or its name. group: G, query heads per KV head. queries: Lq, new tokens per
+    decode step. dtype: of the cache; fp8 is multiplied in fp16. prompt: tokens in the prefill.
     """
     found = Device.named(device) if isinstance(device, str) else device
     works = dict(
@@ -66,7 +66,7 @@ def roofline_view(
 
 
 def roofline(*others: Device) -> ipywidgets.VBox:
-    """Controls before `roofline_view`; others: devices to choose besides those of the table."""
+    """Controls for `roofline_view`; others: devices to choose from besides those in the table."""
     devices = {device.name: device for device in (*DEVICES, *others)}
 
     def draw(*, device: str, **values: object) -> View:

@@ -1,4 +1,4 @@
-"""Every SM of a GPU over time, for one decode step: what there is to do, and what is idle."""
+"""Every SM of a GPU over time, for one decode step: which are busy, and which are idle."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ HEAD_DIM = 128
 
 
 def sm_timeline_view(*, device: str, batch: int, heads: str, length: int, splits: int) -> View:
-    """Draw stage 1 of one decode step as the model sees it, and say what it takes.
+    """Draw stage 1 of one decode step as the model sees it, and say how long it takes.
 
     device: a name of `kernels.devices.DEVICES`. heads: query and KV heads, "32/8"; a program
-    takes all query heads of a KV head. length: keys of every user. splits: 1 is FlashAttention-2.
+    takes all query heads of a KV head. length: keys per user. splits: 1 is FlashAttention-2.
 
     >>> view = sm_timeline_view(
     ...     device="A100 80GB SXM", batch=1, heads="32/32", length=65536, splits=1)
     >>> print(view.sentence)
     32 programs on 108 SMs: 30% of the SM time is used, and 76 SMs never get a program. The model \
-predicts 1,985 µs, 10 of them for launching; without an idle SM K and V alone would take 585 µs.
+predicts 1,985 µs, 10 of them for launching; with no SM idle, K and V alone would take 585 µs.
 
-    Raises ValueError for a device or a pair of heads that there is not.
+    Raises ValueError for an unknown device or an impossible pair of heads.
     """
     said = predict_flash_decoding(
         batch=batch,
@@ -47,13 +47,13 @@ predicts 1,985 µs, 10 of them for launching; without an idle SM K and V alone w
         "not split" if splits == 1 else f"{splits} splits"
     )
     runs = timeline_of(said)
-    with_keys = said.busy * splits // said.programs  # splits of a KV head, but for empty ones
+    with_keys = said.busy * splits // said.programs  # splits of a KV head, except empty ones
     drawn = sm_timelines({shown: runs}, said.device.sms, [with_keys], unit)
     return View(drawn, _sentence(said, runs, unit))
 
 
 def sm_timeline() -> ipywidgets.VBox:
-    """The timeline with a control for the GPU, the users, their heads and keys, and the splits."""
+    """The timeline with controls for the GPU, the users, their heads and keys, and the splits."""
     return explorer(
         sm_timeline_view,
         device=Choice("GPU", tuple(device.name for device in DEVICES), "A100 80GB SXM"),
@@ -65,7 +65,7 @@ def sm_timeline() -> ipywidgets.VBox:
 
 
 def _sentence(said: Explanation, runs: Sequence[Run], unit: str) -> str:
-    """Say how many work and how long."""
+    """Say how many programs work and for how long."""
     sms = said.device.sms
     without = sms - len({run.sm for run in runs})
     idle = f"{without} {unit}s never get a program" if without else f"every {unit} gets a program"
@@ -76,7 +76,7 @@ def _sentence(said: Explanation, runs: Sequence[Run], unit: str) -> str:
     return (
         f"{programs} on {sms} {unit}s: {utilisation(runs, sms):.0%} of the {unit} time is used, "
         f"and {idle}. The model predicts {said.time_us:,.0f} µs, {said.launch_us:.0f} of them for "
-        f"launching; without an idle {unit} K and V alone would take {alone:,.{digits}f} µs."
+        f"launching; with no {unit} idle, K and V alone would take {alone:,.{digits}f} µs."
     )
 
 
@@ -84,7 +84,7 @@ def _pair(heads: str) -> tuple[int, int]:
     try:
         query, kv = (int(count) for count in heads.split("/"))
     except ValueError:
-        raise ValueError(f'heads should be query/KV heads such as "32/8"; got {heads!r}') from None
+        raise ValueError(f'heads must be query/KV heads such as "32/8"; got {heads!r}') from None
     return query, kv
 
 

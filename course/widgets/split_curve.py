@@ -1,4 +1,4 @@
-"""Time against the number of splits, with what each rule chooses, for any GPU and shape."""
+"""Time against the number of splits, and what each rule chooses, for any GPU and shape."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NAMES = tuple(device.name for device in DEVICES)
 def split_curve_view(*, device: str, batch: int, heads: str, context: int) -> View:
     """Draw the model's time for 1 … 128 splits (no more than there are blocks), D = 128, bf16.
 
-    device: as `kernels.devices` has it. heads: one of HEADS. context: tokens of every row.
+    device: as named in `kernels.devices`. heads: one of HEADS. context: tokens in every row.
     Raises ValueError for other names, and for numbers below 1.
     """
     if heads not in HEADS:
@@ -54,17 +54,17 @@ def split_curve_view(*, device: str, batch: int, heads: str, context: int) -> Vi
 
 
 def curve_sentence(times: dict[int, float], choices: dict[str, int], shape: SplitShape) -> str:
-    """Say where the least is, what it gains over one split, and whose choice loses most.
+    """Say where the minimum is, what it gains over one split, and whose choice loses most.
 
     >>> curve_sentence({1: 30.0, 2: 20.0}, {"a": 1, "b": 2}, SplitShape(4, 2, 9))
-    '4 programs on 9 SMs unsplit; 2 splits take the least time, 1.5 times as fast as 1. Most is \
-lost by a: 1 split takes 50 % longer.'
+    '4 programs on 9 SMs unsplit; 2 splits take the least time, 1.5 times as fast as 1. The \
+most time is lost by a: 1 split takes 50 % longer.'
     """
     best = min(times, key=lambda S: times[S])
     many = "" if shape.programs == 1 else "s"
     first = f"{shape.programs:,} program{many} on {shape.num_sms} SMs unsplit; "
     if best == 1:
-        first += "not to split takes the least time."
+        first += "not splitting takes the least time."
     else:
         gain = times[1] / times[best]
         first += f"{best} splits take the least time, {gain:.3g} times as fast as 1."
@@ -74,11 +74,11 @@ lost by a: 1 split takes 50 % longer.'
     if lost < 0.005:
         return f"{first} All rules come within 0.5 % of it."
     takes = "split takes" if S == 1 else "splits take"
-    return f"{first} Most is lost by {rules}: {S} {takes} {round(100 * lost)} % longer."
+    return f"{first} The most time is lost by {rules}: {S} {takes} {round(100 * lost)} % longer."
 
 
 def split_curve() -> ipywidgets.VBox:
-    """Controls for the GPU, the batch, the heads and the context, above the U they make."""
+    """Controls for the GPU, the batch, the heads and the context, above the U-shaped curve."""
     return explorer(
         split_curve_view,
         device=Choice("GPU", NAMES, "H100 SXM"),

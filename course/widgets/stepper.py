@@ -23,7 +23,7 @@ def step_sentence(scores: Tensor, states: Sequence, t: int) -> str:
     >>> for x in scores:
     ...     states.append(update(states[-1], x.view(1, 1), torch.ones(1, 1)))
     >>> step_sentence(scores, states, 2)
-    'Score 1 is not larger than m = 3: the ruler stays. Key 2 adds with weight exp(1 − 3) = 0.1353.'
+    'Score 1 is not larger than m = 3: the ruler stays. Key 2 gets weight exp(1 − 3) = 0.1353.'
     """
     if t == 0:
         return "No key seen: m = −∞, l = 0, acc = 0."
@@ -34,11 +34,11 @@ def step_sentence(scores: Tensor, states: Sequence, t: int) -> str:
         return (
             f"Score {score:g} is larger than m = {old:g}: the ruler moves. l and acc are "
             f"multiplied by exp({old:g} − {new:g}) = {math.exp(old - new):.4f}, "
-            f"and key {t} adds with weight 1."
+            f"and key {t} gets weight 1."
         )
     return (
         f"Score {score:g} is not larger than m = {old:g}: the ruler stays. "
-        f"Key {t} adds with weight exp({score:g} − {new:g}) = {math.exp(score - new):.4f}."
+        f"Key {t} gets weight exp({score:g} − {new:g}) = {math.exp(score - new):.4f}."
     )
 
 
@@ -51,11 +51,11 @@ def stepper(scores: Tensor, values: Tensor, states: Sequence) -> ipywidgets.VBox
     """A slider and a play button through the states of the online softmax, key by key.
 
     scores, values: (n,); states: n + 1 states of one row and D = 1, `states[t]` after t keys.
-    Raises ValueError unless there is one state more than there are scores.
+    Raises ValueError unless there is one more state than there are scores.
     """
     if len(states) != len(scores) + 1:
         raise ValueError(
-            f"states should be one more than scores (the first: nothing seen); got {len(states)} "
+            f"states must be one more than scores (the first: nothing seen); got {len(states)} "
             f"states and {len(scores)} scores"
         )
     last = len(scores)

@@ -234,7 +234,7 @@ def test_without_a_run_it_is_a_model():
 
 
 def test_misuse_of_a_fit_is_told():
-    with pytest.raises(ValueError, match="no figures for NVIDIA Unheard-of: give device"):
+    with pytest.raises(ValueError, match="no figures for NVIDIA Unheard-of: pass device"):
         fit(record_of(H100, gpu="NVIDIA Unheard-of"))
     with pytest.raises(ValueError, match="contestant must be one of flash_decoding, fa2; got 'x'"):
         fit(record_of(H100), contestant="x")

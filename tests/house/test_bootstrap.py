@@ -139,7 +139,7 @@ def test_without_network_it_says_so_and_the_next_run_starts_again(project: Path)
         ),
         ("NewConnectionError\nNo matching distribution found for torch", "No network"),
         ("No matching distribution found for setuptools>=77", "No network"),
-        ("error: metadata-generation-failed", "mend what its last lines name"),
+        ("error: metadata-generation-failed", "fix what its last lines report"),
     ],
 )
 def test_pips_log_is_read(log: str, advice: str) -> None:

@@ -211,7 +211,7 @@ def test_a_sound_notebook_has_no_fault():
     for rule in (*silent, rules.machine_paths, rules_of_kinds.markers):
         assert faults(small(), rule) == []
     only = faults(small(), rules_of_kinds.every_exercise)
-    assert only == ["1 exercises; 2 to 4 make a notebook"]
+    assert only == ["1 exercises; a notebook has 2 to 4"]
 
 
 def test_normal_form_drops_what_varies():

@@ -83,7 +83,7 @@ def test_the_log_tells_the_order():
 
 
 def test_what_makes_no_sense_is_refused():
-    with pytest.raises(ValueError, match="call_s should not be negative; got -1"):
+    with pytest.raises(ValueError, match="call_s must not be negative; got -1"):
         StandIn(call_s=-1)
     with pytest.raises(ValueError, match='"random" or "zeros"'):
         StandIn().inputs("ones")

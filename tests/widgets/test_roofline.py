@@ -64,12 +64,12 @@ def test_moving_a_control_changes_the_page():
     assert shown.value == page(roofline_view(**(START | {"queries": 4})))
     made[0].value = SLOW.name
     assert shown.value == page(roofline_view(**(START | {"queries": 4, "device": SLOW})))
-    assert "of this CPU turns" in shown.value
+    assert "of this CPU levels off" in shown.value
 
 
 def test_a_share_above_one_is_told_in_times():
     said = roofline_sentence("H100 SXM", 128, 32, "fp8", 8192)
-    assert "8,192 operations a byte, 27.7 times the 295 where" in said
+    assert "8,192 operations per byte, 27.7 times the 295 where" in said
 
 
 def test_a_dot_keeps_its_colour_when_it_passes_the_other():

@@ -90,7 +90,7 @@ def test_every_gpu_can_be_chosen():
 
 @pytest.mark.parametrize("changes", [{"heads": "32"}, {"heads": "a/b"}, {"device": "Cray-1"}])
 def test_what_there_is_not_is_refused(changes):
-    with pytest.raises(ValueError, match=r"heads should be|no device is called"):
+    with pytest.raises(ValueError, match=r"heads must be|no device is called"):
         view(**changes)
 
 

@@ -49,7 +49,7 @@ def test_the_sentence_is_true(gpu, batch, context):
         for S in range(1, min(128, blocks) + 1)
     }
     best = min(times, key=lambda S: times[S])
-    told = "not to split" if best == 1 else f"{best} splits take the least time, "
+    told = "not splitting" if best == 1 else f"{best} splits take the least time, "
     assert told in sentence and f"{8 * batch:,} programs on" in sentence
     shape = predict_flash_decoding(**call, num_splits=1, device=gpu).shape
     lost = {name: times[rule(shape)] / times[best] - 1 for name, rule in RULES.items()}

@@ -29,7 +29,7 @@ def test_each_step_has_its_sentence(stream):
     assert "first score, 1, is the largest" in said[1]
     assert "larger than m = 1: the ruler moves" in said[2] and "exp(1 − 3) = 0.1353" in said[2]
     assert "not larger than m = 3: the ruler stays" in said[3] and "= 1.0000" in said[3]  # a tie
-    assert "ruler stays. Key 4 adds with weight exp(2 − 3) = 0.3679" in said[4]
+    assert "ruler stays. Key 4 gets weight exp(2 − 3) = 0.3679" in said[4]
 
 
 def test_a_page_has_the_figure_and_its_text_for_those_who_cannot_see_it(stream):
