@@ -1,6 +1,6 @@
 """Two first kernels: a vector sum and a tiled matrix product.
 
-A kernel is the program of *one tile*. It is started once for every point of a grid; `program_id`
+A kernel is the program for *one tile*. It is started once for every point of a grid; `program_id`
 tells it which tile is its own; pointers and masks do the rest. There is no loop over programs here:
 on a GPU they run side by side, in any order.
 
@@ -17,7 +17,7 @@ on a GPU they run side by side, in any order.
                                                    └──────┘  └──┴──┴──┘   writes this tile
                                                     k →        c  (M, N)
 
-Source: the tiled product is that of every text on blocked linear algebra, e.g. Golub & Van Loan,
+Source: the tiled product is found in every text on blocked linear algebra, e.g. Golub & Van Loan,
 "Matrix Computations", section 1.5.
 """
 
@@ -87,8 +87,8 @@ def matmul_kernel(
 def vector_add(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Return x + y.
 
-    x, y: fp32, one shape, contiguous. Moves 12 bytes per element: two reads and a write.
-    Raises ValueError for shapes that differ, non-contiguous tensors or a wrong device, TypeError
+    x, y: fp32, same shape, contiguous. Moves 12 bytes per element: two reads and a write.
+    Raises ValueError for different shapes, non-contiguous tensors or the wrong device, TypeError
     for other dtypes.
 
     >>> vector_add(torch.arange(3.0), torch.ones(3))  # doctest: +SKIP
@@ -108,7 +108,7 @@ def vector_add(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 def vector_add_call(x: torch.Tensor, y: torch.Tensor, out: torch.Tensor) -> KernelCall:
-    """Return the launch that writes x + y into out; all contiguous, fp32, of one shape."""
+    """Return the launch that writes x + y into out; all are contiguous, fp32, of one shape."""
     n = x.numel()
     args = {"x_ptr": x, "y_ptr": y, "out_ptr": out, "n": n, "BLOCK": 1024}
     return KernelCall(vector_add_kernel, (triton.cdiv(n, 1024),), args)
@@ -118,8 +118,8 @@ def matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Return a @ b, accumulated in fp32 and rounded once to the dtype of its inputs.
 
     a: (M, K), b: (K, N), any strides; fp32 (no TF32), fp16 or bf16, both the same.
-    Returns (M, N), contiguous. Raises ValueError for shapes that do not fit or a wrong device,
-    TypeError for dtypes.
+    Returns (M, N), contiguous. Raises ValueError for shapes that do not fit or the wrong device,
+    TypeError for other dtypes.
     """
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
         raise ValueError(f"a, b must be (M, K), (K, N); got {tuple(a.shape)}, {tuple(b.shape)}")
@@ -156,14 +156,14 @@ def matmul_call(
 
 
 def _tile(tensor_cores: bool) -> tuple[dict[str, int], int]:
-    """Tile sizes and warps. Without tensor cores (fp32, old GPUs) operands fill registers."""
+    """Tile sizes and warps. Without tensor cores (fp32, old GPUs), operands fill registers."""
     if not tensor_cores:
         return {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 16}, 8
     return {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 64}, 4
 
 
 def _check(*, dtypes: tuple[torch.dtype, ...], **tensors: torch.Tensor) -> None:
-    """Raise unless all tensors have one of `dtypes`, the same one, and live where kernels run."""
+    """Raise unless all tensors share one of `dtypes` and live where kernels run."""
     first = next(iter(tensors.values()))
     for name, x in tensors.items():
         if x.dtype not in dtypes or x.dtype != first.dtype:

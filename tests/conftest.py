@@ -1,14 +1,14 @@
-"""Shared by all tests: settle how kernels run before anything else imports triton."""
+"""Shared by all tests: decides how kernels run before anything else imports triton."""
 
 import importlib.util
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 if HAS_TRITON:
     # Some calls into torch (use_deterministic_algorithms, compile) import triton behind our back.
-    # The first import decides for the whole process, so it has to be ours.
+    # The first import decides for the whole process, so it has to be this one.
     from kernels import runtime
 else:
-    # macOS, Windows: there is nothing to run
+    # macOS, Windows: there is no kernel to run
     collect_ignore_glob = ["kernels/*", "compile_report/*", "check/test_kernels.py"]
     collect_ignore_glob += ["lessons/test_lesson_09_exercises.py"]
 
@@ -24,8 +24,8 @@ def pytest_report_header() -> str:
 def pytest_terminal_summary(terminalreporter) -> None:
     """Say how much of the course was exercised: counted from the tests that ran and passed.
 
-    Tests tell by `record_property("exercised", (what, which))`, which xdist carries along. A
-    notebook counts as executed where nbval ran it and no cell of it failed.
+    Tests report it with `record_property("exercised", (what, which))`, which xdist passes on. A
+    notebook counts as executed if nbval ran it and none of its cells failed.
     """
     kinds = ("lessons", "exercises", "checks", "mistakes", "notebooks executed")
     exercised: dict[str, set[str]] = {kind: set() for kind in kinds}

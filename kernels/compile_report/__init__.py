@@ -1,6 +1,6 @@
 """What a kernel becomes on a GPU you do not have: registers, spills, shared memory, instructions.
 
-Triton brings the tool chains along, and none of it needs a GPU. So a kernel can be compiled here
+Triton brings the toolchains along, and none of them needs a GPU. So a kernel can be compiled here
 for an A100 (`arch=80`), an H100 (`arch=90`) or any of `targets`, and the machine code read:
 
     >>> from kernels import compile_report
@@ -14,12 +14,12 @@ not 0, tiles are too large), bytes of shared memory per program, the widest load
 (128 bits is the best on these two), copies to shared memory that run in the background,
 tensor-core instructions, lines of PTX. The figures above are triton 3.9's; versions differ.
 
-From a shell, every shipped kernel for every target, and an error where one breaks a promise of
+From a shell, for every shipped kernel and every target, with an error if one breaks a promise of
 `compile_report.promises`: `python -m kernels.compile_report [--arch 80 gfx942] [--kernel NAME]`.
 
 Compiling needs a process whose kernels are not interpreted. `run`, `report` and `compile_for`
-start one if necessary, so they work in a notebook on a laptop. What is compiled
-of each of `MODULES` is listed in `compile_report.launches`; nothing in `kernels` imports this.
+start one if necessary, so they work in a notebook on a laptop. What is compiled from
+each of `MODULES` is listed in `compile_report.launches`; nothing in `kernels` imports this.
 """
 
 import argparse
@@ -61,12 +61,12 @@ def compile_for(
 
     kernel, signature, constexprs: as in `CompileCase`. arch: 80 (A100), 90 (H100), "gfx942", …
 
-    Where kernels are interpreted another process compiles. A kernel of this package is imported
-    there; any other, from a notebook cell say, travels as its source text, and can use `tl` and
-    whatever is public in `kernels.primitives`, no more.
+    If kernels are interpreted here, another process compiles. It imports a kernel of this package;
+    any other kernel, say from a notebook cell, is sent as source text and can use only `tl` and
+    the public names of `kernels.primitives`.
 
     Raises ValueError for a signature that does not fit the kernel, RuntimeError with the
-    compiler's message where the other process fails.
+    compiler's message if the other process fails.
     """
     from kernels.runtime import INTERPRETED
 
@@ -94,12 +94,12 @@ def _as_module(case: CompileCase) -> str:
 
 
 def run(name_or_source: str = "", arch: int | str | Sequence[int | str] = (80, 90)) -> Reports:
-    """Compile in a process of its own and return the reports, with their PTX.
+    """Compile in a separate process and return the reports, with their PTX.
 
     name_or_source: a case's name, or part of a module's or a case's ("softmax", "matmul|D=64"; ""
     is all), or the source text of a module with a `compile_cases()` of its own, which lists
     `CompileCase`s. arch: one architecture or several. About a second per kernel and architecture;
-    Triton keeps the result. Raises RuntimeError with the other process's message where that fails.
+    Triton caches the result. Raises RuntimeError with the other process's message if that fails.
     """
     archs = map(str, [arch] if isinstance(arch, int | str) else arch)
     command = [sys.executable, "-m", "kernels.compile_report", "--json", "--ptx", "--arch", *archs]
@@ -123,9 +123,9 @@ def report(name_or_source: str = "", arch: int | str | Sequence[int | str] = (80
 
 
 def cases(name: str = "", source: str = "") -> list[CompileCase | LaunchCase]:
-    """Return the case called `name`, or those whose "module: case name" it is found in, as a regex.
+    """Return the case called `name`, or those whose "module: case name" it matches as a regex.
 
-    source: a file with a `compile_cases()` of its own, looked at instead of `MODULES`. Imports the
+    source: a file with a `compile_cases()` of its own, used instead of `MODULES`. Imports the
     kernels. Raises ValueError if no case has that name.
     """
     if source:
@@ -143,9 +143,9 @@ def cases(name: str = "", source: str = "") -> list[CompileCase | LaunchCase]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compile kernels without a GPU, print what became of them, and check them.
+    """Compile kernels without a GPU, print the results, and check them.
 
-    Returns 0, or 1 where a shipped kernel breaks a promise.
+    Returns 0, or 1 if a shipped kernel breaks a promise.
     """
     parser = argparse.ArgumentParser("python -m kernels.compile_report", description=main.__doc__)
     names = [known.name for known in TARGETS]

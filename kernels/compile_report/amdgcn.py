@@ -1,6 +1,6 @@
 """Reading AMDGCN, the assembly of AMD's GPUs; `compile_report.sass` does the same for NVIDIA's.
 
-The assembly ends in a description of the kernel:
+The assembly ends with a description of the kernel:
 
     .vgpr_count: 246                vector registers per lane, of 512 (accumulators included)
     .vgpr_spill_count: 0            of these, how many were moved to memory for lack of room

@@ -1,7 +1,7 @@
 """What is compiled: one of our launches, or a kernel with its argument types spelled out.
 
-A launch compiles a kernel anew for every kind of arguments that it has not seen yet. It looks at
-each value and records only this:
+A launch compiles a kernel anew for every combination of argument types it has not seen yet. It
+looks at each value and records only this:
 
     tensor, fp16                    "*fp16", and a hint if its address is a multiple of 16 bytes
     48                              "i32", and a hint, since it is a multiple of 16
@@ -10,7 +10,7 @@ each value and records only this:
     0.5, True                       "fp32", "u1"
     a tuple                         a tuple of these
 
-`LaunchCase` holds the launch, made with tensors on torch's "meta" device, which have a shape and no
+`LaunchCase` holds the launch, made with tensors on torch's "meta" device, which have a shape but no
 memory; Triton's own function inspects them. `CompileCase` holds the outcome, in words: for a
 learner's kernel, which is never launched.
 """
@@ -30,10 +30,10 @@ _HINT = [["tt.divisibility", 16]]
 class CompileCase:
     """One kernel and the types to compile it for, as a launch would specialise them.
 
-    kernel: a `@triton.jit` function. signature: a type for every argument that is no constexpr;
+    kernel: a `@triton.jit` function. signature: a type for every argument but the constexprs;
     "*fp16" is a pointer, "i32", "i64", "fp32" are numbers, and ":16" after it promises a multiple
-    of 16 (a launch looks for itself; 128-bit loads need it). A stride that is always 1 belongs to
-    the constexprs, where a launch puts it too.
+    of 16 (a launch checks for itself; 128-bit loads need it). A stride that is always 1 belongs
+    among the constexprs, where a launch puts it, too.
     """
 
     name: str
@@ -46,7 +46,7 @@ class CompileCase:
 
 @dataclass(frozen=True)
 class LaunchCase:
-    """One launch of a shipped kernel, and what is promised of it.
+    """One launch of a shipped kernel, and what it promises.
 
     name: "<kernel> <dtype> D=<D> <configuration>", unique. make: given a `Target`, returns the
     `KernelCall` that would be launched there, with tensors on the meta device and
@@ -73,7 +73,7 @@ class LaunchCase:
         call = self.make(target(name))
         types, constants, hints = specialise(call)
         if any(len(path) > 1 for path in constants | hints):
-            raise ValueError(f"{self.name} takes tuples, which a signature in words cannot say")
+            raise ValueError(f"{self.name} takes tuples, which a signature in words cannot express")
         names = list(types)
         return CompileCase(
             self.name,
@@ -110,8 +110,8 @@ def specialise(
 ) -> tuple[dict[str, Any], dict[tuple[int, ...], Any], dict[tuple[int, ...], list]]:
     """Return types, constants and hints of a launch, as Triton's launcher finds them.
 
-    Types have an entry for each parameter; the others go by path: (3,) is the fourth argument,
-    (3, 0) its first member. amd: AMD's launcher also notes which tensors are smaller than 2 GB.
+    Types have an entry for each parameter; the others are keyed by path: (3,) is the fourth
+    argument, (3, 0) its first member. amd: AMD's launcher also notes which tensors are below 2 GB.
     Raises ValueError if `call.args` are not the kernel's parameters, in their order.
     """
     from triton._C.libtriton import native_specialize_impl

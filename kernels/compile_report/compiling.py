@@ -31,13 +31,13 @@ def compile_one(case: CompileCase | LaunchCase, on: Target) -> Report:
     claim = {"unsupported": case.unsupported.get(on.name, "")}
     try:
         row = _measure(case, on, case.streams)
-    except Exception as error:  # whatever the compiler raises: several classes, some of C++
+    except Exception as error:  # whatever the compiler raises: several classes, some from C++
         row = Report(case.name, on.arch, failure=_why(error))
     return _with(row, **claim, violations=tuple(violations(case, row, on)))
 
 
 def _why(error: BaseException) -> str:
-    """Return the last line of what was first raised, which Triton wraps once per call."""
+    """Return the last line of the original exception, which Triton wraps once per call."""
     while error.__cause__:
         error = error.__cause__
     lines = [line.strip(" ^") for line in str(error).splitlines()]
@@ -89,7 +89,7 @@ def _cases(name: str, source: str) -> list[CompileCase | LaunchCase]:
 
 
 def _compile_job(job: Job) -> Report:
-    """Compile in whatever process this is: a job is plain words, a case may not travel."""
+    """Compile in whatever process this is: a job is plain strings; a case may not be picklable."""
     name, source, index, on = job
     return compile_one(_cases(name, source)[index], target(on))
 
@@ -97,7 +97,7 @@ def _compile_job(job: Job) -> Report:
 def compile_all(name: str, source: str, targets: Sequence[str], jobs: int = 0) -> Reports:
     """Compile the cases that `kernels.compile_report.cases(name, source)` finds for each target.
 
-    jobs: processes at a time; 0: one per about twelve reports, at most as many as CPUs. Reports
+    jobs: processes at a time; 0: one per twelve reports or so, at most one per CPU. Reports
     progress on stderr. Raises what compiling a `CompileCase` raises.
     """
     found = range(len(_cases(name, source)))
@@ -105,7 +105,7 @@ def compile_all(name: str, source: str, targets: Sequence[str], jobs: int = 0) -
     jobs = jobs or min(os.cpu_count() or 1, 1 + len(todo) // 12)
     if jobs == 1:
         return _told(map(_compile_job, todo), len(todo))
-    # spawn: a fork would copy torch's and LLVM's threads in whatever state they are.
+    # spawn: a fork would copy torch's and LLVM's threads in whatever state they are in.
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         return _told(pool.map(_compile_job, todo), len(todo))
 

@@ -1,15 +1,15 @@
 """How wide the loads of one pointer are: reads the assembly alongside the source.
 
 The widest load of a kernel says little: K might come in 16-bit pieces while Q comes in 128. But
-Triton writes down, in the PTX and AMDGCN that it makes, which line and column of the source the
-next instructions are from, and into which line that function was inlined:
+Triton records, in the PTX and AMDGCN it emits, which line and column of the source the next
+instructions come from, and into which line that function was inlined:
 
     .loc  1 73 13, function_name $L__info_string0, inlined_at 1 160 13
-    cp.async.cg.shared.global [ %r1 + 0 ], [ %rd2 + 0 ], 0x10, %r3;      ← 16 bytes a thread
+    cp.async.cg.shared.global [ %r1 + 0 ], [ %rd2 + 0 ], 0x10, %r3;      ← 16 bytes per thread
 
     line 73, column 13 of file 1:   k = tl.load(k_ptrs, mask=mask, other=0.0)
 
-So this copy loads from `k`. A load counts for a name if the call there is one of a function
+So this copy loads from `k`. A load counts for a name if the call there is to a function
 "load…" whose first argument begins with the name and "_" (`k_ptrs`, `cache.k_ptr + offs`). For an
 argument without such a name (`ptrs`, inside a helper) we go up to the calling line.
 """
@@ -66,7 +66,7 @@ def load_bits(instruction: str) -> int:
 
 
 def _loads(assembly: str) -> Iterator[tuple[int, list[Place]]]:
-    """Yield the width of each load, and where it is from: its own call first, then its callers."""
+    """Yield the width of each load, and where it comes from: its own call, then its callers."""
     files = {  # PTX: at the end
         n: f"{folder}/{name}" if name else folder for n, folder, name in _FILE.findall(assembly)
     }
@@ -85,7 +85,7 @@ def _loads(assembly: str) -> Iterator[tuple[int, list[Place]]]:
 
 
 def _one_place(asm: re.Match) -> str:
-    """PTX loads are inline assembly: LLVM keeps counting its lines, so the first place is right."""
+    """PTX loads are inline assembly: LLVM keeps counting its lines, so only the first is right."""
     first, *others = re.split(r"(?<=\n)\t\.loc", asm[0])
     return first + "".join(
         "\t.loc" + text if i == 0 else text.split("\n", 1)[1] for i, text in enumerate(others)
@@ -109,7 +109,7 @@ def _pointer(place: Place) -> str:
     Triton says where the call begins (3.9) or where its first argument does (3.6); both lie in it.
     """
     file, *here = place
-    # By name, among what is imported: Triton's cache may hold the path of another checkout.
+    # By name, among the imported modules: Triton's cache may hold another checkout's path.
     within = file.rpartition("kernels/")[2]  # "flash_decoding/rows.py", or a bare name
     ours = [path for path in _imported() if path.endswith(f"/{within}")] if within else []
     calls = [call for path in ours or [file] for call in _load_calls(path)]
@@ -119,7 +119,7 @@ def _pointer(place: Place) -> str:
 
 @cache
 def _load_calls(path: str) -> list[tuple[tuple[int, int], tuple[int, int], str]]:
-    """List start and end (line, column) of every call of a "load…", and what it loads from."""
+    """List start and end (line, column) of every call to a "load…", and what it loads from."""
     try:
         tree = ast.parse(Path(path).read_text(encoding="utf-8"))
     except OSError:  # Triton's own functions, by a bare name

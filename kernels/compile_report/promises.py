@@ -1,7 +1,7 @@
 """Promises a compiled kernel must keep, so that no change slows it down silently.
 
-A kernel that spills, or loads K in 16-bit pieces, computes the right answer, and passes every test
-of numbers. Here it fails: `python -m kernels.compile_report` exits with 1, and names the case.
+A kernel that spills, or loads K in 16-bit pieces, still computes the right answer and passes every
+numerical test. Here it fails: `python -m kernels.compile_report` exits with 1 and names the case.
 """
 
 from typing import TYPE_CHECKING
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
     from kernels.compile_report.rows import Report
 
 WIDE = 128
-"""Bits: the widest load from sm_80 to sm_90, and what fills the memory's bandwidth best."""
+"""Bits: the widest load on sm_80 to sm_90, which uses the memory bandwidth best."""
 
 
 def violations(case: LaunchCase, report: "Report", on: Target) -> list[str]:
-    """Return the promises of a case that its report breaks, one sentence each; none is good.
+    """Return the promises of a case that its report breaks, one sentence each; [] if all hold.
 
-    - It compiles and fits, except where the case says that it does not, and there it does not.
-      To fit: shared memory for a program of the target, registers for an SM.
-    - No register is spilled, and no local memory used.
-    - Each load of its streams is 128 bits wide, from sm_80 on. AMD: at least 64, since a tile
-      shared out among twice as many lanes may leave each of them half as much.
-    - It multiplies with matrix instructions where it has dots and the target has tensor cores;
-      without dots it has none (NVIDIA: fp32 must not be cut to TF32. AMD multiplies fp32 whole).
+    - It compiles and fits, except where the case says that it does not; there it must not.
+      To fit: shared memory within the target's limit per program, registers within an SM's.
+    - No register is spilled, and no local memory is used.
+    - From sm_80 on, each load of its streams is at least 128 bits wide. AMD: at least 64, since
+      a tile divided among twice as many lanes may leave each of them half as much.
+    - It uses matrix instructions if it has dots and the target has tensor cores; without dots
+      it has none (on NVIDIA, fp32 must not be cut to TF32; AMD multiplies full fp32 with them).
     """
     hindered = _hindered(report, on)
     if why := case.unsupported.get(on.name):

@@ -17,7 +17,7 @@ class Report:
     tensor_core: matrix instructions. ptx: the text, of `ptx_lines` lines (AMD: AMDGCN).
 
     failure: why it does not compile; every number is 0 then. unsupported: why that was expected.
-    violations: promises that are broken, see `kernels.compile_report.promises`.
+    violations: the broken promises, see `kernels.compile_report.promises`.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Reports(tuple[Report, ...]):
     __repr__ = __str__
 
     def table(self) -> str:
-        """Return the whole table, and below it what does not compile and what is broken."""
+        """Return the full table, followed by unsupported cases and broken promises."""
         done = [row for row in self if not row.failure]
         wide = max((len(row.name) for row in done), default=0) + 2
         columns = {"kernel": (-max(wide, 12), _NAME), **_FULL}
@@ -93,7 +93,7 @@ def _field(name: str) -> Any:
 
 
 _NAME = _field("name")
-# A column: its head → how wide it is (negative: to the left), and what it holds.
+# Column heading → its width (negative: left-aligned), and what the column holds.
 _SHORT = {
     "kernel": (-38, _NAME),
     "sm": (4, _field("arch")),
@@ -121,7 +121,7 @@ _FULL = {
 
 
 def _line(row: Report | None, columns: Mapping[str, tuple[int, Any]]) -> str:
-    """One line of a table; without a row, its head."""
+    """One line of a table; without a row, its header."""
     cells = []
     for head, (width, of) in columns.items():
         text = str(of(row)) if row else head

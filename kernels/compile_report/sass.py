@@ -1,15 +1,15 @@
 """Reading SASS, the machine code of NVIDIA GPUs: what the compiler really made of a kernel.
 
 PTX, which Triton writes, is an intermediate language: it has unlimited registers and no
-spills. `ptxas` turns it into a cubin for one architecture; `cuobjdump` prints what is in there.
+spills. `ptxas` turns it into a cubin for one architecture; `cuobjdump` prints its contents.
 
     /*0210*/   @!P0 LDGSTS.E.BYPASS.LTC128B.128 [R5], [R2.64] ;
-     address   │    │       └ options, the width in bits among them (32 if none is given)
+     address   │    │       └ options, including the width in bits (32 if none is given)
                │    └ instruction: global memory → shared memory, in the background
-               └ only if predicate P0 is false: that is how a masked load looks
+               └ only if predicate P0 is false: this is what a masked load looks like
 
     LDG                   load from global memory        LDGSTS, UBLKCP, UTMALDG   copy to shared
-    LDL, STL              load, store local memory: a register that was spilled
+    LDL, STL              load from, store to local memory: a spilled register
     HMMA, HGMMA, …MMA     matrix instructions of the tensor cores
 
 Source: NVIDIA, "CUDA Binary Utilities", the instruction set reference.

@@ -2,12 +2,12 @@
 
 An SM (AMD: compute unit) keeps as many programs resident as all of its resources allow:
 
-    registers       4 partitions with 512 registers per lane, allocated to warps in eights
+    registers       4 partitions with 512 registers per lane, allocated to warps in units of 8
     shared memory   allocated in granules; from sm_80 on the driver adds 1 KiB per program
     warp slots      32, 48 or 64                        program slots    16, 24 or 32
     tensor memory   sm_100 only: 512 columns, the accumulators of its matrix instructions
 
-The same holds for AMD's gfx942: its "wavefront" is a warp of 64 lanes, its "LDS" shared memory.
+The same holds for AMD's gfx942: its "wavefront" is a warp of 64 lanes, its "LDS" is shared memory.
 
 Sources: NVIDIA, "CUDA C++ Programming Guide", technical specifications per compute capability, and
 the allocation rules of `cuda_occupancy.h` in the CUDA toolkit; for sm_100 the PTX ISA, section on
@@ -19,7 +19,7 @@ import re
 from dataclasses import dataclass
 
 REGISTERS_PER_LANE = 512
-"""Registers that each of an SM's four partitions has for every lane of a warp."""
+"""Registers per lane of a warp in each of an SM's four partitions."""
 
 PARTITIONS = 4
 REGISTER_GRANULE = 8
@@ -32,7 +32,7 @@ class Target:
     name: "sm_80", "gfx942". example: a product. tensor_cores: whether Triton multiplies 16-bit
     tiles with matrix instructions there. Per program: shared_per_block (bytes),
     registers_per_thread. Per SM: shared_per_sm (bytes), warps, blocks (programs). shared_granule,
-    shared_reserved: bytes, of each program's shared memory.
+    shared_reserved: bytes of each program's shared memory.
     """
 
     name: str
@@ -49,12 +49,12 @@ class Target:
 
     @property
     def is_amd(self) -> bool:
-        """Whether the assembly is AMDGCN (else PTX and SASS)."""
+        """Whether the assembly is AMDGCN (otherwise PTX and SASS)."""
         return self.name.startswith("gfx")
 
     @property
     def arch(self) -> int | str:
-        """How Triton calls it: 80 for sm_80, "gfx942" for gfx942."""
+        """What Triton calls it: 80 for sm_80, "gfx942" for gfx942."""
         return self.name if self.is_amd else int(self.name.removeprefix("sm_"))
 
     def resident_blocks(
@@ -73,7 +73,7 @@ class Target:
             return 0
         granted = _round_up(max(registers, 1), REGISTER_GRANULE)
         by_registers = REGISTERS_PER_LANE // granted * PARTITIONS // num_warps
-        # A launch asks every partition for the same: 5 warps are counted as 8, but only here.
+        # A launch asks the same of every partition: 5 warps count as 8, but only here.
         if _round_up(num_warps, PARTITIONS) * granted > REGISTERS_PER_LANE * PARTITIONS:
             return 0
         limits = [by_registers, self.warps // num_warps]
@@ -97,7 +97,7 @@ TARGETS = (
         blocks=16,
         shared_granule=256,
         shared_reserved=0,
-        tensor_cores=False,  # the chip has them; Triton's matrix instructions begin with sm_80
+        tensor_cores=False,  # the chip has them; Triton's matrix instructions start at sm_80
     ),
     Target("sm_80", "A100", 163 * _KIB, 164 * _KIB, warps=64, blocks=32),
     Target("sm_86", "RTX 3090", 99 * _KIB, 100 * _KIB, warps=48, blocks=16),

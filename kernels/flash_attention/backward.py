@@ -5,20 +5,20 @@ With `delta = rowsum(do ∘ o)`, tile by tile:
     p = exp(scale · q kᵀ − lse)        dv = pᵀ do             ds = p ∘ (do vᵀ − delta)
                                        dk = scale · dsᵀ q     dq = scale · ds k
 
-Where lse has a gradient of its own, ds has one more term, p ∘ dlse: the kernels take delta − dlse
-for delta, and need not know about it.
+If lse has a gradient of its own, ds has one more term, p ∘ dlse: the kernels get delta − dlse as
+delta and need not know about it.
 
-    1  rows_kernel    (⌈Lq / BLOCK_M⌉, Hq, B)    delta and lse of each row, as the others need them
-    2  dkdv_kernel    (⌈Lk / BLOCK_N⌉, Hkv, B)   a program owns keys: it walks over queries, head
-                                                 after head of its group
+    1  rows_kernel    (⌈Lq / BLOCK_M⌉, Hq, B)    delta and lse per row, in the form the others need
+    2  dkdv_kernel    (⌈Lk / BLOCK_N⌉, Hkv, B)   a program owns keys and walks over queries, one
+                                                 head of its group after another
     3  dq_kernel      (⌈Lq / BLOCK_M⌉, Hq, B)    a program owns queries and walks over keys
 
-    causal, Lq < Lk             keys  →                          the program of 2 owns a column,
-                ┌────────┬────────┬────────┬──┐                  the one of 3 a row. As in the
-    queries  0  │ full   │ ▓▓▓▓▓▓╲│        │  │                  forward, full tiles (stage 1) are
-       ↓        ├────────┼────────┼────────┼──┤                  multiplied without a mask, those
-             1  │ full   │ full   │ ▓▓▓▓▓▓╲│  │                  cut by the diagonal with one (▓),
-                └────────┴────────┴────────┴──┘                  blank ones are never visited
+    causal, Lq < Lk             keys  →                          a program of 2 owns a column, one
+                ┌────────┬────────┬────────┬──┐                  of 3 a row. As in the forward pass,
+    queries  0  │ full   │ ▓▓▓▓▓▓╲│        │  │                  full tiles (stage 1) are multiplied
+       ↓        ├────────┼────────┼────────┼──┤                  without a mask, those cut by the
+             1  │ full   │ full   │ ▓▓▓▓▓▓╲│  │                  diagonal with one (▓); blank ones
+                └────────┴────────┴────────┴──┘                  are never visited
 
 No other program adds to what a program owns, so no atomic additions are needed, and two runs give
 the same bits. The price: 2 and 3 both compute p and do vᵀ, seven products per tile instead of five.
@@ -130,7 +130,7 @@ def backward_calls(
     causal: bool,
     tiles: BackwardTiles,
 ) -> list[KernelCall]:
-    """Return the three launches of the backward; grads (dq, dk, dv) are contiguous.
+    """Return the three launches of the backward pass; grads (dq, dk, dv) are contiguous.
 
     Packed sequences lie in row 0 of tensors with B = 1; step 1 goes row by row, without packing.
     """
@@ -157,10 +157,10 @@ def backward(
     causal: bool,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return dq, dk, dv, contiguous, of a forward that returned o and lse; nothing is checked.
+    """Return dq, dk, dv, contiguous, for a forward pass that gave o and lse; nothing is checked.
 
-    Shapes as in `kernels.flash_attention`; do is the gradient of o, any strides; dlse that of lse,
-    or None.
+    Shapes as in `kernels.flash_attention`; do is the gradient of o, with any strides; dlse that of
+    lse, or None.
     """
     do = do if do.stride(3) == 1 else do.contiguous()
     o, lse, dlse = o.contiguous(), lse.contiguous(), None if dlse is None else dlse.contiguous()
@@ -179,7 +179,7 @@ def backward(
 
 @cache
 def cores_of(device: torch.device) -> Cores:
-    """Say what multiplies 16-bit tiles on a device; a CPU stands in for an A100."""
+    """Return what multiplies 16-bit tiles on a device; a CPU stands in for an A100."""
     if device.type != "cuda":
         return "ampere"
     if torch.version.hip is not None:

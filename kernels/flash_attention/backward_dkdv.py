@@ -1,8 +1,8 @@
 """FlashAttention-2, backward, step 2: dk and dv. One program owns BLOCK_N keys of one KV head.
 
 It keeps their k, v, dk and dv on chip and walks over the queries that see them: those of the first
-query head of its group, then of the second, … So the G heads that share a KV head are summed
-in one place and in one order. `kernels.flash_attention.backward` says what is computed.
+query head of its group, then of the second, and so on. The G heads that share a KV head are thereby
+summed in one place and in one order. `kernels.flash_attention.backward` says what is computed.
 
     grid (⌈Lk / BLOCK_N⌉, Hkv, B)       program (j, h, b): keys j, KV head h, sequence b
 """
@@ -31,10 +31,10 @@ def over_queries(
     BLOCK_M: tl.constexpr,
     MASKED: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor]:
-    """Add to grads = (dk, dv) what queries start to stop, of G heads, contribute for these keys.
+    """Add to grads = (dk, dv) of these keys what queries start to stop of G heads contribute.
 
     sees_from (BLOCK_N,): key j is seen by the queries from sees_from[j] on; used only if
-    MASKED. Tiles are computed transposed, (BLOCK_N, BLOCK_M), since dv and dk want pᵀ and dsᵀ.
+    MASKED. Tiles are computed transposed, (BLOCK_N, BLOCK_M), since dv and dk need pᵀ and dsᵀ.
     """
     dk, dv = grads
     (
@@ -99,7 +99,7 @@ def dkdv_kernel(
     BLOCK_DV: tl.constexpr,
 ) -> None:
     """Write dk and dv of BLOCK_N keys of one KV head of one sequence."""
-    # Forwards: the first keys are seen by the most queries, and these programs start first.
+    # In forward order: the first keys are seen by the most queries; their programs start first.
     start_n, head_kv = tl.program_id(0) * BLOCK_N, tl.program_id(1).to(tl.int64)
     batch, Tq, Tk = tl.program_id(2).to(tl.int64), Lq, Lk
     row, first_q, Lq = sequence(cu_seqlens_q_ptr, batch, Tq)
@@ -128,7 +128,7 @@ def dkdv_kernel(
         Lq,
     )
 
-    # Queries before `first_query` see none of these keys, those from `full` on see all of them.
+    # Queries before `first_query` see none of these keys; those from `full` on see all of them.
     first_query, full = 0, 0
     sees_from = offs_n - (Lk - Lq)
     if CAUSAL:

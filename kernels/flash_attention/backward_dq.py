@@ -1,8 +1,8 @@
 """FlashAttention-2, backward, step 3: dq. One program owns BLOCK_M queries of one head.
 
-It walks over the keys they see in the same two stages as the forward, with two differences: lse
-is known, so that p needs no running maximum, and dq is linear in the tiles, so that nothing has to
-be rescaled. `kernels.flash_attention.backward` says what is computed.
+It walks over the keys they see in the same two stages as the forward pass, with two differences:
+lse is known, so p needs no running maximum, and dq is linear in the tiles, so nothing has to be
+rescaled. `kernels.flash_attention.backward` says what is computed.
 
     grid (⌈Lq / BLOCK_M⌉, Hq, B)        program (i, h, b): queries i, head h, sequence b
 """
@@ -85,7 +85,7 @@ def dq_kernel(
     BLOCK_DV: tl.constexpr,
 ) -> None:
     """Write dq of BLOCK_M queries of one head of one sequence."""
-    # Backwards: causal programs with the most keys start first, so that none ends last.
+    # In reverse order: causal programs with the most keys start first, so they do not end last.
     start_m = (tl.num_programs(0) - 1 - tl.program_id(0)) * BLOCK_M
     head, batch, Tq = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64), Lq
     row, first_k, Lk = sequence(cu_seqlens_k_ptr, batch, Lk)

@@ -1,7 +1,7 @@
 """FlashAttention-2, backward, step 1: what steps 2 and 3 need to know about each row.
 
-Two numbers: delta = rowsum(do ∘ o), and lse in base 2. They are written head by head, so that the
-rows of a tile are contiguous and load in one piece; in lse (B, Lq, Hq) they are Hq apart.
+Two numbers: delta = rowsum(do ∘ o), and lse in base 2. They are written head by head, so the rows
+of a tile are contiguous and load in one piece; in lse (B, Lq, Hq) they are Hq apart.
 
     grid (⌈Lq / BLOCK_M⌉, Hq, B)        program (i, h, b): queries i, head h, batch row b
 """
@@ -51,7 +51,7 @@ def rows_kernel(
     if dlse_ptr is not None:
         delta -= tl.load(dlse_ptr + row, mask=mask_m, other=0.0)
     lse_log2 = tl.load(lse_ptr + row, mask=mask_m, other=0.0) * _LOG2_E
-    empty = lse_log2 == float("-inf")  # a row without keys: +inf makes every p of it 2^-inf = 0
+    empty = lse_log2 == float("-inf")  # a row without keys: +inf makes each of its p 2^-inf = 0
     out = (batch * tl.num_programs(1) + head) * Lq + offs_m  # of B·Hq·Lq
     tl.store(delta_ptr + out, tl.where(empty, 0.0, delta), mask=mask_m)
     tl.store(lse_log2_ptr + out, tl.where(empty, float("inf"), lse_log2), mask=mask_m)

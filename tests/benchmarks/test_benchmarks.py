@@ -1,4 +1,4 @@
-"""The measuring harness runs end to end on tiny shapes, and its arithmetic is right."""
+"""The benchmark harness runs end to end on tiny shapes, and its arithmetic is right."""
 
 import json
 import os

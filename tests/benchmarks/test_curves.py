@@ -1,4 +1,4 @@
-"""What shape a curve has, and what two runs of it agree on."""
+"""The shape of a curve, and what two runs of it agree on."""
 
 import math
 
@@ -26,7 +26,7 @@ def test_growth_and_misfit_by_hand():
 def test_staircases_are_stepped_as_the_docstring_says(treads):
     x = range(20 * treads)
     shape = shape_of(x, [10 + i // 20 for i in x])
-    if treads >= 5:  # it grows by a tenth at least
+    if treads >= 5:  # it grows by at least a tenth
         assert shape.name == "stepped"
     assert shape.misfit == pytest.approx(0.29 / treads, rel=0.2)
 
@@ -80,7 +80,7 @@ def test_a_knee_is_bent_and_a_staircase_is_not(knee, steeper):
 
 
 def run(times, half=0.001):
-    """Points as `tpot.measure` gives them."""
+    """Points in the form that `tpot.measure` returns."""
     return [[t - half, t, t + half] for t in times]
 
 

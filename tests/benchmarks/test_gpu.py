@@ -1,4 +1,4 @@
-"""The GPU benchmarks run whole, interpreted on tiny shapes."""
+"""The GPU benchmarks run from start to finish, interpreted on tiny shapes."""
 
 import json
 import os
@@ -19,7 +19,7 @@ NAMES = ("decode", "variants", "prefill", "splits")
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
-    """`python -m benchmarks all --quick`: what it said, and the records by name."""
+    """`python -m benchmarks all --quick`: what it printed, and the records by name."""
     out = tmp_path_factory.mktemp("records")
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     done = subprocess.run(
@@ -75,7 +75,7 @@ def test_missing_peers_are_named_once(quick):
             assert said[name] == f"missing: {module} is not installed"
 
 
-@pytest.mark.skipif(not INTERPRETED, reason="a GPU measures")
+@pytest.mark.skipif(not INTERPRETED, reason="on a GPU it does measure")
 def test_an_interpreted_run_says_that_it_measures_nothing(quick):
     said, records = quick
     assert said.count("measures nothing") == 4 and "targets on" not in said
@@ -129,7 +129,7 @@ def test_regret_of_a_choice():
 
 
 def test_remarks_on_splits_score_the_rules_and_fit_the_costs():
-    """A made-up GPU on which a second launch costs nothing: the fit finds that out."""
+    """A made-up GPU on which a second launch costs nothing: the fit must find that out."""
     tried = [1, 2, 4, 8, 16, 32]
     rows = [
         {"B": 1, "Hq": 32, "Hkv": 8, "Lk": n, "num_splits": tried, "ms": [1 / s for s in tried]}

@@ -1,4 +1,4 @@
-"""Who decodes on this machine: judged, timed, told; TPOT, from cold caches."""
+"""What decodes on this machine: judged, timed and reported; TPOT, from cold caches."""
 
 import os
 
@@ -67,12 +67,12 @@ def test_the_largest_cache_is_read_or_not_known(tmp_path, monkeypatch):
 
 
 def test_on_a_gpu_the_peers_take_part_under_their_labels(monkeypatch):
-    """The plumbing alone: kernels interpreted, the host's clock, three contestants."""
+    """Only the plumbing: interpreted kernels, the host's clock, a few contestants."""
     pytest.importorskip("triton", reason="triton has wheels for Linux only")
     from benchmarks import contest, peers
 
     if not peers.INTERPRETED:
-        pytest.skip("on a GPU the benchmarks themselves are run")
+        pytest.skip("on a GPU the benchmarks themselves run")
     few = ("flash_decoding", "sdpa", "flex", "flashinfer")
     monkeypatch.setattr(peers, "PEERS", tuple(p for p in peers.PEERS if p.name in few))
     monkeypatch.setattr(here, "cold_bytes", lambda: 2**18)
@@ -114,7 +114,7 @@ def test_a_step_sees_so_many_keys_and_can_be_repeated(decoder):
     first = decoder.step(17, attend, 0)
     assert torch.equal(decoder.step(17, attend, 0), first) and seen == [[17], [17]]
     decoder.step(96, attend)
-    assert seen[-1] == [96]  # the cache may be filled to the last place
+    assert seen[-1] == [96]  # the cache may be filled to the last position
 
 
 def test_no_key_is_read_again_before_the_machine_s_cache_is_full(decoder):
@@ -124,7 +124,7 @@ def test_no_key_is_read_again_before_the_machine_s_cache_is_full(decoder):
         nonlocal read
         step = k.stride(1) * k.element_size()
         for key in range(k.data_ptr(), k.data_ptr() + k.shape[1] * step, step):
-            assert read - last.get(key, -(2**20)) >= 2**16  # of K and V
+            assert read - last.get(key, -(2**20)) >= 2**16  # bytes of K and V
             last[key] = read
         read += 2 * k.shape[1] * step
         return torch.zeros_like(q)
@@ -140,7 +140,7 @@ def test_contexts_take_turns_too(decoder, monkeypatch):
     tpot.measure(decoder, (8, 16), {"a": "A", "b": "B"}, 3)
     rounds = [asked[i : i + 4] for i in range(0, 16, 4)]
     assert len(asked) == 16 and all(len({*round_}) == 4 for round_ in rounds)
-    assert len({round_[0] for round_ in rounds}) == 4  # nobody is always the first
+    assert len({round_[0] for round_ in rounds}) == 4  # nobody always goes first
 
 
 def test_one_thread_is_left_to_the_rest_of_the_machine():

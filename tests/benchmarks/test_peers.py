@@ -1,4 +1,4 @@
-"""Peers are called as their libraries document, and judged; the libraries are made up here."""
+"""Peers are called as their libraries document, and judged; here the libraries are fakes."""
 
 import sys
 from types import SimpleNamespace
@@ -20,7 +20,7 @@ def inputs(B=2, Hq=4, Hkv=2, Lk=32, D=16):
 
 
 def fake_flashinfer():
-    """FlashInfer's batch decode as documented: pages, an index of pages, lengths of last pages."""
+    """FlashInfer's batch decode as documented: pages, a page index, lengths of the last pages."""
 
     class Wrapper:
         def __init__(self, workspace, layout, use_tensor_cores):

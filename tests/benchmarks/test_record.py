@@ -1,4 +1,4 @@
-"""Records grow cell by cell, survive a cut, and do not mix code or machines."""
+"""Records grow cell by cell, survive interruption, and never mix code versions or machines."""
 
 import json
 from argparse import Namespace
@@ -22,7 +22,7 @@ def test_a_record_is_on_disk_after_every_cell(tmp_path):
         stored = json.loads(path.read_text())
         assert [r["cell"] for r in stored["rows"]] == [f"cell {n}" for n in range(i + 1)]
     assert stored["gpu"] == "H200" and stored["rows"][2]["x_ms"] == 2.0
-    assert [f.name for f in path.parent.iterdir()] == ["run.json"]  # no draft left
+    assert [f.name for f in path.parent.iterdir()] == ["run.json"]  # no draft left over
 
 
 def test_resume_keeps_rows_and_a_new_one_takes_the_place_of_the_old(tmp_path):
@@ -68,7 +68,7 @@ def test_an_empty_record_is_json(tmp_path):
 
 @pytest.fixture
 def session(monkeypatch, tmp_path):
-    """A session on a made-up ceiling; `**options` as on the command line."""
+    """A session with a made-up ceiling; `**options` as on the command line."""
     pytest.importorskip("triton", reason="triton has wheels for Linux only")
     from benchmarks import session as module
 
@@ -108,7 +108,7 @@ def test_a_session_measures_what_is_wanted_and_missing(session):
 def test_a_budget_ends_a_run_before_it_is_over(session, monkeypatch):
     from benchmarks import session as module
 
-    clock = iter([float(x) for x in range(0, 10_000, 10)])  # ten seconds a look
+    clock = iter([float(x) for x in range(0, 10_000, 10)])  # ten seconds per look
     monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
     log = []
     record = session(budget=60).run("decode", cells_of(log, list("abcdefgh")), "how")

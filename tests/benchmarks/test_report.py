@@ -14,7 +14,7 @@ from course.notebooks.files import METADATA
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """A quick report, made as a reader makes it, and what the command printed."""
+    """A quick report, made the way a reader makes it, and what the command printed."""
     folder = tmp_path_factory.mktemp("report")
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "report", "--quick", "--out", str(folder)],

@@ -1,4 +1,4 @@
-"""Targets are judged by the numbers of a record: rows made up to meet them, and to miss them."""
+"""Targets are judged by a record's numbers: here, rows made up to meet them and to miss them."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def decode_row(shape, **more):
 
 
 def whole_grid(**changes):
-    """A row a cell that meets every target; `changes`: by cell name, what is different."""
+    """One row per cell, meeting every target; `changes`: what differs, by cell name."""
     return [decode_row(s, **changes.get(grid.name_of(s), {})) for s in grid.full_grid()]
 
 

@@ -1,4 +1,4 @@
-"""Stopwatch and contest, on a GPU that is made up: who is timed, how often, with what."""
+"""Stopwatch and contest, on a made-up GPU: what is timed, how often, and with what inputs."""
 
 import pytest
 import torch
@@ -63,7 +63,7 @@ def test_a_graph_makes_every_call_and_its_time_is_that_of_one(cuda):
     captured = capture(calls, ms=2.0)
     assert captured.calls == 3 and captured.graph.work == [1.0, 2.0, 3.0]
     assert captured.first == 1.0
-    assert done[:3] == [1.0, 2.0, 3.0]  # once outside the capture: compiling happens there
+    assert done[:3] == [1.0, 2.0, 3.0]  # once outside the capture, to compile
     assert replay_in_turns({"x": captured}, GpuEvents())["x"][0] == pytest.approx(2.0)
 
 

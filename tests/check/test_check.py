@@ -1,4 +1,4 @@
-"""The checker itself: what passes, what fails and with which words, what is never green."""
+"""The checker itself: what passes, what fails and in what words, and what is never green."""
 
 from dataclasses import replace
 
@@ -20,11 +20,11 @@ def known(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def own_progress(monkeypatch, tmp_path):
-    """Keep the learner's own progress out of it."""
+    """Keep the learner's own progress untouched."""
     monkeypatch.setenv("COURSE_PROGRESS_FILE", str(tmp_path / "progress.json"))
 
 
-# ---- verdicts ------------------------------------------------------------------------------------
+# ---- Verdicts ------------------------------------------------------------------------------------
 
 
 def test_right_answer_passes_and_says_the_same_whatever_the_seed():
@@ -65,7 +65,7 @@ def test_without_a_mistake_the_first_failing_property_says_where_to_read():
     pages = {
         "2 · Numbers": lambda x: x**2 + 1,  # both fail
         "3 · Zeros": lambda x: 2 * x if x.any() else x + 7,
-        DOUBLE.section: half,  # recognised: its own words say where
+        DOUBLE.section: half,  # recognised: the mistake itself says where
     }
     for section, answer in pages.items():
         assert f'See lesson 09, section "{section}".' in told(judge(exercise, answer)), section
@@ -90,7 +90,7 @@ def test_fresh_inputs_every_time_and_the_same_for_one_seed():
     first, second, third, fourth = (torch.stack(seen[6 * i : 6 * i + 3]) for i in range(4))
     assert not torch.equal(first, second)
     assert torch.equal(third, fourth)
-    assert not torch.equal(third[0], third[1]), "the trials of a property differ"
+    assert not torch.equal(third[0], third[1]), "a property's trials must differ"
 
 
 def test_every_trial_counts():
@@ -103,7 +103,7 @@ def test_every_trial_counts():
     assert judge(DOUBLE, wrong_the_third_time).status is Status.FAIL
 
 
-# ---- not written, unfit --------------------------------------------------------------------------
+# ---- Not written, unfit --------------------------------------------------------------------------
 
 
 def _stub(x):
@@ -143,7 +143,7 @@ def test_called_instead_of_handed_over():
     assert 'check("9.1 double", double)' in told(report)
 
 
-# ---- not verified --------------------------------------------------------------------------------
+# ---- Not verified --------------------------------------------------------------------------------
 
 
 def _cannot(answer, rng):
@@ -185,7 +185,7 @@ def test_specs_that_cannot_be_imported_are_not_verified(monkeypatch):
     assert text == "? 9.1 double · not verified: triton is not installed here"
 
 
-# ---- check ---------------------------------------------------------------------------------------
+# ---- Check ---------------------------------------------------------------------------------------
 
 
 def test_check_prints_records_and_returns_nothing(known, capsys):

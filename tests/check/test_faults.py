@@ -1,4 +1,4 @@
-"""What can be the matter with an answer, and the sentence for it."""
+"""What can be wrong with an answer, and the sentence for it."""
 
 import contextlib
 import time
@@ -148,7 +148,7 @@ def test_masks_are_drawn_in_zeros_and_ones():
 def test_endless_answer_is_stopped():
     def endless(x):
         while True:
-            with contextlib.suppress(Exception):  # time's up must come through all the same
+            with contextlib.suppress(Exception):  # the timeout must get through all the same
                 time.sleep(0.01)
 
     start = time.monotonic()

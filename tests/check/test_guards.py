@@ -1,4 +1,4 @@
-"""Guard zones: what is read or written out of bounds is seen."""
+"""Guard zones: reads and writes out of bounds are detected."""
 
 import math
 
@@ -31,7 +31,7 @@ def test_writing_outside_is_seen(offset, value):
     assert guard.tensor.stride() == (8, 1)
     whole = guard.tensor.as_strided((100,), (1,), guard.tensor.storage_offset() - 50)
     assert whole[50 + offset].isnan()
-    whole[50 + offset] = -value  # even a NaN, if it is another one
+    whole[50 + offset] = -value  # even a NaN, if it is a different one
     assert not guard.intact()
 
 
@@ -40,7 +40,7 @@ PROCESSORS = (math.nan, -math.nan)  # what x86 and ARM make of 0 / 0, up to the 
 
 
 def _beside(guard: Guarded) -> torch.Tensor:
-    """Eight entries from the first on, the last four of them poison."""
+    """The first eight entries, of which the last four are poison."""
     return guard.tensor.as_strided((8,), (1,), guard.tensor.storage_offset())
 
 
@@ -55,7 +55,7 @@ def test_poison_of_an_input_in_an_output_is_seen(dtype):
 def test_arithmetic_on_poison_is_seen(dtype):
     for compute in (
         lambda a, b: a + b,
-        lambda a, b: (a.double() * b.double()).to(dtype),  # and a cast to more and fewer bits
+        lambda a, b: (a.double() * b.double()).to(dtype),  # including casts to more and fewer bits
         lambda a, b: (a.float() - b.float()).to(dtype).exp(),
         lambda a, b: torch.from_numpy(a.double().numpy() + b.double().numpy()).to(dtype),
     ):
@@ -77,7 +77,7 @@ def test_a_plain_nan_over_poison_is_seen(dtype, make):
 def test_what_guards_do_not_see():
     x, out = guarded(torch.ones(4)), poisoned((4,))
     _beside(x).mul_(2)  # in place: NaN times 2 is the same NaN
-    _beside(out)[:4] = _beside(x)[:8].clone()[:4]  # read astray, and dropped
+    _beside(out)[:4] = _beside(x)[:8].clone()[:4]  # read out of bounds, then dropped
     assert x.intact() and out.intact()
 
 
@@ -107,7 +107,7 @@ def _copy_probe(answer, rng) -> Seen:
 
 
 def _pointer(guard: Guarded) -> torch.Tensor:
-    """The way a kernel sees a buffer: from the first entry, without an end."""
+    """The way a kernel sees a buffer: from the first entry on, with no end."""
     return guard.tensor.as_strided((64,), (1,), guard.tensor.storage_offset())
 
 

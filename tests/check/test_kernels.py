@@ -8,7 +8,7 @@ from course.check import Exercise, Mistake, Property, Seen, judge
 from course.check.guards import guarded, poisoned
 from course.check.report import Status
 
-from kernels import runtime  # isort: skip - settles the mode before triton is imported
+from kernels import runtime  # isort: skip - decides the mode before triton is imported
 import triton
 import triton.language as tl
 
@@ -66,7 +66,7 @@ DOUBLE = Exercise(
     title="Double",
     section="1",
     solution_name="double_kernel",
-    properties=(Property("odd length", "n no multiple of the block", _odd_length),),
+    properties=(Property("odd length", "n is not a multiple of the block", _odd_length),),
     mistakes=(
         Mistake("no mask", "The store has no mask.", no_mask_kernel),
         Mistake("first block", "All programs do the first block.", first_block_kernel),

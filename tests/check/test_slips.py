@@ -1,4 +1,4 @@
-"""course.check.slips: what is said of an answer that no mistake of its exercise explains."""
+"""course.check.slips: what is said about an answer that no mistake of its exercise explains."""
 
 from dataclasses import replace
 
@@ -35,9 +35,9 @@ def test_order_and_units(pairs, says):
     [
         [],
         [((1, 1), (1, 2))],
-        [((1, 2), (2, 1)), ((3, 4), (3, 5))],  # swapped once only
+        [((1, 2), (2, 1)), ((3, 4), (3, 5))],  # swapped only once
         [(2000.0, 2.0), (8.0, 2.0)],  # factors differ
-        [(3.0, 1.0)],  # no factor of units
+        [(3.0, 1.0)],  # not a factor between units
         [(True, False)],
         [(("a", 1000), ("b", 1))],  # something else is wrong, too
         [(torch.ones(2), torch.ones(2) * 1000)],

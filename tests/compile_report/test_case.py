@@ -1,4 +1,4 @@
-"""kernels.compile_report.case: what is compiled in the report is what a launch would compile."""
+"""kernels.compile_report.case: the report compiles exactly what a launch would compile."""
 
 import os
 import subprocess
@@ -34,7 +34,7 @@ def sum_kernel(cache, more, out_ptr, n, one, scale, flag, BLOCK: tl.constexpr):
 
 
 def call(*, start=0, stride=16, table=False, n=48, one=1):
-    """A launch on tensors that have no memory; start: elements cut off in front."""
+    """A launch on tensors without memory; start: number of elements cut off at the front."""
     x = torch.empty(128, dtype=torch.float16, device="meta")[start:]
     cache = Cache(x, stride, x if table else None, tl.constexpr(8))
     args = {"cache": cache, "more": (3, None), "out_ptr": torch.empty(64, device="meta"), "n": n}
@@ -131,7 +131,7 @@ print("the same, for all")
 
 
 def test_a_launch_of_triton_sees_the_same():
-    """Triton's own launcher, asked for what it would compile: it needs no GPU for that."""
+    """Triton's own launcher, asked what it would compile, which needs no GPU."""
     done = subprocess.run(
         [sys.executable, "-c", LAUNCHER],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""kernels.compile_report.promises: every promise, when broken, is named and fails."""
+"""kernels.compile_report.promises: every broken promise is named and fails."""
 
 import os
 import subprocess
@@ -49,7 +49,7 @@ def test_tensor_cores_where_none_belong_are_a_cut_to_tf32():
     fp32 = replace(CASE, dots=False)
     says = "has 8 tensor-core instructions where none belong"
     assert violations(fp32, GOOD, target(90)) == [says]
-    amd = replace(GOOD, arch="gfx942", shared_bytes=0)  # multiplies fp32 whole, with the same cores
+    amd = replace(GOOD, arch="gfx942", shared_bytes=0)  # multiplies full fp32 on the same cores
     assert violations(fp32, amd, target("gfx942")) == []
 
 

@@ -16,8 +16,8 @@ from kernels.compile_report.targets import TARGETS, target
 from kernels.flash_attention import flash_attention_kernel
 from kernels.runtime import INTERPRETED
 
-# Every kernel and the features that change its code most; `python -m kernels.compile_report` does
-# all cases for all targets, in minutes.
+# Every kernel, and the features that change its code most; `python -m kernels.compile_report`
+# compiles all cases for all targets, which takes minutes.
 CORE = (
     "vector_add|matmul (fp16|fp32)|softmax fp16 (16384|131072)"
     "|flash_attention (bf16 D=128 Lq=4096$|fp16 D=128 Lq=1$)|(dq|dkdv) bf16 D=128$|backward rows"
@@ -37,7 +37,7 @@ def double_kernel(x_ptr, out_ptr, n, BLOCK: tl.constexpr):
 
 @pytest.fixture(scope="module")
 def reports():
-    """The core of the shipped cases on an A100 and an H100."""
+    """The core of the shipped cases, for an A100 and an H100."""
     found = compile_report.run(CORE, arch=(80, 90))
     names = [case.name for case in compile_report.cases(CORE)]
     assert sorted((row.name, row.arch) for row in found) == sorted(product(names, (80, 90)))
@@ -49,7 +49,7 @@ def test_every_shipped_kernel_keeps_its_promises(reports):
 
 
 def test_the_promises_are_worth_something(reports):
-    """Loads of K and V, and tensor cores, are promised where the kernels stand or fall by them."""
+    """Loads of K and V, and tensor cores, are promised wherever the kernels depend on them."""
     for row in reports:
         if row.failure or not row.name.startswith(("flash_attention", "split")):
             continue
@@ -68,9 +68,9 @@ def test_other_gpus_too():
 
 
 def test_what_is_called_unsupported_does_not_work():
-    """Else the claim is stale: `unsupported` hides nothing that would work."""
+    """Otherwise the claim is stale: `unsupported` must not hide anything that works."""
     claims = {case.name: case.unsupported for case in compile_report.cases() if case.unsupported}
-    assert claims, "fp8 and old GPUs: something must be"
+    assert claims, "fp8 and old GPUs: something must be unsupported"
     pattern = "|".join(f": {re.escape(name)}$" for name in claims)
     targets = {name for claim in claims.values() for name in claim}
     for row in compile_report.run(pattern, arch=sorted(targets)):
@@ -79,7 +79,7 @@ def test_what_is_called_unsupported_does_not_work():
 
 
 def test_every_kernel_is_in_a_case():
-    """A kernel that nobody compiles is guarded by nobody."""
+    """A kernel that is never compiled is never checked."""
     compiled = {case.make(target(80)).kernel.__name__ for case in compile_report.cases(CORE)}
     written = set()
     for file in Path(kernels.__file__).parent.rglob("*.py"):
@@ -124,7 +124,7 @@ def test_every_module_lists_its_cases_under_names_of_their_own():
 
 
 def test_a_full_name_means_that_case_alone():
-    """And not those that go on: the features of a kernel stand behind."""
+    """And not those whose names continue with the kernel's features."""
     (case,) = compile_report.cases("split bf16 D=128 G=8 Lq=1")
     assert case.name == "split bf16 D=128 G=8 Lq=1"
     assert len(compile_report.cases("split bf16 D=128 G=8")) > 1

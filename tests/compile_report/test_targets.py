@@ -1,4 +1,4 @@
-"""kernels.compile_report.targets: what an SM has room for, against published figures."""
+"""kernels.compile_report.targets: what fits on an SM, against published figures."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ def test_amd_goes_by_its_own_name():
 def test_the_example_of_the_best_practices_guide(warps, blocks):
     """NVIDIA, "CUDA C++ Best Practices Guide", "Calculating occupancy": 37 registers, 64 warps.
 
-    12 blocks of 128 threads (75 %), or four of 320 (63 %), though either has the same registers.
+    12 blocks of 128 threads (75 %) or four of 320 (63 %), with the same registers per thread.
     """
     sm_70 = replace(target(80), shared_granule=256, shared_reserved=0)
     assert sm_70.resident_blocks(registers=37, shared_bytes=0, num_warps=warps) == blocks
@@ -47,7 +47,7 @@ def test_small_programs_run_out_of_program_slots(arch, full):
 
 @pytest.mark.parametrize(("shared", "blocks"), [(71680, 2), (80 * 1024, 2), (81 * 1024, 2)])
 def test_shared_memory_decides_and_the_driver_keeps_a_kibibyte(shared, blocks):
-    """164 KiB on an A100: two programs of 81 KiB and the driver's 1 KiB each are all of it."""
+    """164 KiB on an A100: two programs of 81 KiB, plus 1 KiB each for the driver, fill it."""
     fits = {"registers": 32, "num_warps": 4}
     assert target(80).resident_blocks(shared_bytes=shared, **fits) == blocks
     assert target(80).resident_blocks(shared_bytes=81 * 1024 + 1, **fits) == 1

@@ -1,4 +1,4 @@
-"""compile_report.load_widths and amdgcn: what is read from assembly, on lines written by hand."""
+"""compile_report.load_widths and amdgcn: what they read from assembly, here written by hand."""
 
 import pytest
 
@@ -60,9 +60,9 @@ def test_the_narrowest_load_of_each_name_counts(source):
         "\t.loc\t1 1 5",
         "\tcp.async.cg.shared.global [ %r1 + 0 ], [ %rd2 + 0 ], 0x10, %r3;",
         "\tld.global.v2.b32 { %r1, %r2 }, [ %rd1 + 0 ];",
-        "\t.loc\t1 2 5",  # a call over several lines, by its beginning
+        "\t.loc\t1 2 5",  # a call over several lines, by its first line
         "\tld.global.v4.b32 { %r1, %r2, %r3, %r4 }, [ %rd1 + 0 ];",
-        "\t.loc\t1 3 4",  # and as older versions of Triton say it, by its first argument
+        "\t.loc\t1 3 4",  # and, in older versions of Triton, by its first argument
         "\tld.global.v8.b32 {%r1, %r2, %r3, %r4, %r5, %r6, %r7, %r8}, [%rd1];",
         "\t.loc\t1 5 8",  # a page's number may be narrow
         "\tld.global.b32 { %r1 }, [ %rd1 + 0 ];",
@@ -98,7 +98,7 @@ def test_inside_inline_assembly_only_the_first_place_is_true(source):
         "\t// begin inline asm",
         "\t.loc\t1 1 5",
         "\tmov.u32 %r1, 0x0;",
-        "\t.loc\t1 2 5",  # LLVM counted on: this is not v
+        "\t.loc\t1 2 5",  # LLVM kept counting lines: this is not v
         "\tld.global.b32 { %r1 }, [ %rd1 + 0 ];",
         "\t// end inline asm",
         "\t.loc\t1 2 5",
@@ -108,7 +108,7 @@ def test_inside_inline_assembly_only_the_first_place_is_true(source):
 
 
 def test_amd_says_in_a_comment_who_called(source, monkeypatch):
-    monkeypatch.chdir(source.parent)  # the comment has no folder
+    monkeypatch.chdir(source.parent)  # the comment names no folder
     inlined = "@[ some_kernel.py:6:5 @[ some_kernel.py:9:1 ] ]"
     text = ptx(
         source,

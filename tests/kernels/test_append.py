@@ -1,4 +1,4 @@
-"""kernels.append: what reference.kv_cache does, in one launch; and nothing else is touched."""
+"""kernels.append: does what reference.kv_cache does, in one launch, and touches nothing else."""
 
 import math
 
@@ -14,7 +14,7 @@ from reference import kv_cache as reference
 from reference.quantization import LARGEST
 
 DEVICE = device()
-# Every case in fp32 and in bf16, which rounds hardest; fp16 once.
+# Every case in fp32 and in bf16, which rounds most coarsely; the first in fp16.
 EACH = [(case, dtype) for case in APPENDS for dtype in (torch.float32, torch.bfloat16)]
 EACH.append((APPENDS[0], torch.float16))
 
@@ -43,7 +43,7 @@ def test_a_cache_of_eight_bits_is_that_of_the_reference(dtype, per):
         return
     case = Append("eight", "", starts=(5, 0), Ln=6, Lq=2, D=40, R=24, page=4, capacity=12)
     given, buffers = arguments(case, torch.bfloat16, DEVICE, cache_dtype=dtype)
-    given["k"][0, 0], given["k"][0, 1] = 0.0, 300.0  # a scale of nothing; one to be clamped
+    given["k"][0, 0], given["k"][0, 1] = 0.0, 300.0  # all zeros; too large for a fixed scale
     shape = {"tensor": (), "head": (2,), "token": given["k_cache"].shape[:3]}.get(per)
     scales: dict = {}
     if shape is not None:
@@ -56,8 +56,8 @@ def test_a_cache_of_eight_bits_is_that_of_the_reference(dtype, per):
     reference.append_kv(**twin)
     *_, written, _ = expected(case, given)
     assert all(untouched_but_for(buffer, written) for buffer in buffers)
-    # k is turned first, in fp32: a compiler may round once less, and a number that lay between
-    # two of eight bits falls to the other side. v is copied, so its bits are the same.
+    # k is rotated first, in fp32: a compiler may skip one rounding, and a number halfway between
+    # two eight-bit values then goes the other way. v is copied, so its bits are the same.
     for name in ("k_cache", "v_cache"):
         got, wanted = given[name].cpu()[written].float(), twin[name].cpu()[written].float()
         least = 1.0 if name == "v_cache" or INTERPRETED else 0.99
@@ -68,7 +68,7 @@ def test_a_cache_of_eight_bits_is_that_of_the_reference(dtype, per):
 
 @pytest.mark.parametrize("dtype", [*LARGEST], ids=str)
 def test_every_number_rounds_to_nearest_even(dtype):
-    """All midpoints between neighbours of the dtype, a hair to each side of them, and the ends."""
+    """All midpoints between neighbours of the dtype, a hair either side of them, and the ends."""
     if dtype == torch.int8:
         grid = torch.arange(-127.0, 128.0)
     else:
@@ -89,7 +89,7 @@ def test_every_number_rounds_to_nearest_even(dtype):
 
 
 def test_strided_and_int64():
-    """Heads before tokens in memory, wide rows, and lengths in 64 bits."""
+    """Heads before tokens in memory, wider rows, and 64-bit lengths."""
     case = Append("strides", "", Ln=3, Lq=3, capacity=12)
     given, _ = arguments(case, torch.float16, DEVICE)
     wanted = {name: x.clone() if torch.is_tensor(x) else x for name, x in given.items()}
@@ -105,7 +105,7 @@ def test_strided_and_int64():
 
 
 def test_offsets_beyond_32_bits():
-    """The second row of the cache starts 2^31 elements behind the first."""
+    """The second row of the cache starts 2^31 elements after the first."""
     buffer = torch.empty(2**31 + 2**20, dtype=torch.float16, device=DEVICE)
     cache = buffer.as_strided((2, 4, 1, 16), (2**31, 16, 16, 1))
     k = torch.randn(2, 2, 1, 16).to(DEVICE, torch.float16)
@@ -123,7 +123,7 @@ def test_q_is_not_changed_and_comes_back_where_nothing_turns():
 
 @pytest.fixture
 def unlooked(monkeypatch):
-    """As on a GPU: nobody looks at the values, the kernel alone keeps what does not fit out."""
+    """As on a GPU: nobody checks the values; only the kernel keeps out what does not fit."""
     monkeypatch.setattr(module, "check_values", lambda *_: None)
 
 
@@ -138,7 +138,7 @@ def unlooked(monkeypatch):
     ids=["full", "negative", "no-row", "one-row"],
 )
 def test_what_does_not_fit_is_not_written(change, fits, unlooked):
-    """fits: (row, slot, token) of all that has a place."""
+    """fits: (row, slot, token) of everything that has a place."""
     given, buffers = arguments(
         Append("out", "", **{"Ln": 3, "R": 0} | change), torch.float32, DEVICE
     )

@@ -1,4 +1,4 @@
-"""kernels.append.checks, through append_kv: every misuse is told, with what came."""
+"""kernels.append.checks, through append_kv: each misuse raises an error that says what it got."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ NO_PLACE = {
 }
 
 
-@pytest.mark.skipif(not INTERPRETED, reason="on a GPU nobody looks: the host would have to wait")
+@pytest.mark.skipif(not INTERPRETED, reason="not checked on a GPU: the host would have to wait")
 @pytest.mark.parametrize(("change", "message"), NO_PLACE.values(), ids=NO_PLACE)
 def test_a_place_that_does_not_exist(change, message):
     given, buffers = good(**change)

@@ -1,4 +1,4 @@
-"""kernels.cascade is attention over the concatenation, as its twin is, and reads a prefix once."""
+"""kernels.cascade: attention over the concatenation, like its twin; the prefix is read once."""
 
 import math
 
@@ -31,7 +31,7 @@ FEATURES = {
     "window-right-causal": {"window": (None, 1)},  # causal is the stricter of the two
     "window-alibi-sinks": {"window": 30, "alibi_slopes": SLOPES, "sinks": SLOPES},
 }
-IN_THE_PREFIX = (17, 2, [0, 20])  # Lp, Lq, own keys: the new tokens of row 0 stand there
+IN_THE_PREFIX = (17, 2, [0, 20])  # Lp, Lq, own keys: row 0's new tokens lie in the prefix
 LENGTHS = {
     "decode": (70, 1, [80, 7]),
     "several-new-tokens": (6, 2, [2, 20]),
@@ -43,7 +43,7 @@ LENGTHS = {
 
 
 def make(Lp, Lq, lengths, dtype=torch.float32):
-    """q, the prefix between two pieces of NaN, and caches with NaN behind each row's length."""
+    """q, the prefix between two pieces of NaN, and caches with NaN past each row's length."""
     rng = torch.Generator().manual_seed(0)
     q = torch.randn(B, Lq, HQ, D, generator=rng)
     pk, pv = (torch.full((Lp + 9, HKV, d), math.nan) for d in (D, DV))
@@ -69,7 +69,7 @@ def run(q, pk, pv, k, v, lengths, **keywords):
 
 
 def concatenated(function, tensors, lengths, **keywords):
-    """What a function of whole caches says of prefix and own keys, one behind the other."""
+    """The result of a function of whole caches on the prefix followed by each row's own keys."""
     q, pk, pv, k, v = tensors
     whole = [torch.cat([p.expand(len(q), *p.shape), x], 1) for p, x in ((pk, k), (pv, v))]
     return function(q, *whole, lengths + len(pk), **keywords)
@@ -78,8 +78,8 @@ def concatenated(function, tensors, lengths, **keywords):
 def judge(tensors, lengths, *, rows=None, ours=None, baseline=None, **keywords):
     """Hold o and lse against the oracle on the concatenated keys, beside the twin.
 
-    rows: the tensors once more, with caches (B, Lk, …), where the call gets others, and `ours`
-    says how. baseline: of (tensors, lengths, **keywords), in place of the twin.
+    rows: the same tensors with caches (B, Lk, …), if the call gets them in another layout, which
+    `ours` describes. baseline: of (tensors, lengths, **keywords), in place of the twin.
     """
     lengths = torch.tensor(lengths, dtype=torch.int32, device=DEVICE)
     rows, keywords = rows or tensors, here(keywords)
@@ -122,13 +122,13 @@ def test_lengths_with_features(name, feature):
     "dtype, feature", [(torch.float16, "none"), (torch.bfloat16, "window-alibi-sinks")], ids=str
 )
 def test_16_bits(dtype, feature):
-    """Beside plain PyTorch, which rounds p as the kernel does; the twin computes in fp32."""
+    """Beside plain PyTorch, which rounds p the way the kernel does; the twin computes in fp32."""
     tensors = make(40, 1, [30, 7], dtype)
     judge(tensors, [30, 7], baseline=attention_with_cache, **FEATURES[feature])
 
 
 def test_more_queries_than_a_tile_holds():
-    """9 rows of 2 queries and 4 heads on one KV head are 72 rows: two tiles; keys in splits."""
+    """9 rows of 2 queries and 4 heads on one KV head are 72 rows: two tiles; keys are split."""
     rng = torch.Generator().manual_seed(0)
     shapes = [(9, 2, 4, D), (70, 1, D), (70, 1, D), (9, 20, 1, D), (9, 20, 1, D)]
     tensors = [torch.randn(*shape, generator=rng).to(DEVICE) for shape in shapes]
@@ -139,7 +139,7 @@ def test_more_queries_than_a_tile_holds():
 def test_scores_far_apart(shift):
     """Prefix at +200 and suffix at -200, or the other way round: exp() of them overflows.
 
-    Beside the kernel on the concatenation: it is the cut that must not cost digits.
+    Beside the kernel on the concatenation: the cut itself must not cost digits.
     """
     q, pk, pv, k, v = make(20, 1, [30, 7])
     q[..., 0], pk[..., 0], k[..., 0] = 16.0, shift / 4, -shift / 4  # 16 · shift/4 / √16
@@ -148,7 +148,7 @@ def test_scores_far_apart(shift):
 
 
 def test_far_positions_keep_their_digits():
-    """ALiBi takes hundreds off the lse of the prefix, for rows that stand far behind it."""
+    """ALiBi takes hundreds off the prefix's lse for rows far beyond it."""
     slopes = torch.tensor([4.0, 8.0, 2.0, 1.0])
     judge(make(20, 1, [60, 0]), [60, 0], alibi_slopes=slopes)
 
@@ -197,7 +197,7 @@ def test_values_that_are_a_part_of_the_keys():
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Every call of flash_decode, which is not made: q, k and the keywords."""
+    """The calls to flash_decode, recorded rather than made: q, k and the keywords."""
     seen = []
 
     def spy(q, k, v, *rest, **keywords):

@@ -1,4 +1,4 @@
-"""kernels.cascade: what it refuses, and what it says."""
+"""kernels.cascade: what it refuses, and the messages it gives."""
 
 import pytest
 import torch
@@ -51,7 +51,7 @@ def test_keywords_it_does_not_have():
         cascade_decode(*make(6, 1), block_tables=None)
 
 
-@pytest.mark.skipif(not INTERPRETED, reason="on a GPU the lengths are not looked at")
+@pytest.mark.skipif(not INTERPRETED, reason="lengths are not checked on a GPU")
 def test_a_mask_wants_the_new_tokens_in_the_cache():
     lengths = torch.tensor([2, 9, 9])
     with pytest.raises(ValueError, match="at least Lq = 3 own keys; got 2"):

@@ -1,4 +1,4 @@
-"""kernels.checks, through flash_decode: every misuse is told, with what came."""
+"""kernels.checks, through flash_decode: each misuse raises an error that says what it got."""
 
 import math
 
@@ -114,7 +114,7 @@ def test_the_good_call_is_good():
     assert flash_decode(**good()).isfinite().all()
 
 
-@pytest.mark.skipif(not INTERPRETED, reason="values on a GPU are clamped, not looked at")
+@pytest.mark.skipif(not INTERPRETED, reason="values on a GPU are clamped, not checked")
 @pytest.mark.parametrize("wrong", [[9, 5], [8, -1]], ids=["beyond the cache", "negative"])
 def test_wild_lengths_are_told(wrong):
     lengths = torch.tensor(wrong, dtype=torch.int32)

@@ -1,4 +1,4 @@
-"""kernels.devices: figures of GPUs, and which of them this machine has."""
+"""kernels.devices: figures for GPUs, and which GPU this machine has."""
 
 import dataclasses
 import doctest
@@ -30,8 +30,8 @@ def test_figures_are_of_one_unit():
 
 
 def test_fp32_is_lanes_times_clock():
-    """FP32 figures are 2 operations x lanes x SMs x clock: the clock that follows is plausible."""
-    lanes = {"sm_70": 64, "sm_75": 64, "sm_80": 64}  # the others: 128
+    """FP32 figures are 2 operations × lanes × SMs × clock: the implied clock is plausible."""
+    lanes = {"sm_70": 64, "sm_75": 64, "sm_80": 64}  # all others: 128
     for device in DEVICES:
         per_sm = lanes.get(device.arch, 128)
         gigahertz = device.fp32_tflops * 1e3 / (2 * per_sm * device.sms)
@@ -45,9 +45,9 @@ def test_tensor_cores_do_a_power_of_two_of_operations_a_clock():
     for device in DEVICES:
         lanes = 64 if device.arch in ("sm_70", "sm_75", "sm_80") else 128
         wanted = per_clock[device.arch]
-        if device.name.startswith("RTX"):  # GeForce: fp32 sums at half the rate
+        if device.name.startswith("RTX"):  # GeForce: half rate with fp32 sums
             wanted //= 2
-        got = device.tensor_tflops / device.fp32_tflops * 2 * lanes  # at the clock of fp32
+        got = device.tensor_tflops / device.fp32_tflops * 2 * lanes  # at the fp32 clock
         assert got == pytest.approx(wanted, rel=0.08), device.name
 
 
@@ -56,7 +56,7 @@ def test_every_figure_has_a_source_and_every_architecture_is_known():
     for device in DEVICES:
         assert "NVIDIA" in device.source or "AMD" in device.source
         assert "white paper" in device.source or "device properties" in device.source
-        if device.arch == "sm_70":  # Triton does not compile for it
+        if device.arch == "sm_70":  # Triton cannot compile for it
             assert not device.tensor_cores
         else:
             assert device.tensor_cores == known[device.arch].tensor_cores

@@ -1,4 +1,4 @@
-"""kernels.explain: limits that a person can compute, and the choices that the kernel makes."""
+"""kernels.explain: limits that can be computed by hand, and the choices that the kernel makes."""
 
 import dataclasses
 import doctest
@@ -59,7 +59,7 @@ def test_many_queries_without_tensor_cores_are_bound_by_arithmetic():
 
 
 def test_a_padded_tile_counts_and_a_single_row_has_no_tensor_cores():
-    assert say(heads=(24, 8)).operations == say(heads=(128, 8)).operations  # 3 and 16 rows: 16
+    assert say(heads=(24, 8)).operations == say(heads=(128, 8)).operations  # 3 rows become 16
     single = say(heads=(8, 8))
     assert single.peak_tflops == say(dtype="fp32").peak_tflops == H100.fp32_tflops
     assert say().peak_tflops == H100.tensor_tflops
@@ -96,12 +96,12 @@ def test_more_work_takes_more_time(change, num_splits):
     }[change]
     times = [say(**{change: n, "num_splits": num_splits}).time_us for n in amounts]
     for less, more in itertools.pairwise(times):
-        assert more >= less * (1 - 1e-12)  # equal ones are rounded
+        assert more >= less * (1 - 1e-12)  # equal times differ by rounding
     assert times[0] < times[-1]
 
 
 def test_tiles_that_read_the_same_keys():
-    """Up to two a KV head nothing is lost; from there on each draws no more than its SM's share."""
+    """Up to two per KV head cost nothing; beyond that, each gets no more than its SM's share."""
     two, four = (say(batch=64, heads=(64 * n, 1), length=4096) for n in (2, 4))
     assert (two.m_tiles, four.m_tiles) == (2, 4) and four.kv_bytes == two.kv_bytes
     assert two.again_us < 0.05 * two.memory_us
@@ -114,7 +114,7 @@ def test_a_faster_device_takes_less_time():
 
 
 def test_room_in_the_cache_costs_splits_without_keys():
-    """The weakness of a rule that sees the capacity: the programs of a short row are idle."""
+    """The weakness of a rule that sees only the capacity: a short row's programs are idle."""
     said = say(length=512, capacity=65536)
     assert said.splits == say().splits == 32
     assert (said.programs, said.busy) == (32 * 8, 8 * 8)  # 8 blocks of 64 keys, 8 KV heads

@@ -1,4 +1,4 @@
-"""kernels.explain.model: the model by hand, its assumptions, and figures that others measured."""
+"""kernels.explain.model: the model by hand, its assumptions, and figures measured by others."""
 
 import dataclasses
 
@@ -64,7 +64,7 @@ def test_occupancy_by_hand():
     assert occupancy(4, 4, 8) == occupancy(8, 4, 8) == occupancy(24, 4, 8) == 1.0
     assert occupancy(6, 4, 8) == 0.75  # two SMs have two programs, and the others wait for them
     assert occupancy(8, 4, 8, readers=2) == 1.0 and occupancy(8, 4, 8, readers=4) == 0.5
-    assert occupancy(4, 4, 8, readers=4) == occupancy(1, 4, 8)  # four at the pace of one
+    assert occupancy(4, 4, 8, readers=4) == occupancy(1, 4, 8)  # four run at the pace of one
     assert occupancy(17, 4, 8) == 17 / 20  # the last of 17 leaves three SMs idle
     assert all(0 < occupancy(n, 132, 264) <= 1 for n in range(1, 1000))
 
@@ -75,16 +75,16 @@ def test_occupancy_by_hand():
         (1, (16, 2), 65536, 64.4),
         (1, (16, 2), 131072, 106.6),
         (8, (16, 2), 8192, 56.4),
-        (1, (16, 16), 65536, 2300),  # FlashAttention-2: unsplit, a program for each query head
+        (1, (16, 16), 65536, 2300),  # FlashAttention-2: unsplit, one program per query head
         (1, (16, 16), 131072, 4592),
-        (8, (16, 16), 8192, 530),  # 128 programs on 108 SMs: 20 of these have two
+        (8, (16, 16), 8192, 530),  # 128 programs on 108 SMs: 20 SMs have two
     ],
 )
 def test_near_published_figures(batch, heads, length, published_us):
-    """The Flash-Decoding post's, on an A100, fp16, D = 128; 56 … 4,592 µs: within 15 %."""
+    """Those in the Flash-Decoding post: A100, fp16, D = 128; 56 … 4,592 µs, within 15 %."""
     call = {"batch": batch, "heads": heads, "head_dim": 128, "length": length, "dtype": "fp16"}
     said = explain(**call, num_splits=1, device="A100 80GB SXM")
-    if heads != (16, 16):  # as its code chose them
+    if heads != (16, 16):  # splits as its code chose them
         splits = splits_like_fa2(said.shape)
         said = explain(**call, num_splits=splits, device="A100 80GB SXM")
     assert abs(said.time_us / published_us - 1) <= 0.15

@@ -21,7 +21,7 @@ def test_docstrings_tell_the_truth():
 
 
 def test_the_cost_model_is_asked():
-    """With the numbers of the call: bytes of a token and of a partial result make a difference."""
+    """With the call's own numbers: bytes per token and per partial result make a difference."""
     shape = SplitShape(programs=8, blocks=1024, num_sms=132)
     assert split() == cost_model(shape)
     few = replace(shape, blocks=16)
@@ -71,7 +71,7 @@ def test_tiles_are_what_a_kernel_takes(rows, element_size, interpreted, tensor_c
         assert head_dim <= launch.block_d < max(17, 2 * head_dim)
         for size in (launch.block_m, launch.block_n, launch.block_d):
             assert size == next_power_of_2(size)
-        assert launch.block_n >= 16 and launch.block_d >= 16  # the least a dot takes
+        assert launch.block_n >= 16 and launch.block_d >= 16  # the minimum for tl.dot
         assert launch.block_m == 1 if rows == 1 else 16 <= launch.block_m <= 64
         stage = 2 * launch.block_n * launch.block_d * element_size  # bytes of K and V
         assert interpreted or launch.num_stages * stage <= 96 * 1024

@@ -1,4 +1,4 @@
-"""kernels.kvcache_api: flash-attn's call, held against fp64 attention over the same tokens."""
+"""kernels.kvcache_api: flash-attn's call, compared with fp64 attention over the same tokens."""
 
 import inspect
 import math
@@ -39,7 +39,7 @@ def test_the_signature_is_that_of_flash_attn():
 
 
 def tokens(dtype=torch.float32, R=16, padding=(0, 0)):
-    """q, k, v, rows of history (NaN before the padding's end and from STARTS on), cos, sin."""
+    """q, k, v, rows of history (NaN in the padding and from STARTS on), cos, sin."""
     rng = torch.Generator().manual_seed(0)
     q = torch.randn(B, LN, HQ, D, generator=rng).to(dtype)
     k, v = torch.randn(2, B, LN, HKV, D, generator=rng).to(dtype)
@@ -51,7 +51,7 @@ def tokens(dtype=torch.float32, R=16, padding=(0, 0)):
 
 
 def stored(history, layout):
-    """The rows as caches of that layout, and the arguments that say so."""
+    """The rows as caches in that layout, and the arguments that describe it."""
     if layout == "rows":
         return history.clone(), {}
     if layout == "other rows":
@@ -69,7 +69,7 @@ def stored(history, layout):
 
 
 def truth(q, k, v, history, cos, sin, *, interleaved, each, causal, **features):
-    """Rows in fp64, each token turned by itself; then the oracle over them."""
+    """Rows in fp64, each token rotated on its own; then the oracle over them."""
     q, rows = q.double(), history.double()
     for b, start in enumerate(STARTS):
         for i in range(LN):
@@ -102,7 +102,7 @@ def baseline(q, k, v, history, cos, sin, *, interleaved, each, causal, **feature
 
 
 def judge(layout, theirs, ours, *, dtype=torch.float32, each=True, padding=(0, 0), R=16):
-    """Call it with `theirs` on top, and hold o and lse against the truth under `ours`."""
+    """Call it with `theirs` added, and compare o and lse with the truth under `ours`."""
     q, k, v, history, cos, sin = tokens(dtype, R, padding)
     caches, where = stored(history, layout)
     caches = caches.to(DEVICE)
@@ -164,7 +164,7 @@ def test_16_bits(dtype):
 
 
 def test_without_new_tokens():
-    """An int is the length of all rows, None is the whole cache, 0 is no key: o = 0, lse = -inf."""
+    """An int is the length of all rows; None is the whole cache; 0 is no key: o = 0, lse = -inf."""
     q, k, v = torch.randn(3, B, 7, HKV, D, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     q = q[:, :1]
     for given, length in ((5, 5), (None, 7), (torch.tensor([5, 5], device=DEVICE), 5)):
@@ -175,12 +175,12 @@ def test_without_new_tokens():
     o, lse = flash_attn_with_kvcache(q, k, v, cache_seqlens=0, return_softmax_lse=True)
     assert (o == 0).all() and (lse == -math.inf).all()
     table = torch.tensor([[0], [1]], dtype=torch.int32, device=DEVICE)
-    o = flash_attn_with_kvcache(q, k[:, :4], v[:, :4], block_table=table)  # None: all of its pages
+    o = flash_attn_with_kvcache(q, k[:, :4], v[:, :4], block_table=table)  # None: all its pages
     assert torch.allclose(o, flash_attn_with_kvcache(q, k, v, cache_seqlens=4), atol=1e-6)
 
 
 def test_an_int_is_the_length_of_every_row_of_q():
-    """Not of the cache, which has another number of rows."""
+    """Not of the cache, which has a different number of rows."""
     q, k, v, history, *_ = (x.to(DEVICE) for x in tokens())
     caches = torch.cat((history, history), 1).nan_to_num(0.0)
     rows = torch.tensor([3, 0], dtype=torch.int32, device=DEVICE)

@@ -1,4 +1,4 @@
-"""kernels.merge: any number of attentions over disjoint keys make one, however they are grouped."""
+"""kernels.merge: attention over disjoint sets of keys is merged into one, however grouped."""
 
 import math
 from itertools import pairwise
@@ -34,13 +34,13 @@ def partial_results(seed, cuts, D, dtype, spread=1.0):
 @few
 @given(seed=seeds, cuts=st.lists(st.integers(0, 40), max_size=20), D=st.sampled_from([1, 16, 40]))
 def test_any_partition_is_the_whole(seed, cuts, D):
-    """Pieces without keys and pieces of one key among them; the scores are up to ±200."""
+    """Including pieces without keys and pieces of one key; the scores are up to ±200."""
     (q, k, v), (o, lse) = partial_results(seed, cuts, D, torch.float32, spread=20.0)
     with poisoned_memory():
         got = merge_states(o, lse)
     truth = oracle(q, k, v)
     baseline = attention(q, k, v, return_lse=True)
-    own = reference_merge(o, lse)  # the pieces are rounded already: no merge can undo that
+    own = reference_merge(o, lse)  # the pieces are already rounded: no merge can undo that
     for name, x, base, mine, true in zip(("o", "lse"), got, baseline, own, truth, strict=True):
         worse = base if (base - true).abs().max() > (mine - true).abs().max() else mine
         assert_close_to_oracle(x, worse, true, name=name)
@@ -49,7 +49,7 @@ def test_any_partition_is_the_whole(seed, cuts, D):
 @few
 @given(seed=seeds, data=st.data())
 def test_any_tree_gives_the_same(seed, data):
-    """Merge neighbours or strangers, two or five at a time: fp32 roundings are all that differs."""
+    """Merge neighbours or strangers, any number at a time: only fp32 rounding differs."""
     _, (o, lse) = partial_results(seed, [3, 3, 10, 17, 18, 30, 40], 16, torch.float32)
     flat = merge_states(o, lse)
     while len(o) > 1:
@@ -65,7 +65,7 @@ def test_any_tree_gives_the_same(seed, data):
 @pytest.mark.parametrize("into", [*DTYPES, None], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_dtypes(dtype, into):
-    """Judged as a merge of these partials: what rounding them cost before is not its doing."""
+    """Judged as a merge of these partials: the error from rounding them before is not its own."""
     _, (o, lse) = partial_results(1, [1, 20, 20, 33], 40, dtype)
     got = merge_states(o, lse, dtype=into)
     assert got[0].dtype == (into or dtype) and got[1].dtype == torch.float32
@@ -82,7 +82,7 @@ def test_a_stack_and_a_sequence_are_the_same(N):
     lse = (80 * torch.randn(N, 3, generator=rng)).to(DEVICE)
     o[0, 0], lse[0, 0] = 0.0, -math.inf
     wanted = merge_states(o, lse)
-    views = o.transpose(0, 1).contiguous().transpose(0, 1)  # laid out row by row
+    views = o.transpose(0, 1).contiguous().transpose(0, 1)  # laid out row by row in memory
     for stack in (tuple(o), list(o), views):
         got = merge_states(stack, lse if stack is views else tuple(lse))
         assert all(torch.equal(x, y) for x, y in zip(got, wanted, strict=True))
@@ -92,7 +92,7 @@ def test_a_stack_and_a_sequence_are_the_same(N):
 
 
 def test_nothing_merged_with_nothing():
-    """(0, -inf) is what a piece without keys has, and what any number of them has."""
+    """(0, -inf) is the result of one piece without keys, and of any number of them."""
     o, lse = torch.zeros(3, 2, 4, device=DEVICE), torch.full((3, 2), -math.inf, device=DEVICE)
     with poisoned_memory():
         got = merge_states(o, lse)

@@ -1,4 +1,4 @@
-"""kernels.plan: the device makes the plan that the twin makes, and decoding follows it."""
+"""kernels.plan: the device makes the same plan as the twin, and decoding follows it."""
 
 import random
 
@@ -34,7 +34,7 @@ def assert_is_the_twins(made, lengths, programs, **keywords):
     assert made.first_slot.tolist() == first
 
 
-# 256 rows are a tile of the kernel; 0 programs would be none; 17 keys are a block and one key.
+# 256 rows are one tile of the kernel; 0 programs are refused; 17 keys are one block and one key.
 @pytest.mark.parametrize("B", [0, 1, 2, 15, 16, 17, 64, 255, 256, 257, 300, 600])
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64], ids=["int32", "int64"])
 def test_random_ragged_batches(B, dtype):
@@ -59,7 +59,7 @@ def test_random_ragged_batches(B, dtype):
 
 
 def test_numbers_that_need_their_bits():
-    """Thousands of rows of a million keys: their sum passes 2^31, and no place does."""
+    """Thousands of rows of a million keys: their sum exceeds 2^31, but no position does."""
     lengths = [2**20 - 1 - b for b in range(2100)]
     made = decode_plan(seqlens(lengths), kv_heads=1, block_n=16, max_len=2**20, programs=1)
     assert_is_the_twins(made, lengths, 1, block_n=16)
@@ -109,7 +109,7 @@ def test_a_plan_is_written_over():
 
 
 def test_nothing_is_written_outside():
-    """items and first lie in larger buffers here, of numbers that a plan never has."""
+    """Here items and first lie in larger buffers, filled with a number that no plan contains."""
     W, lengths = 4 + 3, seqlens([100, 0, 17])
     buffer = torch.full((1 + W + 1, 4), -77, dtype=torch.int32, device=DEVICE)
     first = torch.full((1 + 4 + 1,), -77, dtype=torch.int32, device=DEVICE)
@@ -120,7 +120,7 @@ def test_nothing_is_written_outside():
 
 
 def test_lengths_and_padding_are_clamped():
-    """What a GPU does with numbers that the host may not look at."""
+    """What a GPU does with values that the host cannot check."""
     wild, pads = seqlens([101, -5, 2**31 - 1]), seqlens([-3, 200, 2**30])
     made = Plan(
         *(torch.empty(n, dtype=torch.int32, device=DEVICE) for n in ((7, 4), 4)), 16, 3, 1, 9
@@ -197,14 +197,14 @@ def test_misuse_is_told(lengths, wrong, error, says):
         decode_plan(lengths, **CALL | wrong)
 
 
-@pytest.mark.skipif(not INTERPRETED, reason="a GPU is not asked for its numbers: it clamps them")
+@pytest.mark.skipif(not INTERPRETED, reason="values on a GPU are clamped, not checked")
 @pytest.mark.parametrize("wrong", [-1, 1001])
 def test_lengths_out_of_range_are_told(wrong):
     with pytest.raises(ValueError, match=f"from 0 to 1000; got values from .*{wrong}"):
         decode_plan(seqlens([5 if wrong > 0 else wrong, max(5, wrong)]), **CALL)
 
 
-# ---- the order in which programs start -------------------------------------------------------
+# ---- The order in which programs start -------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -213,10 +213,10 @@ def test_lengths_out_of_range_are_told(wrong):
     ids=["one among 15", "one among 63", "four among 28", "equal"],
 )
 def test_all_heads_of_long_pieces_start_before_any_short_piece(lengths):
-    """A GPU starts programs by their first axis, then by the second: dealt out so to 264 slots.
+    """A GPU starts programs in the order of their ids: simulated here on 264 slots.
 
-    Eight heads are eight lists in one queue. Were each list started after the other, the first of
-    these batches would take 1.5 times the ideal.
+    Eight heads are eight lists in one queue. If the lists were started one after another, the
+    first of these batches would take 1.5 times the ideal.
     """
     heads, q = 8, torch.empty(len(lengths), 1, 32, 128, dtype=torch.bfloat16, device="meta")
     cache = torch.empty(len(lengths), max(lengths), heads, 128, dtype=q.dtype, device="meta")

@@ -28,7 +28,7 @@ MATRICES = {  # M, N, K
 
 
 def random(*shape, dtype=torch.float32, gap=0, seed=0):
-    """Normal numbers in a buffer of NaN."""
+    """Normally distributed numbers in a buffer of NaN."""
     x = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
     return guarded(x.to(DEVICE, dtype), row_gap=gap).tensor
 
@@ -76,10 +76,10 @@ def test_softmax(cols, dtype):
         p = softmax(x)
     assert p.dtype == dtype and p.is_contiguous()
     assert_close_to_oracle(p, x.softmax(1), x.double().softmax(1), name="p")
-    # Weights are rounded by eps/2 each, so their sum of 1 is, too; the fp32 before adds a little.
+    # Each weight is off by at most eps/2, so their sum, 1, is too; fp32 before adds a little.
     rounding = torch.finfo(dtype).eps / 2 + 4 * torch.finfo(torch.float32).eps
     if dtype == torch.float16:
-        rounding += cols * 2**-25  # weights below 2^-14 are spaced 2^-24
+        rounding += cols * 2**-25  # weights below 2^-14 are 2^-24 apart
     assert ((p.double().sum(1) - 1).abs() <= rounding).all()
 
 
@@ -101,7 +101,7 @@ def test_softmax_does_not_care_about_a_shift(shift, both_kernels):
 
 def test_softmax_with_minus_infinities(both_kernels):
     x = random(4, 101).clone()
-    x[1, 40:] = x[2, :70] = x[3] = -math.inf  # the end, whole first blocks, everything
+    x[1, 40:] = x[2, :70] = x[3] = -math.inf  # the end, leading blocks, everything
     p = softmax(x)
     assert_close_to_oracle(p, safe_softmax(x)[0], safe_softmax(x.double())[0], name="p")
     assert (p[3] == 0).all() and (p[2, :70] == 0).all()
@@ -109,7 +109,7 @@ def test_softmax_with_minus_infinities(both_kernels):
 
 def test_softmax_of_a_rising_and_a_falling_row(both_kernels):
     rising = torch.arange(101.0, device=DEVICE)
-    x = torch.stack([rising, rising.flip(0)])  # a new maximum in every block, and only in the first
+    x = torch.stack([rising, rising.flip(0)])  # a new maximum in every block; only in the first
     p = softmax(x)
     assert_close_to_oracle(p, x.softmax(1), x.double().softmax(1), name="p")
     torch.testing.assert_close(p[0], p[1].flip(0))

@@ -1,4 +1,4 @@
-"""kernels.primitives: rounding to the bit, and the online softmax one tile at a time."""
+"""kernels.primitives: bit-exact rounding, and the online softmax one tile at a time."""
 
 import math
 
@@ -52,7 +52,7 @@ def softmax_tiles_kernel(
 
 
 def any_bits(dtype: torch.dtype) -> torch.Tensor:
-    """N floats of random bits: subnormal, huge, inf and nan among them."""
+    """N floats of random bits, including subnormal and huge ones, inf and nan."""
     rng = torch.Generator().manual_seed(0)
     if dtype == torch.float32:
         x = torch.randint(-(2**31), 2**31, (N,), generator=rng).int().view(dtype)
@@ -65,7 +65,7 @@ def any_bits(dtype: torch.dtype) -> torch.Tensor:
 
 
 def same(got: torch.Tensor, wanted: torch.Tensor) -> bool:
-    """Equal to the bit, any NaN counting as any other."""
+    """Bit for bit equal, where all NaNs count as the same."""
     got = got.cpu()
     return got.dtype == wanted.dtype and torch.equal(got.nan_to_num(7), wanted.nan_to_num(7))
 
@@ -75,7 +75,7 @@ def same(got: torch.Tensor, wanted: torch.Tensor) -> bool:
 def test_casts_round_as_torch_does(source, narrow):
     x = any_bits(source)
     if narrow == torch.float16:
-        x = x.clamp(-65000, 65000)  # what overflows fp16 is not the matter here
+        x = x.clamp(-65000, 65000)  # overflow in fp16 is not tested here
     wide = torch.empty(N, device=DEVICE)
     out = torch.empty(N, dtype=narrow, device=DEVICE)
     cast_kernel[(1,)](x.to(DEVICE), wide, out, N=N)

@@ -1,4 +1,4 @@
-"""kernels.runtime: the mode is settled once, early, and a wrong one is told."""
+"""kernels.runtime: the mode is decided once, early, and a wrong one raises an error."""
 
 import os
 import subprocess
@@ -52,7 +52,7 @@ def test_an_earlier_import_of_triton_in_the_right_mode_is_fine():
     assert runtime._decide() == runtime.INTERPRETED
 
 
-@pytest.mark.skipif(not runtime.INTERPRETED, reason="only the interpreter is concerned")
+@pytest.mark.skipif(not runtime.INTERPRETED, reason="concerns only the interpreter")
 @pytest.mark.parametrize(("old", "new"), [("3.6.0", "2.4.1"), ("3.6.1", "2.10.0")])
 def test_a_numpy_too_new_for_the_interpreter_is_told(monkeypatch, old, new):
     monkeypatch.setattr("triton.__version__", old)
@@ -83,7 +83,7 @@ def test_torch_is_what_decides_without_a_setting(monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda has_gpu=has_gpu: has_gpu)
         try:
             runtime._decide()
-        except ImportError as error:  # the other mode than this process's: told, not taken
+        except ImportError as error:  # not this process's mode: reported, not adopted
             assert has_gpu == runtime.INTERPRETED, error
         assert os.environ.get("TRITON_INTERPRET") == (None if has_gpu else "1")
         monkeypatch.setenv("TRITON_INTERPRET", "1" if runtime.INTERPRETED else "0")

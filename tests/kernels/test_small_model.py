@@ -14,7 +14,7 @@ from reference.generate import generate
 from reference.transformer import Config, KVCache, Transformer, over_prefix
 
 DEVICE = runtime.device()
-# As in the model that comes with the course: 16 dimensions are the least that a dot takes.
+# As in the model that comes with the course: 16 dimensions are the minimum for tl.dot.
 SIXTEEN = Config(layers=2, width=32, Hq=8, Hkv=2, D=16, hidden=24, context=64)
 
 

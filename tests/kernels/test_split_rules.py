@@ -1,4 +1,4 @@
-"""kernels.split_rules: what each rule promises, found the slow way."""
+"""kernels.split_rules: what each rule promises, checked by brute force."""
 
 import doctest
 import math
@@ -91,7 +91,7 @@ def test_flash_attention_2_the_slow_way(programs, num_sms, blocks):
     if programs >= 0.8 * slots:
         assert chosen == 1
         return
-    # s splits of whole blocks are s splits only if the last one still gets a block.
+    # s splits of whole blocks are really s splits only if the last one still gets a block.
     can = [
         s for s in range(1, 129) if s <= min(blocks, slots) and (s - 1) * -(-blocks // s) < blocks
     ]
@@ -120,7 +120,7 @@ def test_cost_by_hand():
 
 
 def test_tiles_that_read_the_same_keys_are_no_faster_on_an_sm_each():
-    """Two programs on two SMs, but one pace: two splits put them in pairs and cost no more."""
+    """Two programs on two SMs, but at one pace: two splits pair them up at no extra cost."""
     costs = Costs(merge=0, fill=0, alone=1.0)
     apart = SplitShape(4, 8, 4, m_tiles=2, token_bytes=1, block_n=1, partial_bytes=1)
     assert cost(apart, 1, costs) == 2 * 8 and cost(apart, 2, costs) == 2 * (4 + 1) + 2

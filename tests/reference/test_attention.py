@@ -49,7 +49,7 @@ def sdpa(q, k, v, **options):
 
 
 def visible_rows(Lq, Lk):
-    return slice(max(Lq - Lk, 0), None)  # SDPA's answer for rows without keys is its own affair
+    return slice(max(Lq - Lk, 0), None)  # without keys, SDPA may answer anything
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -100,7 +100,7 @@ def test_large_logits(shift):
     o, lse = attention(q, k, v, return_lse=True)
     truth, true_lse = oracle(q, k, v)
     assert o.isfinite().all()
-    # a score near 200 is a sum of D = 16 products of up to 800: D · 800 · eps / √D bounds its error
+    # a score near 200 sums D = 16 products of up to 800: its error is at most D · 800 · eps / √D
     error = 16 * 800 * torch.finfo(torch.float32).eps / 4
     torch.testing.assert_close(lse.double(), true_lse, atol=error, rtol=0)
     torch.testing.assert_close(o.double(), truth, atol=2 * error * v.abs().max().item(), rtol=0)
@@ -168,7 +168,7 @@ def test_cache_never_reads_behind_the_length():
     assert (o[1] == 0).all() and (lse[1] == -math.inf).all() and o.isfinite().all()
     truth, true_lse = oracle_with_cache(q.float(), k.float(), v.float(), torch.tensor(lengths))
     assert truth.dtype == true_lse.dtype == torch.float64
-    # the inputs were rounded to fp32, with 16 products to a score
+    # the inputs were rounded to fp32, with 16 products per score
     torch.testing.assert_close(truth, o, atol=16 * 5 * torch.finfo(torch.float32).eps, rtol=0)
 
 

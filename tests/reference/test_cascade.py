@@ -1,4 +1,4 @@
-"""reference.cascade is attention over the concatenation, and any partition merges to the whole."""
+"""reference.cascade: attention over the concatenation; the parts of any partition merge to it."""
 
 import math
 
@@ -35,7 +35,7 @@ LENGTHS = [
 
 
 def make(Lp, Lq, lengths, dtype=torch.float64, seed=0):
-    """q, the prefix, and caches with NaN behind each row's length."""
+    """q, the prefix, and caches with NaN past each row's length."""
     rng = torch.Generator().manual_seed(seed)
     shapes = [(B, Lq, HQ, D), (Lp, HKV, D), (Lp, HKV, DV), (B, CAPACITY, HKV, D)]
     shapes += [(B, CAPACITY, HKV, DV)]

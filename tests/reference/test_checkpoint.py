@@ -1,4 +1,4 @@
-"""reference.checkpoint: the weights that come with the course, and what they say of themselves."""
+"""reference.checkpoint: the weights that come with the course, and their metadata."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ TEXT = bytes(range(97, 123)) * 4
 
 
 def test_the_stored_loss_is_the_loss():
-    """Sums in another order, on another CPU, move a mean over thousands of bytes by far less."""
+    """Summing in another order on another CPU moves a mean over thousands of bytes far less."""
     text, about = held_out(), metadata()
     assert hashlib.sha256(text).hexdigest() == about["held_out_sha256"]
     assert len(text) > 8000
@@ -42,7 +42,7 @@ def test_the_stored_loss_is_the_loss():
 
 def test_the_model_is_small_and_has_learned():
     assert (WEIGHTS / FILE).stat().st_size <= 3_000_000
-    # One count of bytes, which knows no order: what there is to know without attention.
+    # Byte frequencies, which ignore order: their entropy is the best loss without any context.
     text = held_out()
     p = torch.bincount(torch.tensor(list(text))) / len(text)
     entropy = -float((p * p.clamp(min=1e-9).log()).sum())
@@ -50,7 +50,7 @@ def test_the_model_is_small_and_has_learned():
 
 
 def test_it_writes_english():
-    """Nine words of ten are words of the course, and they are many different ones."""
+    """Nine words in ten are words of the course, and many of them are different."""
     known = set(re.findall(r"[a-z]+", b" ".join(collect()).decode().lower()))
     model, words = load(), []
     options = {"max_bytes": 200, "temperature": 0.5, "attend": flash_decode_threads}
@@ -74,13 +74,13 @@ def test_saved_and_read_again(tmp_path):
         for name, w in again.state_dict().items()
     )
     assert f"{loss:.6f}" == about["held_out_loss"] == f"{text_loss(again, TEXT):.6f}"
-    assert loss != text_loss(model, TEXT)  # it is the rounded weights' loss
+    assert loss != text_loss(model, TEXT)  # it is the loss of the rounded weights
     assert not any(w.requires_grad for w in again.parameters()) and not again.training
     assert load(folder, dtype=torch.bfloat16).norm.weight.dtype == torch.bfloat16
 
 
 def test_loss_of_a_text():
-    """Window by window, against the definition; through a cache, too."""
+    """Window by window, against the definition; also through a cache."""
     model = small_model()
     wanted = []
     for start in range(0, len(TEXT) - 1, TINY.context):

@@ -1,4 +1,4 @@
-"""reference.closeness lets right answers pass, and wrong ones not, whatever their cosine."""
+"""reference.closeness passes right answers and rejects wrong ones, whatever their cosine."""
 
 import math
 
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from reference.attention import attention, oracle
 from reference.closeness import assert_close_to_oracle, compare, rounding_band
 
-LOST = 64  # keys that a wrong answer forgets, of 2048
+LOST = 64  # of 2048 keys, those that a wrong answer forgets
 
 
 @pytest.fixture(scope="module", params=[torch.float16, torch.float32], ids=["fp16", "fp32"])

@@ -1,4 +1,4 @@
-"""Every feature of decoding, alone and with others, against loops over numbers."""
+"""Every feature of decoding, alone and with others, against plain loops over numbers."""
 
 import doctest
 import math
@@ -33,7 +33,7 @@ def assert_same(got, wanted, about):
 
 
 def assert_all_agree(case, splits=(1, 2, 3, 4, 5), sizes=(1, 7, 16)):
-    """The oracle and every way of splitting give what the loops give."""
+    """The oracle and every way of splitting give the same result as the loops."""
     wanted = brute_force(case)
     got = oracle_with_cache(*case.arguments, **case.keywords)
     assert_same(got, wanted, f"{case}")
@@ -71,7 +71,7 @@ def test_dtypes(seed, dtype):
     truth = oracle_with_cache(*case.arguments, **case.keywords)
     torch.testing.assert_close(truth, brute_force(case), **FP64)
     assert base[0].dtype == dtype and base[1].dtype == torch.float32
-    # scores below 50, rounded a few times: an error of the same size in lse, relative in o
+    # scores below 50, rounded a few times: the same error in lse, absolute; in o, relative
     rounding = 4 * 50 * torch.finfo(dtype).eps
     torch.testing.assert_close([x.double() for x in base], [*truth], atol=rounding, rtol=rounding)
     got = flash_decode(*case.arguments, **case.keywords, num_splits=3, return_lse=True)
@@ -80,11 +80,11 @@ def test_dtypes(seed, dtype):
         assert_close_to_oracle(*three, name=name)
 
 
-# ---- what must make no difference ------------------------------------------------------------
+# ---- What must make no difference ------------------------------------------------------------
 
 
 def both(q, k, v, lengths=None, **keywords):
-    """The same answer from the oracle and from the splits."""
+    """The answer, on which the oracle and the splits must agree."""
     wanted = oracle_with_cache(q, k, v, lengths, **keywords)
     got = flash_decode(q, k, v, lengths, num_splits=3, return_lse=True, **keywords)
     torch.testing.assert_close(got, wanted, **FP64)
@@ -121,7 +121,7 @@ def test_a_feature_that_changes_nothing(keywords, causal):
 
 def test_a_lower_triangle_is_causal():
     q, k, v = (torch.randn(2, n, 2, 8).double() for n in (4, 16, 16))
-    lengths = torch.tensor([16, 2])  # of four new tokens the second row holds the last two
+    lengths = torch.tensor([16, 2])  # the second row holds the last two of four new tokens
     got = both(q, k, v, lengths, causal=False, mask=torch.ones(4, 4).tril().bool())
     torch.testing.assert_close(got, oracle_with_cache(q, k, v, lengths), **FP64)
 
@@ -160,7 +160,7 @@ def test_the_sink_is_a_partial_by_itself():
     assert (o == 0).all() and torch.equal(lse, features.sinks.to(lse.dtype).expand_as(lse))
 
 
-# ---- which keys are read ---------------------------------------------------------------------
+# ---- Which keys are read ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_the_sink_is_a_partial_by_itself():
     [
         (0, None, 10, 2, (0, 10)),
         (3, None, 10, 2, (3, 10)),
-        (0, 4, 10, 2, (4, 10)),  # the first of two queries stands at 8 and sees from 4 on
+        (0, 4, 10, 2, (4, 10)),  # the first of two queries is at 8 and sees keys from 4 on
         (5, (4, None), 10, 2, (5, 10)),
         (0, (None, 1), 10, 2, (0, 10)),
         (0, 0, 10, 1, (9, 10)),

@@ -1,4 +1,4 @@
-"""What the features don't accept, and that the message names what was wanted and what came."""
+"""What the features refuse; the messages say what was expected and what they got."""
 
 import math
 
@@ -85,7 +85,7 @@ def test_misuse(function, keywords, error, message):
 
 @pytest.mark.parametrize("function", [attention_with_cache, flash_decode])
 def test_one_dtype(function):
-    """The oracle alone takes any: it is wider than all of them."""
+    """Only the oracle takes any: it is wider than all of them."""
     with pytest.raises(TypeError, match=r"share one dtype.*float16"):
         call(function, dtype=torch.float16, window=2)
     assert call(oracle_with_cache, dtype=torch.float16, window=2)[0].dtype == torch.float64

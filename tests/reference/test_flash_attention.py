@@ -1,4 +1,4 @@
-"""reference.flash_attention, its backward, and the traffic counter, against the fp64 oracle."""
+"""reference.flash_attention, its backward pass and the traffic counter, against the fp64 oracle."""
 
 import doctest
 import math
@@ -41,7 +41,7 @@ both = pytest.mark.parametrize("fn", FORWARDS.values(), ids=FORWARDS.keys())
 
 @pytest.fixture(autouse=True)
 def poisoned_empties():
-    """torch.empty gives NaN, so a row that nobody writes shows."""
+    """torch.empty gives NaN, so a row that is never written shows."""
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
     assert torch.utils.deterministic.fill_uninitialized_memory
@@ -51,7 +51,7 @@ def poisoned_empties():
 
 
 def draw(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, seed: int = 0) -> list[Tensor]:
-    """q, k, v inside NaN-filled buffers: what is read beyond them turns up in the result."""
+    """q, k, v inside NaN-filled buffers: any read beyond them shows in the result."""
     B, Lq, Lk, Hq, Hkv, D, *_ = shape
     rng, sizes = torch.Generator().manual_seed(seed), [(B, Lq, Hq, D)] + 2 * [(B, Lk, Hkv, D)]
     return [guarded(torch.randn(*s, generator=rng).to(dtype), row_gap=3).tensor for s in sizes]
@@ -88,7 +88,7 @@ def test_other_dtypes(fn, dtype):
 @both
 @pytest.mark.parametrize("shift", [-200.0, 200.0])
 def test_large_logits_neither_overflow_nor_vanish(fn, shift):
-    """Scores near ±200: exp overflows in fp32 at 89, and a running max reset to 0 gives 0/0."""
+    """Scores near ±200: exp overflows fp32 at 89, and a running max reset to 0 gives 0/0."""
     q, k, v = draw((1, 9, 21, 1, 1, 8))
     q[..., 0], k[..., 0] = 1.0, shift
     o, lse = fn(q, k, v, scale=1.0, return_lse=True, block_m=4, block_n=4)
@@ -107,7 +107,7 @@ def test_rows_without_keys_are_zero_and_minus_infinity(fn):
 
 
 def test_query_tiles_are_independent():
-    """Bit for bit: a query tile computed alone is the tile computed among the others."""
+    """Bit for bit, a query tile computed alone equals the same tile among the others."""
     q, k, v = draw((1, 48, 40, 2, 1, 16))
     whole = forward.flash_attention(q, k, v, block_m=16, block_n=16)
     for start in (32, 0, 16):
@@ -163,7 +163,7 @@ def test_tile_range_by_brute_force(causal, bm, bn, Lq, Lk):
 
 @both
 def test_skipped_tiles_are_not_touched(fn):
-    """A causal forward must not compute with tiles it skips: NaN there would reach the result."""
+    """A causal forward pass must not touch skipped tiles: NaN there would reach the result."""
     q, k, v = draw((1, 8, 8, 1, 1, 4))
     k[:, 4:], v[:, 4:] = math.nan, math.nan
     o = fn(q, k, v, causal=True, block_m=4, block_n=4)
@@ -180,7 +180,7 @@ def test_backward_equals_autograd_of_naive_attention(shape, causal):
     got = torch.autograd.grad(o, inputs, do)
     if shape[2]:
         wanted = torch.autograd.grad(attention(*inputs, causal=causal), inputs, do)
-    else:  # without keys nothing depends on anything
+    else:  # without keys, o depends on no input
         wanted = [torch.zeros_like(x) for x in inputs]
     for name, x, y in zip("qkv", got, wanted, strict=True):
         torch.testing.assert_close(x, y, rtol=1e-12, atol=1e-12, msg=lambda m, n=name: f"d{n} {m}")
@@ -212,7 +212,7 @@ def test_backward_in_bf16_keeps_dtypes_and_is_near():
 
 
 def test_second_derivative_is_refused():
-    """lse is a constant to autograd: better an error than a wrong number."""
+    """To autograd, lse is a constant: better an error than a wrong number."""
     q, k, v = (x.requires_grad_() for x in draw((1, 3, 3, 1, 1, 4), torch.float64))
     o = backward.flash_attention_autograd(q, k, v)
     (dq,) = torch.autograd.grad((o * o).sum(), q, create_graph=True)

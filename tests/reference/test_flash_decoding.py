@@ -1,4 +1,4 @@
-"""reference.flash_decoding: any number of splits gives attention, and nothing else is touched."""
+"""reference.flash_decoding: any number of splits gives attention, and no input is changed."""
 
 import doctest
 import math
@@ -34,7 +34,7 @@ def make(B=2, Lq=1, capacity=37, Hq=4, Hkv=2, D=16, Dv=None, dtype=torch.float32
 
 
 def poison(cache, lengths):
-    """The same cache with NaN in every cell behind a row's length."""
+    """The same cache with NaN in every cell past a row's length."""
     cache = cache.clone()
     for row, n in zip(cache, lengths, strict=True):
         row[n:] = math.nan
@@ -82,7 +82,7 @@ def test_dtypes(dtype):
 
 
 def test_fp64_is_the_oracle_to_rounding():
-    """There is no better baseline to compare with, so: a few roundings of fp64."""
+    """There is no better baseline to compare with, so a few fp64 roundings are allowed."""
     q, k, v = make(dtype=torch.float64, Lq=2)
     got = flash_decode(q, k, v, num_splits=5, return_lse=True)
     assert got[1].dtype == torch.float64
@@ -91,9 +91,9 @@ def test_fp64_is_the_oracle_to_rounding():
 
 @pytest.mark.parametrize("shift", [200.0, -200.0])
 def test_scores_far_from_zero(shift):
-    """A score near 200 is rounded to eps · 200, and so is the lse that a split hands over.
+    """A score near 200 is rounded to eps · 200, and so is the lse that a split passes on.
 
-    Both shift a weight by that much, relatively: a bit more than naive attention's error.
+    Each changes a weight by that much, relatively: a little more than naive attention's error.
     """
     q, k, v = make()
     q[..., 0], k[..., 0] = 4.0, shift  # scale is 1/4: every score moves by `shift`
@@ -158,7 +158,7 @@ def test_permuting_the_batch_permutes_the_bits():
     assert torch.equal(moved[0], o[order]) and torch.equal(moved[1], lse[order])
 
 
-# ---- misuse ----------------------------------------------------------------------------------
+# ---- Misuse ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

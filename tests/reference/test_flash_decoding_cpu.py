@@ -61,7 +61,7 @@ def test_shifted_logits(shift):
 def test_any_strides_and_bits_repeat():
     q, k, v, _ = draw(2, 1, 4, 2, 16, [700, 700], torch.float32)
     k, v = k[:, :700], v[:, :700]
-    wide = torch.full((2, 2, 703, 20), torch.nan)  # head-major, padded rows, NaN between
+    wide = torch.full((2, 2, 703, 20), torch.nan)  # head-major, padded rows, NaN in between
     wide[:, :, :700, :16] = k.transpose(1, 2)
     strided = wide.transpose(1, 2)[:, :700, :, :16]
     want = flash_decode_threads(q, k, v)

@@ -1,4 +1,4 @@
-"""The three steps of reference.flash_decoding by themselves: split, partial, combine."""
+"""The three steps of reference.flash_decoding on their own: split, partial, combine."""
 
 import math
 
@@ -48,7 +48,7 @@ def test_a_partial_is_attention_over_its_keys_and_reads_no_others():
 
 
 def test_a_partial_counts_positions_in_the_row():
-    """Query i of 3 in a row of 12 sees keys up to 9 + i; the split 9…12 holds a triangle."""
+    """Query i of 3 in a row of 12 sees keys up to 9 + i; in the split 9…12 that is a triangle."""
     q, k, v = (x[0] for x in make(B=1, Lq=3))
     o, lse = partial_attention(q, k, v, start=9, stop=12, length=12, causal=True)
     true_o, true_lse = oracle(q[None], k[None, 9:12], v[None, 9:12], causal=True)

@@ -1,4 +1,4 @@
-"""reference.generate: bytes as they come, until one of three ends; two phases timed apart."""
+"""reference.generate: bytes as they come, with three ways to end; two phases, timed separately."""
 
 import doctest
 
@@ -40,7 +40,7 @@ def test_ends_after_a_stop_byte():
     assert got == whole[: place + 1]
     assert timing.stopped == "stop byte"
     assert run(max_bytes=20, stop=unused)[0] == whole
-    got, timing = run(max_bytes=20, stop=whole[:1])  # the very first one
+    got, timing = run(max_bytes=20, stop=whole[:1])  # the very first byte
     assert (got, timing.stopped, timing.tpot_ms) == (whole[:1], "stop byte", [])
 
 
@@ -48,15 +48,15 @@ def test_ends_at_the_length_limit_and_at_the_context():
     assert [len(run(max_bytes=n)[0]) for n in (1, 2, 7)] == [1, 2, 7]
     got, timing = run(max_bytes=1000)
     assert timing.stopped == "context"
-    # A last byte needs no place of its own: it is never read.
+    # The last byte needs no place in the cache: it is never read.
     assert len(PROMPT) + len(got) == TINY.context + 1
 
 
 def test_streams():
-    """The first byte is there after prefill alone, each other one after one step."""
+    """The first byte comes right after prefill, each later one after one step."""
     attend, layers = Counting(), TINY.layers
     stream = generate(small_model(), PROMPT, attend=attend, max_bytes=9, prefill_chunk=10)
-    assert attend.calls == []  # nothing is computed before somebody asks
+    assert attend.calls == []  # nothing is computed before a byte is requested
     next(stream)
     assert attend.calls == [(10, 10)] * layers + [(5, 15)] * layers
     for step in range(1, 9):
@@ -79,7 +79,7 @@ def test_a_seed_settles_the_draw():
     first, again, other = (run(seed=seed, **options)[0] for seed in (1, 1, 2))
     assert first == again != other
     assert run(temperature=0.0, seed=1)[0] == run(temperature=0.0, seed=2)[0]
-    assert run(temperature=1e-6, max_bytes=20)[0] == run(max_bytes=20)[0]  # cold is greedy
+    assert run(temperature=1e-6, max_bytes=20)[0] == run(max_bytes=20)[0]  # near 0, it is greedy
 
 
 def test_draws_follow_the_softmax():
@@ -92,7 +92,7 @@ def test_draws_follow_the_softmax():
 
 
 def test_the_phases_are_timed_apart(monkeypatch):
-    """A clock that only attention and the caller move: 7 s of prefill, 2 s a step, 50 s between."""
+    """A clock moved only by attention (prefill 7 s, a step 2 s) and the caller (50 s per byte)."""
     now = [0.0]
     monkeypatch.setattr(module.time, "perf_counter", lambda: now[0])
 

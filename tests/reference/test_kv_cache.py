@@ -1,4 +1,4 @@
-"""reference.kv_cache: every token at its place, turned by its angle, and nothing else touched."""
+"""reference.kv_cache: every token in its place, rotated by its angle; nothing else is touched."""
 
 import doctest
 
@@ -19,7 +19,7 @@ from reference.attention import attention, oracle
 from reference.kv_cache import append_kv, rotary_table, rotate
 from reference.quantization import LARGEST, dequantize
 
-# Every case in fp32 and in bf16, which rounds hardest; fp16 once.
+# Every case in fp32 and in bf16, which rounds most coarsely; the first in fp16.
 EACH = [(case, dtype) for case in APPENDS for dtype in (torch.float32, torch.bfloat16)]
 EACH.append((APPENDS[0], torch.float16))
 
@@ -41,7 +41,7 @@ def test_every_token_at_its_place(case, dtype):
 
 
 def test_scores_depend_on_the_distance_alone():
-    """Why it is done at all: turn by 3 and 10, or by 53 and 60, the score is the same."""
+    """The point of it all: the score is the same at positions 3 and 10 as at 53 and 60."""
     q, k = torch.randn(2, 1, 1, 16, dtype=torch.float64, generator=torch.manual_seed(0))
     cos, sin = (table.double() for table in rotary_table(64, 16))
     for interleaved in (False, True):
@@ -67,7 +67,7 @@ def test_the_table_holds_the_angles_of_the_paper():
 
 
 def test_token_by_token_is_the_whole_prompt():
-    """Five steps of decoding leave the cache, and give the answers, that one prefill gives."""
+    """Five decoding steps give the same cache and the same answers as one prefill."""
     rng = torch.manual_seed(0)
     q, k, v = torch.randn(3, 2, 5, 2, 8, generator=rng)
     cos, sin = rotary_table(5, 8)
@@ -107,7 +107,7 @@ def test_a_cache_of_eight_bits(dtype):
 def test_given_scales_clamp_and_round_to_even():
     k = torch.tensor([0.25, 0.75, -1.25, 500.0, -500.0, 0.0]).reshape(1, 1, 2, 3)
     cache = torch.zeros(2, 1, 4, 2, 3, dtype=torch.int8)
-    scale = torch.tensor([0.5, 2.0])  # one a head
+    scale = torch.tensor([0.5, 2.0])  # one per head
     append_kv(*cache, k, k, torch.tensor([2]), k_scale=scale, v_scale=torch.tensor(0.5))
     assert cache[0, 0, 2].tolist() == [[0, 2, -2], [127, -127, 0]]
     assert cache[1, 0, 2].tolist() == [[0, 2, -2], [127, -127, 0]]

@@ -1,6 +1,6 @@
-"""`reference.online_softmax`: whoever saw which keys, in whatever order, the answer is the same.
+"""`reference.online_softmax`: however the keys are divided and ordered, the answer is the same.
 
-The keys are random, and the tolerances derived: see `keys`.
+The keys are random, and the tolerances are derived: see `keys`.
 """
 
 import doctest
@@ -31,7 +31,7 @@ def test_any_partition_any_order_any_tree(data, given_keys, shift, rng: random.R
     scores, v = given_keys[0] + shift, given_keys[1]
     workers = data.draw(st.integers(1, 7))
     states = [seen_by(scores, v, index) for index in partition(data.draw, len(v), workers)]
-    while len(states) > 1:  # any two that are left: every order and every tree can come
+    while len(states) > 1:  # any two that are left: every order and every tree can occur
         x = states.pop(rng.randrange(len(states)))
         y = states.pop(rng.randrange(len(states)))
         states.append(merge(x, y))
@@ -177,7 +177,7 @@ def test_nothing_is_modified():
 
 
 class Counted:
-    """Stands for a 1-D tensor and counts how often an element of it is read."""
+    """Stands in for a 1-D tensor and counts how often one of its elements is read."""
 
     def __init__(self, x):
         self.x, self.dtype, self.reads = x, x.dtype, 0

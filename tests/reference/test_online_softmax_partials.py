@@ -1,6 +1,6 @@
-"""`merge_states`: finished results (o, lse) merge to the truth, whoever finished what.
+"""`merge_states`: finished results (o, lse) merge to the truth, however the keys were divided.
 
-The keys are random, and the tolerances derived: see `keys`.
+The keys are random, and the tolerances are derived: see `keys`.
 """
 
 import math
@@ -25,7 +25,7 @@ def test_merge_states_of_any_partition_in_any_order(data, given_keys, shift):
     o, lse = (torch.stack(parts) for parts in zip(*finished, strict=True))
     order = data.draw(st.permutations(range(workers)))
     merged = merge_states(o[order], lse[order])
-    # a finished lse is itself rounded, and exp turns that error into a relative one of a weight
+    # a finished lse is itself rounded, and exp turns that into a relative error in a weight
     biggest = lse[lse > -math.inf].abs().max().item() if (lse > -math.inf).any() else 0.0
     assert_same(merged, scores, v, 2 * workers + math.ceil(biggest))
 

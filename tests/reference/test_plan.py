@@ -1,4 +1,4 @@
-"""reference.plan: every key once, the line cut in chunks of one size, long pieces first."""
+"""reference.plan: each key once, the line of keys cut into equal chunks, long pieces first."""
 
 import doctest
 import itertools
@@ -19,7 +19,7 @@ def blocks_of(item: Item, block_n: int) -> int:
 
 @st.composite
 def batches(draw):
-    """Lengths and keywords of a plan; rows may be empty, padded away, or all there is."""
+    """Lengths and keywords of a plan; a row may be empty, all padding, or the only one."""
     lengths = draw(st.lists(st.integers(0, 300), max_size=12))
     pads = draw(st.none() | st.tuples(*[st.integers(0, 300) for _ in lengths]))
     keywords = {
@@ -51,7 +51,7 @@ def test_every_key_in_sight_is_visited_once(batch):
             if window is None or any(j >= length - Lq + i - window for i in range(Lq))
         ]
         assert len(set(visited)) == len(visited) and set(seen) <= set(visited)
-        # What is visited beyond that lies in the first block, which has a key in sight.
+        # Anything else visited lies in the first block, which has a key in sight.
         assert all(seen and j // block_n == seen[0] // block_n for j in set(visited) - set(seen))
 
 
@@ -77,7 +77,7 @@ def test_the_line_is_cut_in_chunks_of_one_size_and_long_pieces_start_first(batch
     assert all(item.start % block_n == 0 and item.start < item.stop for item in items)
     if not items:
         return
-    # Along the line of all rows, pieces end at multiples of the chunk, and where a row ends.
+    # Along the line of all rows, pieces end at multiples of the chunk and at the ends of rows.
     chunk, line = -(-sum(sizes) // programs), 0
     in_order = sorted(zip(items, sizes, strict=True))
     for (item, size), follower in itertools.zip_longest(in_order, in_order[1:]):
@@ -99,7 +99,7 @@ def test_one_long_row_beside_63_short_ones_is_done_in_near_the_ideal_time(long, 
     work = [blocks_of(item, 64) for item in items]
     ideal = sum(work) / programs
     assert makespan(work, programs) <= 1.08 * ideal
-    # With the same number of splits for every row, the long row's are waited for.
+    # With the same number of splits for every row, all others wait for the long row's.
     splits = max(1, programs // len(lengths))
     fixed = [-(-length // 64 // splits) for length in lengths for _ in range(splits)]
     assert makespan(fixed, programs) > 3 * ideal

@@ -1,4 +1,4 @@
-"""reference.quantization rounds to the nearest number there is: all 256 of them are tried."""
+"""reference.quantization rounds to the nearest representable number: all 256 are compared."""
 
 import doctest
 
@@ -13,12 +13,12 @@ PER = {"tensor": (), "head": (3,), "token": (2, 5, 3)}
 
 def make(dtype=torch.float32):
     rng = torch.Generator().manual_seed(0)
-    spread = torch.tensor([0.01, 1.0, 100.0])[:, None]  # heads of very different size
+    spread = torch.tensor([0.01, 1.0, 100.0])[:, None]  # heads of very different magnitude
     return (spread * torch.randn(2, 5, 3, 16, generator=rng)).to(dtype)
 
 
 def all_numbers(dtype):
-    """Every finite number of the dtype with its bits, from the 256 patterns."""
+    """Every finite number of the dtype, from the 256 bit patterns, with its bits."""
     bits = torch.arange(-128, 128, dtype=torch.int8)
     numbers = bits.view(dtype).double()
     keep = numbers.isfinite() & (numbers >= -LARGEST[dtype])
@@ -33,7 +33,7 @@ def test_the_nearest_number_is_stored(dtype, per):
     assert stored.dtype == dtype and stored.shape == x.shape
     assert scale.dtype == torch.float32 and scale.shape == PER[per]
     spread = scale[..., None] if scale.ndim else scale
-    exact = (x / spread).double().flatten()  # the division is fp32, as a kernel's
+    exact = (x / spread).double().flatten()  # the division is in fp32, as in a kernel
     numbers, _ = all_numbers(dtype)
     nearest = (exact[:, None] - numbers).abs().amin(1)
     assert torch.equal((stored.double().flatten() - exact).abs(), nearest)
@@ -45,7 +45,7 @@ def test_ties_go_to_the_even_one(dtype):
     order = numbers.unique(return_inverse=False)
     middle = (order[1:] + order[:-1]) / 2
     x = torch.cat([middle, torch.tensor([LARGEST[dtype]], dtype=torch.float64)])[:, None].float()
-    stored, scale = quantize(x, dtype)  # the largest makes the scale 1
+    stored, scale = quantize(x, dtype)  # the largest number makes the scale 1
     assert scale == 1
     even = {float(n): int(b) % 2 == 0 for n, b in zip(numbers, bits, strict=True)}
     for m, low, high, got in zip(middle, order, order[1:], stored[:-1, 0].double(), strict=False):
@@ -73,7 +73,7 @@ def test_back_again(dtype, per):
     back = dequantize(stored, scale)
     spread = scale[..., None] if scale.ndim else scale
     torch.testing.assert_close(back, stored.float() * spread, atol=0, rtol=0)
-    # half a step of the grid; fp8: half of 2^-3 (2^-2) of the number, or half its smallest step
+    # half a step of the grid; fp8: half of 2^-3 (2^-2) of the number, or half the smallest step
     half = {torch.int8: 0.0, torch.float8_e4m3fn: 2**-4, torch.float8_e5m2: 2**-3}[dtype]
     step = {torch.int8: 1.0, torch.float8_e4m3fn: 2**-9, torch.float8_e5m2: 2**-16}[dtype]
     bound = torch.maximum(half * x.abs(), step / 2 * spread)

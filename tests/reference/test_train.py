@@ -1,4 +1,4 @@
-"""reference.corpus and reference.train: the same text and the same weights for the same seed."""
+"""reference.corpus and reference.train: the same seed gives the same text and weights."""
 
 import doctest
 import json
@@ -114,7 +114,7 @@ def test_the_attention_it_trains_with_is_attention():
 
 
 def test_the_best_weights_are_written(tmp_path, monkeypatch):
-    """The loss on held-out text rises on purpose after the second look: that one stays."""
+    """The held-out loss is made to rise after the second look, whose weights are kept."""
     monkeypatch.setattr(module, "Config", lambda: TINY)
     monkeypatch.setattr(module, "collect", lambda: (TEXT * 2, TEXT[:200]))
     looks = iter([3.0, 2.0, 2.5])

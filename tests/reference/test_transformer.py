@@ -1,4 +1,4 @@
-"""reference.transformer: a cache changes the work and not the logits, whatever attends."""
+"""reference.transformer: a cache changes the work but not the logits, whatever attends."""
 
 import doctest
 
@@ -30,7 +30,7 @@ def read_in_chunks(model, tokens, chunks, attend=attention_with_cache, **cache):
 
 @pytest.mark.parametrize("chunks", CHUNKINGS, ids=str)
 def test_logits_with_and_without_cache_are_equal(chunks):
-    """fp64, but for the angles, which are the same on both ways: only the order of sums differs."""
+    """All fp64 but the angles, which are the same either way: only the order of sums differs."""
     model, tokens = small_model(), some_tokens(2, 33)
     with poisoned_memory():
         got = read_in_chunks(model, tokens, chunks)
@@ -94,7 +94,7 @@ def test_the_past_does_not_see_the_future():
 
 
 def test_the_order_of_the_past_matters():
-    """Attention alone would not notice: it is a sum. Rotary embedding makes it notice."""
+    """Attention alone, a sum, would not notice; with the rotary embedding it does."""
     model, tokens = small_model(), some_tokens(1, 20)
     swapped = tokens[:, [1, 0, *range(2, 20)]]
     assert (model(tokens)[0, -1] - model(swapped)[0, -1]).abs().max() > 1e-3

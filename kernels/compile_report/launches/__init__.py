@@ -1,1 +1,1 @@
-"""Which launches are compiled: one module per door, each with a `compile_cases()`."""
+"""Which launches are compiled: one module per entry point, each with a `compile_cases()`."""

@@ -29,7 +29,7 @@ def compile_cases() -> list[LaunchCase]:
 
 
 def _case(dtype: torch.dtype, stored: torch.dtype, Ln: int, page: int, _: Target) -> KernelCall:
-    """Append to 4 rows of 8 KV heads, scales for each token where the cache has eight bits."""
+    """Append to 4 rows of 8 KV heads, with scales per token if the cache has eight bits."""
 
     def empty(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype, device="meta")

@@ -1,7 +1,7 @@
 """Which launches of FlashAttention `kernels.compile_report` compiles, forward and backward.
 
 The calls are those of `kernels.flash_attention.forward` and `kernels.flash_attention.backward`,
-made from tensors that have shapes and no memory.
+made from tensors that have shapes but no memory.
 """
 
 from functools import partial
@@ -61,7 +61,7 @@ def _meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 def _tensors(
     dtype: str, D: int, Lq: int, packed: bool
 ) -> tuple[Tensor, Tensor, Tensor, Packing | None]:
-    """q, k, v and, packed, where the sequences lie: all in one row."""
+    """q, k, v and, if packed, where the sequences lie: all in one row."""
     rows, per_row = (1, B) if packed else (B, 1)
     q, k, v = (
         _meta(rows, per_row * length, heads, D, dtype=DTYPES[dtype])
@@ -84,7 +84,7 @@ def _forward(dtype: str, D: int, Lq: int, packed: bool, target: Target) -> Kerne
 
 
 def _backward(number: int, dtype: str, D: int, packed: bool, target: Target) -> KernelCall:
-    """The launch of one of the backward's three steps, causal."""
+    """The launch of one of the three backward steps, causal."""
     q, k, v, packing = _tensors(dtype, D, L, packed)
     named = {"sm_75": "turing", "sm_90": "hopper", "gfx942": "amd"}
     tiles = choose_backward_tiles(

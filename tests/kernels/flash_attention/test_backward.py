@@ -23,7 +23,7 @@ DEVICE = device()
 
 @dataclass(frozen=True)
 class Shape:
-    """One backward, and why it is tested."""
+    """One backward pass, and why it is tested."""
 
     name: str
     reason: str
@@ -38,7 +38,7 @@ class Shape:
         return self.name
 
     def keyless(self, causal: bool) -> int:
-        """How many of the first queries see no key."""
+        """How many queries, from the first on, see no key."""
         return max(self.Lq - self.Lk, 0) if causal else 0
 
 
@@ -48,17 +48,17 @@ SHAPES = (
     Shape("Lq=1", "one query sees all", Lq=1),
     Shape("whole-tiles", "no tail anywhere", Lq=64, Lk=128, Hq=1),
     Shape("one-over", "one query and one key in the tail tiles", Lq=65, Lk=65, Hq=1),
-    Shape("odd-tails", "primes, and two heads a group"),
+    Shape("odd-tails", "primes, and two heads per group"),
     Shape("Lq>Lk", "causal: whole tiles of queries see nothing", Lq=149, Lk=67, Hq=1),
     Shape("Lq>>Lk", "causal: only the last three queries see a key", Lq=70, Lk=3, Hq=1),
-    Shape("MHA", "a KV head each", B=2, Lq=20, Lk=33, Hq=3, Hkv=3),
+    Shape("MHA", "one KV head per query head", B=2, Lq=20, Lk=33, Hq=3, Hkv=3),
     Shape("G=3", "a group that is not a power of two", B=2, Lq=20, Lk=33, Hq=6, Hkv=2),
     Shape("G=3, tiles", "three heads, each with a diagonal and full tiles", Lq=140, Lk=140, Hq=3),
 )
 
 
 def inputs(shape, dtype=torch.float32):
-    """q, k, v, do, dlse, with NaN around each row of D."""
+    """q, k, v, do, dlse, with NaN around each row of D numbers."""
     sizes = [(shape.Lq, shape.Hq), (shape.Lk, shape.Hkv), (shape.Lk, shape.Hkv)]
     sizes = [(shape.B, *size, shape.D) for size in (*sizes, sizes[0])]
     q, k, v, do = (random(*s, dtype=dtype, device=DEVICE, seed=i) for i, s in enumerate(sizes))
@@ -109,7 +109,7 @@ def test_lse_has_a_gradient_too(shape, dtype):
     only_o = autograd(partial(flash_attention, causal=True, return_lse=True), leaves(x),
                       (weights[0], None))[2]  # fmt: skip
     assert not torch.equal(both[0], only_o[0])
-    assert torch.equal(both[2], only_o[2])  # v has no part in lse
+    assert torch.equal(both[2], only_o[2])  # lse does not depend on v
 
 
 def test_the_gradient_of_lse_alone():
@@ -136,7 +136,7 @@ def test_logits_far_from_zero(shift, dtype):
 def test_any_scale(scale):
     x, weights = inputs(Shape("scale", "", Lq=20, Lk=70, Hq=1))
     grads = judge(x, (weights[0], None), scale=scale)[2]
-    if scale == 0.0:  # all keys weigh the same whatever q and k are
+    if scale == 0.0:  # all keys weigh the same, whatever q and k are
         assert not grads[0].any() and not grads[1].any()
 
 
@@ -153,7 +153,7 @@ VIEWS = {
 def test_strides_change_no_bit(view):
     x, (do, _) = inputs(Shape("views", "", B=2, Lq=20, Lk=70, Hq=4, Hkv=2), torch.float16)
     do = view(do)
-    if view not in (VIEWS["D not contiguous"], VIEWS["one number"]):  # do alone may be like that
+    if view not in (VIEWS["D not contiguous"], VIEWS["one number"]):  # only do may be like that
         x = [view(y) for y in x]
     attend = partial(flash_attention, causal=True, return_lse=True)
     strided = autograd(attend, leaves(x), (do, None))[2]
@@ -189,7 +189,7 @@ def test_nothing_is_written_outside_of_the_gradients(causal):
 
 
 def test_head_dims_of_k_and_v_may_differ():
-    """The forward takes one head dim; o and lse of two are fp32 naive attention's."""
+    """The forward takes one head dim, so o and lse come from naive attention in fp32."""
     sizes = ((20, 24), (70, 24), (70, 40), (20, 40))
     q, k, v, do = (random(1, L, 2, D, device=DEVICE, seed=i) for i, (L, D) in enumerate(sizes))
     o, lse = attention(q, k, v, causal=True, return_lse=True)
@@ -207,7 +207,7 @@ def test_tiles_that_nobody_sees_are_never_read():
     x, (do, _) = inputs(Shape("skip", "", Lq=128, Lk=128, Hq=1))
     attend = partial(flash_attention, causal=True, return_lse=True)
     wanted = autograd(attend, leaves(x), (do, None))[2]
-    x[1][:, 64:] = x[2][:, 64:] = math.nan  # keys that the first tile of queries does not see
+    x[1][:, 64:] = x[2][:, 64:] = math.nan  # keys hidden from the first tile of queries
     got = autograd(attend, leaves(x), (do, None))[2]
     assert torch.equal(got[0][:, :64], wanted[0][:, :64])
 
@@ -232,4 +232,4 @@ def test_the_table_covers_every_head_dim(head_dim, cores):
         tiles = choose_backward_tiles(**sizes)
         for number in (n for t in tiles for n in t[:3]):
             assert number & (number - 1) == 0
-        assert all(min(t.block_m, t.block_n) >= 16 for t in tiles)  # the least tl.dot takes
+        assert all(min(t.block_m, t.block_n) >= 16 for t in tiles)  # the minimum for tl.dot

@@ -38,7 +38,7 @@ class Shape:
 SHAPES = (
     Shape("one", "the softmax of one score is 1", Lq=1, Lk=1),
     Shape("Lk=1", "many queries, one key", Lk=1),
-    Shape("Lk=0", "nothing to attend to, nothing may be loaded", Lk=0),
+    Shape("Lk=0", "nothing to attend to, so nothing may be loaded", Lk=0),
     Shape("Lq=1", "decoding one token", Lq=1),
     Shape("Lq=16", "the last of the small tiles", Lq=16, Lk=70),
     Shape("Lq=17", "the first of the large ones", Lq=17, Lk=70),
@@ -47,14 +47,14 @@ SHAPES = (
     Shape("odd-tails", "primes"),
     Shape("Lq>Lk", "causal: whole tiles of queries see nothing", Lq=211, Lk=67, Hq=1),
     Shape("Lq>>Lk", "causal: only the last three queries see a key", Lq=130, Lk=3, Hq=1),
-    Shape("MHA", "a KV head each", B=2, Lq=20, Lk=33, Hq=3, Hkv=3),
+    Shape("MHA", "one KV head per query head", B=2, Lq=20, Lk=33, Hq=3, Hkv=3),
     Shape("G=3", "a group that is not a power of two", B=2, Lq=20, Lk=33, Hq=6, Hkv=2),
     Shape("MQA", "one KV head for all", Lq=20, Lk=33, Hq=5),
 )
 
 
 def inputs(shape, dtype, seed=0):
-    """q, k, v, each row of D apart from the next, and everything between and around them NaN."""
+    """q, k, v, with a gap after each row of D numbers; all gaps and surroundings are NaN."""
     rng = torch.Generator().manual_seed(seed)
     q = torch.randn(shape.B, shape.Lq, shape.Hq, shape.D, generator=rng)
     k, v = torch.randn(2, shape.B, shape.Lk, shape.Hkv, shape.D, generator=rng)
@@ -62,7 +62,7 @@ def inputs(shape, dtype, seed=0):
 
 
 def judge(q, k, v, **arguments):
-    """Run on poisoned memory; hold o and lse against the fp64 oracle."""
+    """Run on poisoned memory; compare o and lse with the fp64 oracle."""
     with poisoned_memory():
         o, lse = flash_attention(q, k, v, return_lse=True, **arguments)
     assert o.shape == q.shape and o.dtype == q.dtype and o.is_contiguous()
@@ -164,7 +164,7 @@ def test_nothing_is_written_outside_of_o_and_lse(causal):
     assert lse.tensor.isfinite().all()
 
 
-@pytest.mark.filterwarnings("ignore:All-NaN slice")  # the rows below, which do see the NaN
+@pytest.mark.filterwarnings("ignore:All-NaN slice")  # from the later rows, which do see the NaN
 def test_tiles_that_nobody_sees_are_never_read():
     sizes = {"num_queries": 1000, "head_dim": 32, "tensor_cores": False}
     block_m = choose_prefill_launch(**sizes, interpreted=INTERPRETED).block_m
@@ -240,6 +240,6 @@ def test_the_launch_table_covers_every_head_dim(head_dim, tensor_cores):
         assert head_dim <= launch.block_d < max(17, 2 * head_dim)
         no_room = head_dim > 128 and not (tensor_cores or interpreted)  # larger tiles spill
         assert (launch.block_m == 16) == (num_queries == 1 or no_room)
-        assert min(launch.block_m, launch.block_n) >= 16  # the least that tl.dot takes
+        assert min(launch.block_m, launch.block_n) >= 16  # the minimum for tl.dot
         for number in (launch.block_m, launch.block_n, launch.block_d, launch.num_warps):
             assert number & (number - 1) == 0

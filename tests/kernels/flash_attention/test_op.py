@@ -1,4 +1,4 @@
-"""kernels.flash_attention.op: what autograd and torch.compile see of the attention kernels."""
+"""kernels.flash_attention.op: the attention kernels as autograd and torch.compile see them."""
 
 from functools import partial
 
@@ -54,7 +54,7 @@ def test_a_second_derivative_is_refused():
 
 
 def test_the_operators_keep_what_they_promise():
-    """Schema, fake, autograd and tracing, with shapes that change: PyTorch's own checks."""
+    """PyTorch's own checks of the schema, fake, autograd and tracing, with changing shapes."""
     q, k, v = leaves(tensors())
     (pq, pk, pv), sequences = packed()
     one_row = [x[None].contiguous().requires_grad_() for x in (pq, pk, pv)]

@@ -33,7 +33,7 @@ def cumulative(counts):
 
 
 def inputs(lengths, dtype=torch.float32, heads=(3, 1), D=16):
-    """q, k, v with NaN around each row of D, and the sequences."""
+    """q, k, v with NaN around each row of D numbers, and the sequences."""
     sizes = [(sum(lengths[0]), heads[0]), *[(sum(lengths[1]), heads[1])] * 2]
     x = [random(*s, D, dtype=dtype, device=DEVICE, seed=i) for i, s in enumerate(sizes)]
     longest = (max(n, default=0) for n in lengths)
@@ -68,7 +68,7 @@ def test_gradients(lengths, causal):
 
 
 def with_batch(f):
-    """Packed attention between tensors with a batch dimension of 1, as `judge_gradients` wants."""
+    """Packed attention on tensors with a batch dimension of 1, as `judge_gradients` needs."""
 
     def run(q, k, v, *, sequences, causal):
         o, lse = f(q[0], k[0], v[0], *sequences, causal=causal, return_lse=True)
@@ -88,9 +88,9 @@ def test_gradients_in_16_bits(dtype):
     judge_gradients(*both, [y[None] for y in x], (do, None))
 
 
-@pytest.mark.filterwarnings("ignore:All-NaN slice")  # the neighbours
+@pytest.mark.filterwarnings("ignore:All-NaN slice")  # from the neighbours
 def test_a_sequence_does_not_notice_its_neighbours():
-    """Its o, lse and gradients have the bits it gets alone, whatever the others hold."""
+    """Its o, lse and gradients are bit for bit those it gets alone, whatever the others hold."""
     x, sequences = inputs(([20, 30, 25], [40, 20, 70]), torch.float16, heads=(4, 2))
     weights = random(*x[0].shape, dtype=torch.float16, device=DEVICE, seed=7), None
     q, k = slice(20, 50), slice(40, 60)
@@ -149,7 +149,7 @@ WRONG = {
 }
 
 
-@pytest.mark.skipif(not INTERPRETED, reason="values of cu_seqlens are not looked at on a GPU")
+@pytest.mark.skipif(not INTERPRETED, reason="values of cu_seqlens are not checked on a GPU")
 @pytest.mark.parametrize(("error", "says", "given"), WRONG.values(), ids=WRONG)
 def test_misuse_is_told(error, says, given):
     kv, defaults = torch.zeros(9, 2, 16), {"cu_seqlens_q": [0, 7], "cu_seqlens_k": [0, 9]}

@@ -55,7 +55,7 @@ def test_room_in_the_cache_changes_no_bit():
 
 
 def test_neighbouring_programs_do_not_meet():
-    """Every query head reads its own KV head and no other: V tells them apart."""
+    """Every query head reads its own KV head and no other; V tells the heads apart."""
     q = torch.randn(2, 3, 6, 16, device=DEVICE)
     k = torch.randn(2, 70, 2, 16, device=DEVICE)
     v = torch.arange(4.0, device=DEVICE).view(2, 1, 2, 1).expand(2, 70, 2, 16).contiguous()
@@ -101,7 +101,7 @@ def test_lengths_are_clamped_on_a_gpu():
 
 
 def test_partials_are_attention_over_their_own_keys():
-    """Splits are contiguous, cut in whole blocks, and cover [0, length); an empty one says so."""
+    """Splits are contiguous, in whole blocks, and cover [0, length); an empty one has lse -inf."""
     lengths, num_splits = (150, 70, 3, 0), 3
     shape = DecodeShape("partials", "", B=4, Lk=160, D=16, lengths=lengths)
     q, k, v, seqlens = decode_inputs(shape, torch.float32, DEVICE)

@@ -18,9 +18,9 @@ LEVELS = {
     "window": (None, 0, 40 * LONGER, (70 * LONGER, 2), (None, 1)),
     "softcap": (None, 0.5, 30.0),
     "sinks": (None, torch.float32, torch.bfloat16),
-    "alibi": (0, 1, 2),  # 0: none; else the dimensions of alibi_slopes
+    "alibi": (0, 1, 2),  # 0: none; otherwise the dimensions of alibi_slopes
     "mask": (None, (torch.bool, 2), (torch.bool, 3), (torch.float32, 2), (torch.bfloat16, 3)),
-    "layout": ("rows", "batch_idx", 1, 16, 64, 128),  # a number: pages of so many keys
+    "layout": ("rows", "batch_idx", 1, 16, 64, 128),  # a number: pages of that many keys
     "eight": (None, torch.int8, torch.float8_e4m3fn, torch.float8_e5m2),
     "per": ("tensor", "head", "token"),
     "splits": ("one", "three", "chosen", "size", "plan"),
@@ -36,7 +36,7 @@ CASES = covering(LEVELS)
 
 
 def name_of(levels):
-    """The levels that are not the plain ones."""
+    """The levels that differ from the plain ones."""
     return "-".join(
         f"{name}={level}".replace("torch.", "").replace(" ", "")
         for name, level in levels.items()
@@ -50,7 +50,7 @@ def test_the_list_covers_all_pairs():
         for x in LEVELS[a]:
             for y in LEVELS[b]:
                 assert ((a, repr(x)), (b, repr(y))) in seen
-    assert len(CASES) < 70  # the largest two factors alone make 30
+    assert len(CASES) < 70  # the two largest factors alone make 30
 
 
 @pytest.mark.parametrize("levels", CASES, ids=name_of)

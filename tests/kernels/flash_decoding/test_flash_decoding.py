@@ -1,4 +1,4 @@
-"""kernels.flash_decoding: attention over a cache, whatever the shape, the splits and the dtype."""
+"""kernels.flash_decoding: attention over a cache, for any shape, number of splits and dtype."""
 
 import math
 
@@ -25,7 +25,7 @@ DEVICE = device()
 
 
 def judge(q, k, v, lengths, *, causal=True, scale=None, num_splits=None):
-    """Run flash_decode on poisoned scratch and hold o and lse against the fp64 oracle."""
+    """Run flash_decode on poisoned scratch memory and compare o and lse with the fp64 oracle."""
     arguments = {"causal": causal, "scale": scale}
     with poisoned_memory():
         o, lse = flash_decode(q, k, v, lengths, num_splits=num_splits, return_lse=True, **arguments)
@@ -92,12 +92,12 @@ def test_the_diagonal_in_small_blocks(Lq, small_blocks):
 @pytest.mark.parametrize("shift", [-200.0, 200.0])
 @pytest.mark.parametrize("G", [1, 4], ids=["sum", "dot"])
 def test_shifted_logits(G, shift, dtype):
-    """All scores shifted by ±200: exp() of them over- or underflows in fp32."""
+    """All scores are shifted by ±200: their exp() over- or underflows in fp32."""
     shape = DecodeShape("shift", "", B=2, Hq=G, Hkv=1, Lk=70, lengths=(70, 5))
     q, k, v, lengths = decode_inputs(shape, dtype, DEVICE)
     q[..., 0], k[..., 0] = 16.0, shift / 2  # 16 · shift/2 · 1/√64 = shift
     _, lse = judge(q, k, v, lengths, num_splits=2)
-    assert (lse - shift).abs().max() < 20  # the shift did arrive
+    assert (lse - shift).abs().max() < 20  # the shift took effect
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, -0.3])
@@ -123,7 +123,7 @@ def test_strided_views(G):
 
 @pytest.mark.parametrize("axis", ["row", "key", "head"])
 def test_offsets_beyond_32_bits(axis):
-    """A view that spans more than 2^31 elements. Only the pages touched take memory on a CPU."""
+    """A view spanning more than 2^31 elements. On a CPU, only the pages touched take memory."""
     step, B, Lk, Hkv = 2**30, *{"row": (3, 5, 1), "key": (1, 5, 1), "head": (1, 5, 3)}[axis]
     strides = {"row": (step, 64, 64), "key": (64, step // 2, 64), "head": (64, 64, step)}[axis]
     rng = torch.Generator().manual_seed(0)
@@ -135,7 +135,7 @@ def test_offsets_beyond_32_bits(axis):
 
 
 def test_a_wrong_kernel_would_be_seen():
-    """The judge itself: an lse off by a hair, an o of another row, are not close to the oracle."""
+    """The judge itself: an lse off by a hair, or another row's o, is not close to the oracle."""
     shape = DecodeShape("judge", "", B=2, Lk=70)
     q, k, v, _ = decode_inputs(shape, torch.float32, DEVICE)
     o, lse = flash_decode(q, k, v, return_lse=True)

@@ -1,6 +1,6 @@
-"""kernels.flash_decoding on a GPU: what is too large to be interpreted.
+"""kernels.flash_decoding on a GPU: what is too large for the interpreter.
 
-The other files of this family run there as well, the calls of `decode_calls` with more keys.
+The other files of this family run there too; the calls in `decode_calls` then have more keys.
 """
 
 import math
@@ -20,14 +20,14 @@ MILLION = 2**20
 
 
 def needs(gigabytes: float) -> None:
-    """Skip the test where the GPU has less free memory than it takes."""
+    """Skip the test if the GPU has less free memory than that."""
     free = torch.cuda.mem_get_info()[0] / 1e9
     if free < gigabytes:
         pytest.skip(f"needs {gigabytes} GB of GPU memory; {free:.1f} GB are free")
 
 
 def oracle_in_chunks(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor]:
-    """fp64 attention of one query a row, 64 Ki keys at a time: o (B, 1, Hq, D), lse (B, 1, Hq)."""
+    """fp64 attention, one query per row, 64 Ki keys at a time: o (B, 1, Hq, D), lse (B, 1, Hq)."""
     (B, _, Hq, D), Hkv, chunk = q.shape, k.shape[2], 2**16
     o = torch.zeros(B, 1, Hq, v.shape[3], dtype=torch.float64, device=q.device)
     lse = torch.full((B, 1, Hq), -math.inf, dtype=torch.float64, device=q.device)
@@ -48,7 +48,7 @@ def oracle_in_chunks(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> tup
 
 
 def judge_long(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], **splits: object) -> Tensor:
-    """Decode, and hold o and lse against the oracle in chunks; returns o."""
+    """Decode, and compare o and lse with the chunked oracle; return o."""
     seqlens = torch.tensor(lengths, dtype=torch.int32, device=DEVICE)
     if splits.pop("planned", False):
         splits["plan"] = flash_decode_plan(q, k, v, seqlens)
@@ -66,7 +66,7 @@ CUTS = [{}, {"num_splits": 1}, {"num_splits": 97}, {"split_size": 8192}, {"plann
 @pytest.mark.parametrize("cut", CUTS, ids=str)
 @pytest.mark.parametrize("Hq", [1, 8], ids=["sum", "dot"])
 def test_a_million_keys_in_one_row(Hq, cut):
-    """Among them three that are looked for: the first, one behind a border, the last."""
+    """Three of them are searched for: the first, the one just past a boundary, the last."""
     needs(12)
     rng = torch.Generator(DEVICE).manual_seed(0)
     length = MILLION - 1
@@ -74,7 +74,7 @@ def test_a_million_keys_in_one_row(Hq, cut):
     k, v = torch.randn(2, 1, MILLION, 1, 128, generator=rng, device=DEVICE, dtype=torch.bfloat16)
     k[:, length:] = v[:, length:] = math.nan
     for needle, place in enumerate((0, 8192, length - 1)):
-        k[0, place, 0] = 4 * q[0, 0, needle % Hq]  # scores about 45; the others sum up to e^14
+        k[0, place, 0] = 4 * q[0, 0, needle % Hq]  # score about 45; the others sum to e^14
         v[0, place, 0] = needle + 1
     o = judge_long(q, k, v, [length], **cut)
     if Hq > 1:
@@ -84,7 +84,7 @@ def test_a_million_keys_in_one_row(Hq, cut):
 
 @pytest.mark.parametrize("cut", CUTS, ids=str)
 def test_a_cache_of_more_than_two_to_the_31_elements(cut):
-    """Not a view with wide strides: all of it is there, 4.3 GB each of keys and values."""
+    """Not a view with wide strides: all of it exists, 4.3 GB each of keys and values."""
     needs(30)
     shape = (2, MILLION + 64, 8, 128)
     assert math.prod(shape) > 2**31
@@ -109,7 +109,7 @@ def test_pages_of_more_than_two_to_the_31_elements():
 
 @pytest.mark.parametrize("window", [1000, (1000, 0)], ids=str)
 def test_a_window_does_not_read_the_rest_of_a_million_keys(window):
-    """The keys before it are NaN: reading one of them would show."""
+    """The keys before it are NaN: reading any of them would show."""
     needs(4)
     q = torch.randn(1, 1, 8, 128, device=DEVICE, dtype=torch.float16)
     k, v = torch.randn(2, 1, MILLION, 1, 128, device=DEVICE, dtype=torch.float16)
@@ -122,7 +122,7 @@ def test_a_window_does_not_read_the_rest_of_a_million_keys(window):
 
 
 def test_bits_repeat_when_the_gpu_is_busy():
-    """Fifty runs beside another stream's work: no program waits for, or races with, another."""
+    """Fifty runs beside another stream's work: no program waits for another or races with it."""
     needs(2)
     q = torch.randn(4, 2, 32, 128, device=DEVICE, dtype=torch.float16)
     k, v = torch.randn(2, 4, 8192, 8, 128, device=DEVICE, dtype=torch.float16)

@@ -1,4 +1,4 @@
-"""kernels.flash_decoding: where keys and values lie, and how wide they are."""
+"""kernels.flash_decoding: where keys and values are stored, and how wide they are."""
 
 import math
 
@@ -15,7 +15,7 @@ def same(got, wanted):
     return all(torch.equal(x, y) for x, y in zip(got, wanted, strict=True))
 
 
-# ---- head dims, MLA --------------------------------------------------------------------------
+# ---- Head dims, MLA --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("Hq", [1, 3], ids=["sum", "dot"])
@@ -37,7 +37,7 @@ def latent_call(dtype, D=576, Dv=512, **features):
 @pytest.mark.parametrize("num_splits", [1, 2])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_latent_that_keys_and_values_share(dtype, num_splits):
-    """The same bits as with a cache of values of its own."""
+    """The same bits as with a separate cache of values."""
     call = latent_call(dtype)
     got = judge(call, num_splits=num_splits)
     q, k, v, lengths = call.arguments
@@ -47,7 +47,7 @@ def test_a_latent_that_keys_and_values_share(dtype, num_splits):
 
 @pytest.mark.parametrize(("D", "Dv"), [(576, 500), (513, 512), (300, 257), (64, 40), (64, 20)])
 def test_latents_of_other_widths(D, Dv):
-    """Rounded up to a power of two, some have to read their values apart, others don't."""
+    """Rounded up to a power of two, some must read their values separately; others need not."""
     call = latent_call(torch.float32, D, Dv)
     got = judge(call, num_splits=2)
     q, k, v, lengths = call.arguments
@@ -56,7 +56,7 @@ def test_latents_of_other_widths(D, Dv):
 
 
 def test_values_that_begin_where_the_keys_do():
-    """The same address and other strides: these are not the columns of the keys."""
+    """The same address but other strides: these are not columns of the keys."""
     wide = torch.randn(2, 140, 1, 32, device=DEVICE)
     k, v = wide[:, :70], wide[:, ::2]
     assert k.data_ptr() == v.data_ptr() and k.shape == v.shape
@@ -66,7 +66,7 @@ def test_values_that_begin_where_the_keys_do():
 
 @pytest.mark.parametrize("per", ["tensor", "token"])
 def test_a_quantised_latent_with_two_scales(per):
-    """Keys and values share their numbers, but not what they count for."""
+    """Keys and values share the stored numbers, but not their scale."""
     k = torch.randn(2, 70, 1, 576, generator=torch.Generator().manual_seed(0))
     stored, k_scale = quantize(k, torch.int8, per=per)
     stored, k_scale = to(stored), to(k_scale)
@@ -76,12 +76,12 @@ def test_a_quantised_latent_with_two_scales(per):
     judge(call, num_splits=2)
 
 
-# ---- pages -----------------------------------------------------------------------------------
+# ---- Pages -----------------------------------------------------------------------------------
 
 
 def paged_call(size, **features):
-    """A call whose rows lie in pages; the table is a view of a wider one, dead entries are wild."""
-    call = plain_call((250, 0, 66), Hq=4, Hkv=2, Lq=2, **features)  # room for 255 keys a row
+    """A call with rows in pages; the table is a view of a wider one, its dead entries are wild."""
+    call = plain_call((250, 0, 66), Hq=4, Hkv=2, Lq=2, **features)  # room for 255 keys per row
     q, k, v, lengths = (x.cpu() for x in call.arguments)
     tensors = [torch.nn.functional.pad(x, (0, 0, 0, 0, 0, 1), value=math.nan) for x in (k, v)]
     live = ~tensors[0].isnan().any(-1).any(-1)
@@ -96,14 +96,14 @@ def paged_call(size, **features):
 @pytest.mark.parametrize("size", [1, 2, 16, 32, 64, 128, 256])
 @pytest.mark.parametrize("feature", ["plain", "window", "cache_leftpad"])
 def test_pages_hold_what_a_row_would(feature, size):
-    """To the bit: only the place in memory differs. Pages before the window are wild ones, too."""
+    """Bit for bit: only the place in memory differs. Pages before the window are wild, too."""
     value = {"window": 70, "cache_leftpad": torch.tensor([129, 3, 66]).int()}
     rows, pages = paged_call(size, **({feature: value[feature]} if feature in value else {}))
     assert same(judge(pages, split_size=128), judge(rows, split_size=128))
 
 
 def test_a_page_in_many_rows():
-    """What rows have in common is stored once. int64 tables are taken as they are."""
+    """What rows have in common is stored once. int64 tables are used as they are."""
     k, v = torch.randn(2, 5, 64, 2, 16, device=DEVICE)
     table = torch.tensor([[2, 4, 0], [2, 4, 1], [2, 2, 2]], device=DEVICE)
     lengths = torch.tensor([150, 192, 140], device=DEVICE)
@@ -128,7 +128,7 @@ def test_rows_of_the_cache_chosen_by_index():
         assert same(got, wanted)
 
 
-# ---- strides ---------------------------------------------------------------------------------
+# ---- Strides ---------------------------------------------------------------------------------
 
 
 def test_every_tensor_may_be_a_view():
@@ -136,7 +136,7 @@ def test_every_tensor_may_be_a_view():
     B, Lq, Hq, Hkv, Lk, D = 3, 2, 4, 2, 70, 16
 
     def view(*shape):
-        """Dimensions in another order in memory, NaN before and behind."""
+        """Dimensions in another order in memory, with NaN before and after."""
         wide = torch.full([n + 2 for n in reversed(shape[:-1])] + [shape[-1] + 2], math.nan)
         inner = wide[tuple(slice(1, -1) for _ in shape)]
         inner.copy_(torch.rand(inner.shape, generator=rng))
@@ -169,7 +169,7 @@ def test_one_number_for_all_rows():
 
 
 def test_pages_beyond_32_bits():
-    """The third page begins 2^31 elements behind the first."""
+    """The third page begins 2^31 elements after the first."""
     shape, strides = (3, 16, 1, 16), (2**30, 16, 16, 1)
     rng = torch.Generator().manual_seed(0)
     buffer = torch.empty(2**31 + 2**10, dtype=torch.int8, device=DEVICE)

@@ -1,6 +1,6 @@
-"""kernels.flash_decoding: bad arguments. Each is told by name, or the answer is right all the same.
+"""kernels.flash_decoding: bad arguments. An error names one, or the answer is right all the same.
 
-Nothing else may happen: no other error, no crash, no hang, no quiet answer to another question.
+Nothing else may happen: no other error, no crash, no hang, no silent answer to another question.
 """
 
 import math
@@ -17,7 +17,7 @@ from kernels.flash_decoding import flash_decode, flash_decode_plan, workspace_by
 from kernels.runtime import INTERPRETED
 from reference.attention import oracle_with_cache
 
-pytestmark = pytest.mark.skipif(not INTERPRETED, reason="a GPU is not asked for its numbers")
+pytestmark = pytest.mark.skipif(not INTERPRETED, reason="values are not checked on a GPU")
 RNG = torch.Generator().manual_seed(0)
 Q = torch.randn(2, 2, 2, 8, generator=RNG)
 K, V = torch.randn(2, 2, 24, 1, 8, generator=RNG)
@@ -95,26 +95,26 @@ BAD_VALUES = {
 
 
 def bad(name):
-    """The ways to spoil an argument of this name."""
+    """The ways to spoil the argument of this name."""
     return BAD_TENSORS if isinstance(ALL[name], torch.Tensor) else BAD_VALUES
 
 
 def spoil(call, name, how):
-    """The call with one argument spoilt; None where there is nothing to spoil in that way."""
+    """The call with one argument spoilt; None if it cannot be spoilt in this way."""
     try:
         return call | {name: bad(name)[how](call.get(name, ALL[name]))}
     except (RuntimeError, IndexError, AttributeError, TypeError):
-        return None  # there is no such tensor, or it is spoilt too far already
+        return None  # no such tensor exists, or it is already spoilt too far
 
 
 def assert_told_or_right(call, names):
-    """Decode: a ValueError or TypeError that names an argument, or what the oracle says."""
+    """Decode: either a ValueError or TypeError that names an argument, or the oracle's answer."""
     call = {name: x.to(DEVICE) if isinstance(x, torch.Tensor) and x.device.type == "cpu" else x
             for name, x in call.items()}  # fmt: skip
     try:
         o, lse = flash_decode(**call, return_lse=True)
     except (ValueError, TypeError) as error:
-        # What is spoilt need not be what is blamed, where two do not fit together.
+        # If two arguments do not fit together, the one blamed need not be the one spoilt.
         assert any(name in str(error) for name in ALL), f"{names}: {error!r} names no argument"
         if not {"q", "k_cache", "v_cache", "block_table"} & {*names}:
             assert any(name in str(error) for name in names), f"{names}: {error!r}"
@@ -135,7 +135,7 @@ def test_the_calls_are_good(kind):
 @pytest.mark.filterwarnings("ignore")  # sparse, nested and complex tensors warn
 @pytest.mark.parametrize("name", ALL)
 def test_one_bad_argument(name):
-    """Every way to spoil it, in the calls that have it, and in one that had better not."""
+    """Every way to spoil it, in the calls that have it and in one that should not have it."""
     for kind, call in CALLS.items():
         for how in bad(name) if name in call or kind == "plain" else ():
             spoilt = spoil(call, name, how)
@@ -165,7 +165,7 @@ def test_two_bad_arguments(case):
 @pytest.mark.parametrize("op", [flash_decode_plan, workspace_bytes], ids=lambda op: op.__name__)
 @pytest.mark.parametrize("name", [*ROWS, "block_table", "window"])
 def test_its_helpers_tell_the_same(name, op):
-    """What they take from the call, they check as the call does."""
+    """They check what they take from the call the way the call does."""
     for call in (ROWS | {"window": 9}, PAGES):
         for how in bad(name) if name in call else ():
             spoilt = spoil(call, name, how)
@@ -202,7 +202,7 @@ def test_what_is_said(change, says):
 
 
 def test_a_live_entry_that_is_no_page():
-    """-1 behind a row's length is nobody's business; before it, it is."""
+    """-1 past a row's length does not matter; before it, it is an error."""
     for entry, table in ((4, [[2, 4, 3], [1, 0, 0]]), (-1, [[2, 0, 3], [-1, 0, 0]])):
         call = PAGES | {"block_table": torch.tensor(table, dtype=torch.int32)}
         with pytest.raises(ValueError, match=f"block_table must name pages from 0 to 3.*{entry}"):
@@ -210,11 +210,11 @@ def test_a_live_entry_that_is_no_page():
 
 
 def test_a_row_too_long_to_count():
-    """2^30 keys a row are not served: 32 bits would not hold a place and a window."""
+    """2^30 keys per row are refused: 32 bits would not hold a position plus a window."""
     wide = torch.zeros(1, 1, 1, 8).expand(2, 2**30, 1, 8)
     with pytest.raises(ValueError, match=r"room for fewer than 2\^30 keys; got k_cache"):
         flash_decode(Q, wide, wide, LENGTHS)
-    table = torch.empty(1, 2**27, dtype=torch.int32).expand(2, -1)  # nobody looks at it
+    table = torch.empty(1, 2**27, dtype=torch.int32).expand(2, -1)  # never read
     with pytest.raises(
         ValueError, match=r"room for fewer than 2\^30 keys; got k_cache .*block_table"
     ):

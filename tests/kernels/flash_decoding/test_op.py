@@ -16,7 +16,7 @@ on_a_gpu = pytest.mark.skipif(INTERPRETED, reason="CUDA graphs need a GPU")
 
 
 def every_feature():
-    """A call with all features that can stand together."""
+    """A call with all features that can be combined."""
     rows = torch.tensor([2, 0, 2], dtype=torch.int32)
     call = plain_call(
         LENGTHS,
@@ -34,7 +34,7 @@ def every_feature():
 
 
 def quantised():
-    """int8 pages with a scale for each token."""
+    """int8 pages with a scale per token."""
     rng = torch.Generator().manual_seed(0)
     k, v = torch.randint(-9, 9, (2, 4, 64, 1, 16), generator=rng).to(DEVICE, torch.int8)
     scales = torch.rand(2, 4, 64, 1, generator=rng).to(DEVICE)
@@ -59,12 +59,12 @@ SOME = [
 
 @pytest.fixture(autouse=True)
 def nothing_compiled_yet():
-    """torch gives up on a function after a few new compilations: each test has its own count."""
+    """torch gives up on a function after a few recompilations: each test gets its own count."""
     torch.compiler.reset()
 
 
 def with_splits(kind, arguments, features):
-    """The splits of this kind, and a workspace where one is wanted."""
+    """The splits of this kind, and a workspace if one is wanted."""
     if kind == "plan":
         return {"plan": flash_decode_plan(*arguments, **features)}
     splits = {"split_size": 128} if kind == "size" else {"num_splits": 2}
@@ -76,7 +76,7 @@ def with_splits(kind, arguments, features):
 
 @pytest.mark.parametrize(("call", "kind"), SOME)
 def test_torch_agrees_with_the_operator(call, kind):
-    """The schema says what is written to, the fake returns the right shapes, tracing works."""
+    """The schema says what is written, the fake returns the right shapes, and tracing works."""
     arguments, features = call()
     splits = with_splits(kind, arguments, features)
     workspace = splits.pop("workspace", None)
@@ -138,7 +138,7 @@ def test_a_wrong_call_is_told_in_a_compiled_step_too():
 @pytest.mark.parametrize("kind", ["number", "size", "plan", "workspace"])
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
 def test_a_cuda_graph_is_replayed_with_other_lengths(call, kind):
-    """Captured once; lengths, queries and caches change where they lie, and the graph follows."""
+    """Captured once; lengths, queries and caches change in place, and the graph follows."""
     arguments, features = call()
     splits = with_splits(kind, arguments, features)
     q, k, v, lengths = (x.clone() for x in arguments)
@@ -152,7 +152,7 @@ def test_a_cuda_graph_is_replayed_with_other_lengths(call, kind):
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        step()  # compiles the kernels, outside of the graph
+        step()  # compiles the kernels, outside the graph
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -169,7 +169,7 @@ def test_a_cuda_graph_is_replayed_with_other_lengths(call, kind):
 
 
 def test_every_feature_is_right():
-    """What the tests above compare bits with is itself held against the oracle."""
+    """The result whose bits the tests above compare with is itself checked against the oracle."""
     for call in (every_feature, quantised):
         arguments, features = call()
         judge(Call(arguments, features, {}), num_splits=2)

@@ -1,4 +1,4 @@
-"""kernels.flash_decoding: what can happen to a score, each at its extremes."""
+"""kernels.flash_decoding: everything that can happen to a score, at its extremes."""
 
 import math
 
@@ -16,7 +16,7 @@ def name_of(cut):
     return "-".join(map(str, *cut.items()))
 
 
-# ---- window ----------------------------------------------------------------------------------
+# ---- Window ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cut", CUTS, ids=name_of)
@@ -31,7 +31,7 @@ def test_a_window_on_both_sides(window):
 
 
 def test_a_window_wider_than_32_bits_is_no_window():
-    """length - Lq - window, in 32 bits, is a large positive number."""
+    """In 32 bits, length - Lq - window is a large positive number."""
     call = plain_call((70, 0, 3), Lq=5, causal=False)
     wanted = judge(call, num_splits=2)
     for window in (2**31 - 1, (2**31 - 1, 2**31 - 1)):
@@ -42,16 +42,16 @@ def test_a_window_wider_than_32_bits_is_no_window():
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shift", [-200.0, 0.0, 200.0])
 def test_blocks_wholly_hidden_before_visible_ones(shift, dtype):
-    """70 queries and a window of 5: what the first of them see is hidden from the last."""
+    """70 queries and a window of 5: what the first queries see is hidden from the last ones."""
     call = plain_call((150, 90), Lq=70, Hq=1, dtype=dtype, shift=shift, window=5)
     _, lse = judge(call, num_splits=2)
-    assert (lse - shift).abs().max() < 20  # the shift did arrive
+    assert (lse - shift).abs().max() < 20  # the shift took effect
 
 
 @pytest.mark.parametrize("G", [1, 4], ids=["sum", "dot"])
 @pytest.mark.parametrize("shift", [-200.0, 200.0])
 def test_hidden_by_a_mask_before_visible_ones(shift, G):
-    """Row 0 sees none of the 70 new tokens but the last, which lies in another block."""
+    """Row 0 sees only the last of the 70 new tokens, which lies in another block."""
     mask = torch.zeros(70, 70, dtype=torch.bool)
     mask[:, 69] = True
     call = plain_call((70, 71), Lq=70, Hq=G, causal=False, shift=shift, mask=mask)
@@ -60,13 +60,13 @@ def test_hidden_by_a_mask_before_visible_ones(shift, G):
     torch.testing.assert_close(o[0], v[0, 69].expand(70, G, 16))
 
 
-# ---- sinks -----------------------------------------------------------------------------------
+# ---- Sinks -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cut", CUTS, ids=name_of)
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float64], ids=str)
 def test_sinks(dtype, cut):
-    """A row without keys has o = 0, and the sink is its lse."""
+    """A row without keys has o = 0, and its lse is the sink."""
     sinks = torch.tensor([0.5, -math.inf, 200.0]).to(dtype)
     o, lse = judge(plain_call((130, 0, 1), sinks=sinks), **cut)
     assert (o[1] == 0).all()
@@ -82,14 +82,14 @@ def test_a_sink_of_minus_infinity_changes_no_bit(num_splits):
     assert all(torch.equal(x, y) for x, y in zip(got, wanted, strict=True))
 
 
-# ---- softcap ---------------------------------------------------------------------------------
+# ---- Softcap ---------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore:overflow")  # of tanh's series, which is not taken there
+@pytest.mark.filterwarnings("ignore:overflow")  # in tanh's series, which is unused there
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("softcap", "scale"), [(1e-3, 1e3), (1e-30, 1.0), (50, 1e4), (1e30, 0.1)])
 def test_extreme_softcaps(softcap, scale, dtype):
-    """Scores far above their cap, where tanh is 1 to the bit; far below, where it does nothing."""
+    """Scores far above the cap, where tanh is exactly 1; and far below, where it does nothing."""
     judge(plain_call((130, 3), dtype=dtype, scale=scale, softcap=softcap), num_splits=2)
 
 
@@ -98,7 +98,7 @@ def test_extreme_softcaps(softcap, scale, dtype):
 def test_softcap_keeps_its_digits(sign, softcap):
     """One key: lse is the capped score itself, from 1e-7 to far above the cap.
 
-    Twelve roundings at most, four of them in tanh, and none of them grows on its way out.
+    Twelve roundings at most, four of them in tanh, and no later step amplifies any of them.
     """
     Hq = 480
     x = sign * torch.logspace(-7, 2, Hq, dtype=torch.float64).float()
@@ -113,7 +113,7 @@ def test_softcap_keeps_its_digits(sign, softcap):
 
 
 def test_alibi_looks_both_ways():
-    """Not causal: keys behind the query count less, too."""
+    """Not causal: keys after the query count less, too."""
     slopes = torch.tensor([0.5, 2.0, 0.0])
     judge(plain_call((130, 4), Lq=6, causal=False, alibi_slopes=slopes), num_splits=2)
 
@@ -122,7 +122,7 @@ def test_alibi_looks_both_ways():
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_a_mask_of_the_new_tokens(ndim, causal, lengths):
-    """Also of tokens that do not fit in the row: their columns fall before place 0."""
+    """Also of tokens that do not fit in the row: their columns fall before position 0."""
     rng = torch.Generator().manual_seed(ndim)
     shape = (5, 5) if ndim == 2 else (3, 5, 5)
     numbers = torch.randn(shape, generator=rng)
@@ -146,5 +146,5 @@ def test_a_tree_of_guesses():
 
 @pytest.mark.parametrize("scale", [1e5, 2.0**31, 2.0**60])
 def test_scores_too_large_for_their_digits(scale):
-    """fp32 knows scores of 1e10 to the thousand: the largest wins, and nothing overflows."""
+    """fp32 resolves scores of 1e10 only to about 1,000: the largest wins; nothing overflows."""
     judge(plain_call((130, 3), scale=scale), num_splits=2)

@@ -1,4 +1,4 @@
-"""kernels.flash_decoding: however the keys are cut, whose bits depend on what."""
+"""kernels.flash_decoding: each way of cutting the keys, and what a row's bits depend on."""
 
 import dataclasses
 import math
@@ -13,12 +13,12 @@ from kernels.flash_decoding.features import Features, Splits
 from kernels.flash_decoding.launch import choose_splits
 from kernels.runtime import INTERPRETED
 
-SIZE = 128  # keys of a split: a multiple of every kernel's block
+SIZE = 128  # keys per split: a multiple of every kernel's block
 LENGTHS = (300, 0, 100, 257)
 
 
 def decode(call, rows=slice(None), room=None, **splits):
-    """o and lse of some rows of a call by themselves, in a cache with another capacity."""
+    """o and lse of some rows of a call on their own, in a cache of another capacity."""
     q, k, v, lengths = (x[rows] for x in call.arguments)
     k, v = (k[:, :room], v[:, :room]) if room else (k, v)
     features = {name: x[rows] if name == "cache_leftpad" else x
@@ -30,13 +30,13 @@ def same(got, wanted):
     return all(torch.equal(x, y) for x, y in zip(got, wanted, strict=True))
 
 
-# ---- a fixed size: batch invariance ----------------------------------------------------------
+# ---- A fixed size: batch invariance ----------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("feature", ["plain", "window", "cache_leftpad", "sinks", "MHA"])
 def test_a_row_has_its_bits_whatever_is_around_it(feature, dtype):
-    """Its place in the batch, the other rows, the capacity of the cache: all of them changed.
+    """Its place in the batch, the other rows and the capacity of the cache are all changed.
 
     A capacity of 100 is a single split, which writes the answer itself.
     """
@@ -51,15 +51,15 @@ def test_a_row_has_its_bits_whatever_is_around_it(feature, dtype):
 
 
 def test_the_splits_did_occur():
-    """With a single split the bits are others: a test of invariance has to be long enough."""
+    """With a single split the bits differ: an invariance test needs rows that are long enough."""
     call = plain_call(LENGTHS)
     once, cut = (judge(call, split_size=size)[0] for size in (384, SIZE))
     assert not torch.equal(once[0], cut[0]) and not torch.equal(once[3], cut[3])
 
 
 def test_a_fixed_number_is_cut_from_the_length():
-    """So a row's bits do not depend on other rows either, but on the number, which the batch
-    decides where it is chosen."""
+    """So a row's bits do not depend on other rows either, but they do depend on the number,
+    which the batch decides if none is given."""
     call = plain_call(LENGTHS, dtype=torch.float16)
     o, lse = judge(call, num_splits=3)
     got = decode(call, [3, 0], num_splits=3)
@@ -76,7 +76,7 @@ def test_runs_repeat_to_the_bit(cut):
 
 
 def test_more_splits_than_blocks_are_not_launched():
-    """2^31 - 1 splits of five blocks are five, to the bit, and take no more memory."""
+    """2^31 - 1 splits of five blocks equal five, bit for bit, and take no more memory."""
     call = plain_call(LENGTHS)
     blocks = -(
         -305 // choose_splits(*call.arguments[:3], Features(), Splits(num_splits=1)).launch.block_n
@@ -96,7 +96,7 @@ def test_num_sms_changes_the_splits_and_not_the_answer():
         judge(call, num_sms=number)
 
 
-# ---- plans -----------------------------------------------------------------------------------
+# ---- Plans -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -137,9 +137,9 @@ def test_a_plan_for_another_call_is_refused():
             flash_decode(q, k, v, lengths, plan=dataclasses.replace(plan, **change))
 
 
-@pytest.mark.skipif(not INTERPRETED, reason="a GPU is not asked for its numbers")
+@pytest.mark.skipif(not INTERPRETED, reason="values are not checked on a GPU")
 def test_a_stale_plan_is_told():
-    """Where looking is free. A plan of longer rows would read behind the end of these."""
+    """Where checking is free. A plan for longer rows would read past the end of these."""
     call = plain_call(LENGTHS)
     q, k, v, lengths = call.arguments
     plan = flash_decode_plan(q, k, v, lengths)
@@ -155,14 +155,14 @@ def test_a_stale_plan_is_told():
             flash_decode(q, k, v, now.int(), plan=given)
 
 
-# ---- the caller's workspace ------------------------------------------------------------------
+# ---- The caller's workspace ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "cut", [{"num_splits": 3}, {"split_size": SIZE}, {"plan": True}, {"num_sms": 9}], ids=str
 )
 def test_the_workspace_is_as_large_as_said(cut):
-    """One number less is too small; what lies behind it is not touched; NaN in it does no harm."""
+    """One number less is too small; nothing past it is touched; NaN in it does no harm."""
     call = plain_call(LENGTHS, sinks=torch.ones(3))
     q, k, v, lengths = call.arguments
     if "plan" in cut:
@@ -181,7 +181,7 @@ def test_the_workspace_is_as_large_as_said(cut):
 
 
 def test_a_single_split_takes_no_workspace():
-    """Stage 1 writes the answer itself; the room is checked all the same."""
+    """Stage 1 writes the answer itself; the workspace is checked all the same."""
     inputs = decode_inputs(DecodeShape("one", "", Lk=70), torch.float16, DEVICE)
     nothing = torch.empty(0, device=DEVICE)
     with poisoned_memory():
@@ -193,7 +193,7 @@ def test_a_single_split_takes_no_workspace():
 
 
 def test_workspace_bytes_of_tensors_without_memory():
-    """Shapes are enough: 4 splits of 2 rows of 8 heads, 64 + 1 numbers each, 4 bytes a number."""
+    """Shapes suffice: 4 splits × 2 rows × 8 heads, 64 + 1 numbers each, 4 bytes per number."""
     q = torch.empty(2, 1, 8, 64, dtype=torch.float16, device="meta")
     k = torch.empty(2, 4096, 2, 64, dtype=torch.float16, device="meta")
     assert workspace_bytes(q, k, k, num_splits=4) == 4 * 2 * 8 * 65 * 4
