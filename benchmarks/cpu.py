@@ -3,10 +3,9 @@
 python -m benchmarks cpu [--quick] [--out FILE]
 """
 
-import itertools
 import statistics
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,7 +13,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from tqdm import tqdm
 
-from benchmarks.protocol import RESULTS, interleave, median_ratio, save
+from benchmarks.protocol import RESULTS, median_ratio, save
+from benchmarks.timing import HostClock, take_turns
 from reference.attention import attention, oracle
 from reference.closeness import assert_close_to_oracle
 from reference.flash_decoding_cpu import flash_decode_threads
@@ -59,22 +59,19 @@ def verify(Hq: int, Hkv: int, Lk: int, dtype: torch.dtype) -> None:
     assert_close_to_oracle(sdpa(q, k, v), baseline, truth, **peer)
 
 
-def measure_cell(
-    Hq: int, Hkv: int, Lk: int, dtype: torch.dtype, rounds: int, read: Tensor, bar: tqdm
-) -> dict:
+def measure_cell(Hq: int, Hkv: int, Lk: int, dtype: torch.dtype, rounds: int, read: Tensor) -> dict:
     """One line of the table. Times in ms, bandwidths in GB/s (10⁹ bytes per second)."""
     verify(Hq, Hkv, min(Lk, 4096), dtype)
     kv_bytes = 2 * Lk * Hkv * D * dtype.itemsize
     sets = [fresh(Hq, Hkv, Lk, dtype) for _ in range(max(2, -(-COLD_BYTES // kv_bytes)))]
-    turn: Iterator = itertools.cycle(sets)
-    contestants: dict[str, Callable[[], object]] = {
-        "sdpa": lambda: sdpa(*next(turn)),
-        "ours": lambda: flash_decode_threads(*next(turn)),
+    steps: dict[str, Callable[[int], object]] = {
+        "sdpa": lambda turn: sdpa(*sets[turn % len(sets)]),
+        "ours": lambda turn: flash_decode_threads(*sets[turn % len(sets)]),
     }
-    times = interleave(contestants, rounds, lambda: bar.update(1))
+    times = take_turns(steps, HostClock(), rounds, warm_up=1, warm_up_ms=0.0)
     # On its own: run between the others, it would push their code out of the caches.
-    times |= interleave({"read": read.sum}, 9, lambda: None)
-    ms = {name: statistics.median(t) * 1e3 for name, t in times.items()}
+    alone = take_turns({"read": lambda _: read.sum()}, HostClock(), 9, warm_up=1, warm_up_ms=0.0)
+    ms = {name: statistics.median(t) for name, t in {**times, **alone}.items()}
     read_gbs = read.numel() * read.element_size() / ms["read"] / 1e6
     ours_gbs = kv_bytes / ms["ours"] / 1e6
     return {
@@ -83,9 +80,9 @@ def measure_cell(
         "Hkv": Hkv,
         "Lk": Lk,
         "kv_bytes": kv_bytes,
-        "rounds": rounds,
+        "rounds": len(times["ours"]),
         "ours_ms": round(ms["ours"], 4),
-        "ours_ms_quartiles": [round(x * 1e3, 4) for x in statistics.quantiles(times["ours"])],
+        "ours_ms_quartiles": [round(x, 4) for x in statistics.quantiles(times["ours"])],
         "sdpa_ms": round(ms["sdpa"], 4),
         "ratio": round(median_ratio(times["sdpa"], times["ours"]), 3),
         "ours_GBps": round(ours_gbs, 2),
@@ -111,16 +108,11 @@ def main(options: Namespace) -> None:
     lengths = [512] if options.quick else LENGTHS
     dtypes = [torch.float32, torch.bfloat16]
     grid = [(d, *h, n) for d in dtypes for h in HEADS for n in lengths]
-    rounds = {
-        cell: 3 if options.quick else max(9, min(101, 4_000_000 // (cell[2] * cell[3])))
-        for cell in grid
-    }
     read = torch.randn((2**20 if options.quick else READ_BYTES) // 4)
     rows = []
-    with tqdm(total=sum(rounds.values()), unit="round", desc="cpu") as bar:
-        for cell in grid:
-            dtype, Hq, Hkv, Lk = cell
-            rows.append(measure_cell(Hq, Hkv, Lk, dtype, rounds[cell], read, bar))
+    for dtype, Hq, Hkv, Lk in tqdm(grid, unit="cell", desc="cpu"):
+        rounds = 3 if options.quick else max(9, min(101, 4_000_000 // (Hkv * Lk)))
+        rows.append(measure_cell(Hq, Hkv, Lk, dtype, rounds, read))
     print(table(rows))
     path = save(Path(options.out) if options.out else RESULTS / "cpu.json", PROTOCOL, rows)
     print(f"written: {path}")

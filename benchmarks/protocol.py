@@ -9,8 +9,6 @@ import os
 import platform
 import statistics
 import subprocess
-import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,26 +17,6 @@ import torch
 from course import recorded
 from course.hardware.machine import cpu_model
 from course.recorded import RESULTS
-
-
-def interleave(
-    contestants: dict[str, Callable[[], object]], rounds: int, on_round: Callable[[], object]
-) -> dict[str, list[float]]:
-    """Time all contestants in turn, `rounds` times; returns seconds per call, one list each.
-
-    Taking turns lets a slow moment of the machine hit everyone. The first round is warm-up and
-    does not count. `on_round` is called after each counted round (a progress bar's update).
-    """
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    for round_ in range(rounds + 1):
-        for name, call in contestants.items():
-            start = time.perf_counter()
-            call()
-            if round_:
-                times[name].append(time.perf_counter() - start)
-        if round_:
-            on_round()
-    return times
 
 
 def median_ratio(slow: list[float], fast: list[float]) -> float:

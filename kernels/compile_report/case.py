@@ -88,22 +88,6 @@ class LaunchCase:
             call.num_stages,
         )
 
-    # A lesson compiles one of our cases differently; for an A100 unless it says otherwise.
-    @property
-    def kernel(self) -> Any:
-        """The kernel."""
-        return self.on(80).kernel
-
-    @property
-    def signature(self) -> Mapping[str, str]:
-        """Its signature in words, see `CompileCase`."""
-        return self.on(80).signature
-
-    @property
-    def constexprs(self) -> Mapping[str, Any]:
-        """Its constexprs, see `CompileCase`."""
-        return self.on(80).constexprs
-
 
 def specialise(
     call: KernelCall, amd: bool = False

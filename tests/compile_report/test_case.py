@@ -89,11 +89,12 @@ def test_options_of_the_launch_come_along():
 
 
 def test_a_case_can_be_spelled_out_in_words():
-    case = next(case for case in cases("primer: matmul fp16"))
+    launch = next(case for case in cases("primer: matmul fp16"))
+    case = launch.on(80)
     assert case.signature["a_ptr"] == "*fp16:16" and case.signature["stride_am"] == "i32:16"
     assert case.constexprs["stride_ak"] == 1 and case.constexprs["BLOCK_M"] == 64
-    assert [*case.on("sm_75").constexprs] == [*case.constexprs]
-    assert case.on(75).constexprs["BLOCK_K"] < case.constexprs["BLOCK_K"]  # no tensor cores
+    assert [*launch.on("sm_75").constexprs] == [*case.constexprs]
+    assert launch.on(75).constexprs["BLOCK_K"] < case.constexprs["BLOCK_K"]  # no tensor cores
     with pytest.raises(ValueError, match="sum takes tuples"):
         LaunchCase("sum", lambda _: call()).on(80)
 
