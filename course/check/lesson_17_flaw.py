@@ -188,9 +188,9 @@ FAULTS = (
     ),
     (
         "the wrong thing doubled",
-        "The doubling is judged **the wrong way round**, or it is the *launch* that takes twice "
-        "as long. If the call takes twice as long, an honest result doubles, and that of a "
-        "benchmark that did not wait stays the same.",
+        "The doubling is judged **the wrong way round**, or it is the launch that takes twice as "
+        "long. If the call takes twice as long, an honest result doubles, and that of a benchmark "
+        "that did not wait stays the same.",
         "2 · A call returns before it is done",
     ),
     (

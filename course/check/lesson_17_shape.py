@@ -171,8 +171,8 @@ FAULTS = (
     ),
     (
         "no mean",
-        "Every curve that rises comes out as **stepped**. Is the *mean* missing from your root "
-        "mean square? The root of the *sum* grows with the number of points.",
+        "Every curve that rises comes out as **stepped**. Is the mean missing from your root mean "
+        "square? The root of the sum grows with the number of points.",
         "",
     ),
     (
