@@ -1,4 +1,4 @@
-"""Answers to exercise 8.1, right and wrong: what the check compares with."""
+"""Correct and wrong answers to exercise 8.1, which the check compares with."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from torch import Tensor
 def truth(
     q: Tensor, k: Tensor, v: Tensor, start: int, stop: int, length: int, causal: bool
 ) -> tuple[Tensor, Tensor]:
-    """Return (o, lse) of one split in fp64, query by query; the one to compare with."""
+    """Return (o, lse) of one split, computed in fp64, query by query: the reference."""
     o, lse = torch.zeros(len(q), v.shape[1]), torch.full((len(q),), -math.inf)
     for i in range(len(q)):
         last = min(stop, length - len(q) + i + 1) if causal else stop
@@ -74,7 +74,7 @@ def over_whole_row(
     causal: bool = True,
     wrong: str = "masked, not cut",
 ) -> tuple[Tensor, Tensor]:
-    """All of the cache goes through the products; the split is taken from the scores or later."""
+    """The whole cache goes through the products; the split is cut from the scores or later."""
     Lq, positions = len(q), torch.arange(len(k))
     late = wrong == "softmax first"
     first, end = (0, length) if late else (start, stop)
@@ -105,7 +105,7 @@ def fault(name: str) -> Callable:
 def key_by_key(
     q: Tensor, k: Tensor, v: Tensor, start: int, stop: int, length: int, causal: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """The online softmax of lesson 03, one key at a time: right, and written quite otherwise."""
+    """The online softmax of lesson 03, one key at a time: correct, but written differently."""
     o, lse = torch.zeros(len(q), v.shape[1]), torch.full((len(q),), -math.inf)
     for i in range(len(q)):
         for j in range(start, stop):

@@ -14,9 +14,9 @@ from course.check.spec import Exercise, Mistake, Property, Seen
 
 
 def ask(answer: object, o: Tensor, lse: Tensor, given: str) -> Seen:
-    """Call the answer on S partials; a sum of S terms is off by S roundings at the most.
+    """Call the answer on S partials; a sum of S terms is off by at most S roundings.
 
-    An lse of size 200 is itself known to 200 roundings, and so are the weights made of it.
+    An lse of size 200 is itself only known to 200 roundings, and so are the weights made from it.
     """
     finite = lse[lse.isfinite()].abs()
     size = max([1.0, *finite.flatten().tolist()]) * max(1.0, o.abs().max().item())
@@ -27,7 +27,7 @@ def ask(answer: object, o: Tensor, lse: Tensor, given: str) -> Seen:
 
 
 def partials(rng: Generator, *shape: int) -> tuple[Tensor, Tensor]:
-    """Return random partials: o of `shape`, lse of `shape` without the last; lse around 5."""
+    """Return random partials: o of `shape`, lse of `shape` without the last dimension, around 5."""
     o = torch.randn(*shape, generator=rng)
     return o, 5.0 + 2.0 * torch.randn(*shape[:-1], generator=rng)
 
@@ -77,20 +77,20 @@ def _some_empty(answer: object, rng: Generator) -> Seen:
     gone[3] = False
     gone[3, 0] = True
     o[gone], lse[gone] = 0.0, -math.inf
-    return ask(answer, o, lse, "several splits of each row are (0, −inf)")
+    return ask(answer, o, lse, "some empty splits: (0, −inf)")
 
 
 def _all_empty(answer: object, rng: Generator) -> Seen:
     o, lse = partials(rng, 3, 2, 4)
     o[:, 0], lse[:, 0] = 0.0, -math.inf
-    return ask(answer, o, lse, "row 0: every split is (0, −inf); row 1 is not empty")
+    return ask(answer, o, lse, "only empty splits, (0, −inf), in row 0; row 1 is not empty")
 
 
 COMBINE_MISTAKES = (
     (
         "mean",
-        "This is the plain mean of the splits. A split whose keys fit the query well must"
-        " count more: exp(lse) says how much more.",
+        "This is the plain mean of the splits. A split whose keys match the query well must count "
+        "for more: exp(lse) says how much.",
         "4 · Reduction",
     ),
     (
@@ -101,8 +101,8 @@ COMBINE_MISTAKES = (
     ),
     (
         "by lse",
-        "The weights are the lse themselves. lse is a logarithm: the amount it stands for"
-        " is exp(lse).",
+        "The weights are the lse values themselves. lse is a logarithm: the amount it stands for "
+        "is exp(lse).",
         "4 · Reduction",
     ),
     (
@@ -112,8 +112,8 @@ COMBINE_MISTAKES = (
     ),
     (
         "no max",
-        "exp(lse) is taken as it is: at lse = 200 it overflows, at −200 it is 0. Subtract"
-        " the largest lse of the splits first, it cancels.",
+        "exp(lse) is computed with nothing subtracted: at lse = 200 it overflows, at −200 it is "
+        "0. Subtract the largest lse of the splits first: it cancels.",
         "",
     ),
     (
@@ -124,8 +124,8 @@ COMBINE_MISTAKES = (
     ),
     (
         "max of all rows",
-        "The maximum is taken over everything. A row whose lse are all far below another row's "
-        "then gets only zeros: each row needs its own maximum, over its splits.",
+        "The maximum is taken over everything. A row whose lse values are all far below another "
+        "row's then gets only zeros: each row needs its own maximum, over its splits.",
         "",
     ),
     (
@@ -136,7 +136,7 @@ COMBINE_MISTAKES = (
     ),
     (
         "exp(lse)",
-        "What comes back as lse is the sum itself. Take its logarithm.",
+        "What you return as lse is the sum itself. Take its logarithm.",
         "",
     ),
     (
@@ -146,42 +146,43 @@ COMBINE_MISTAKES = (
     ),
     (
         "lse max",
-        "The lse that comes back is the largest of the splits, not the log-sum-exp of all of them.",
+        "The lse you return is the largest of the splits' lse, not the log-sum-exp of all of them.",
         "",
     ),
     (
         "lse sum",
-        "The lse of the splits were added. Adding logarithms multiplies the sums; add the"
-        " sums, then take the log.",
+        "The lse values of the splits are added. Adding logarithms multiplies the sums: add the "
+        "sums, then take the log.",
         "",
     ),
     (
         "lse without max",
-        "The lse that comes back lacks the maximum that was subtracted before the exponential.",
+        "The lse you return lacks the maximum that was subtracted before the exponential.",
         "",
     ),
     (
         "nothing",
         "A row whose splits are all empty gets NaN: the largest lse is −∞, and −∞ − (−∞) is not a "
-        "number. Subtract a safe copy of it.",
+        "number. Subtract a safe copy of the maximum.",
         RAGGED,
     ),
     (
         "pairwise from the first",
-        "NaN appears where two empty splits meet in your loop: their merged lse is −∞, and "
-        "−∞ − (−∞) is not a number. Where it is −∞, subtract 0 instead.",
+        "NaN appears where two empty splits meet in your loop: their merged lse is −∞, and −∞ − "
+        "(−∞) is not a number. Where it is −∞, subtract 0 instead.",
         RAGGED,
     ),
     (
         "pairwise from nothing",
-        "Your loop starts from (0, −∞), and an empty split that meets it gives NaN: the lse of "
-        "both is −∞, and −∞ − (−∞) is not a number. Where it is −∞, subtract 0 instead.",
+        "Your loop starts from (0, −∞), and meeting an empty split there gives NaN: the lse of "
+        "both is −∞, and −∞ − (−∞) is not a number. Where the merged lse is −∞, subtract 0 "
+        "instead.",
         RAGGED,
     ),
     (
         "0 / 0",
-        "A row whose splits are all empty gets NaN in o: all its weights are 0, and 0 / 0 is not a "
-        "number (torch.softmax of only −∞ does just that). Its o should be 0.",
+        "A row whose splits are all empty gets NaN in o: all its weights are 0, and 0 / 0 is not "
+        "a number (torch.softmax of nothing but −∞ does exactly that). Its o should be 0.",
         RAGGED,
     ),
 )
@@ -196,12 +197,14 @@ COMBINE = Exercise(
         Property("by hand", "the lesson's three splits: o = 4.375, lse = log 16", _by_hand),
         Property("one split", "with nothing to merge, nothing changes", _alone),
         Property(
-            "like attention", "random cuts against the softmax over all keys", _like_attention
+            "like attention",
+            "random cuts, compared with the softmax over all keys",
+            _like_attention,
         ),
         Property("dimensions", "o (S, B, Lq, Hq, D), lse (S, B, Lq, Hq)", _dimensions),
         Property("far from zero", "rows with lse around +200 and around −200", _far_apart),
-        Property("some empty", "empty splits at any place, the first one too", _some_empty, RAGGED),
-        Property("all empty", "a row of nothing gives (0, −inf)", _all_empty, RAGGED),
+        Property("some empty", "empty splits anywhere, including the first", _some_empty, RAGGED),
+        Property("all empty", "a row of empty splits gives (0, −inf)", _all_empty, RAGGED),
     ),
     mistakes=tuple(Mistake(name, says, fault(name), see) for name, says, see in COMBINE_MISTAKES),
     alternative=one_after_the_other,

@@ -1,4 +1,4 @@
-"""Answers to exercise 8.2, right and wrong: what the check compares with."""
+"""Correct and wrong answers to exercise 8.2, which the check compares with."""
 
 import math
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def merged(o_partial: Tensor, lse_partial: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the combined (o, lse), computed in fp64; the one to compare with."""
+    """Return the combined (o, lse), computed in fp64: the reference."""
     lse = torch.logsumexp(lse_partial.double(), 0)
     weights = torch.exp(lse_partial.double() - torch.where(lse == -math.inf, 0.0, lse))
     return (weights[..., None] * o_partial.double()).sum(0).float(), lse.float()
@@ -50,7 +50,7 @@ def combined(o: Tensor, lse: Tensor, wrong: str = "") -> tuple[Tensor, Tensor]:
 
 
 def pairwise(o: Tensor, lse: Tensor, wrong: str) -> tuple[Tensor, Tensor]:
-    """Merge the splits pairwise, without a thought for two empty ones."""
+    """Merge the splits pairwise, ignoring that both may be empty."""
     if wrong == "pairwise from nothing":
         o = torch.cat([torch.zeros_like(o[:1]), o])
         lse = torch.cat([torch.full_like(lse[:1], -math.inf), lse])
@@ -71,7 +71,7 @@ def fault(name: str) -> Callable:
 
 
 def one_after_the_other(o_partial: Tensor, lse_partial: Tensor) -> tuple[Tensor, Tensor]:
-    """Merge the splits pairwise, in order: right, and written quite otherwise."""
+    """Merge the splits pairwise, in order: correct, but written differently."""
     o, lse = torch.zeros_like(o_partial[0]), torch.full_like(lse_partial[0], -math.inf)
     for o_s, lse_s in zip(o_partial, lse_partial, strict=True):
         new = torch.logaddexp(lse, lse_s)

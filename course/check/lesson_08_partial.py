@@ -1,4 +1,4 @@
-"""Exercise 8.1: the partial result of one split, and what has to hold for it."""
+"""Exercise 8.1: the partial result of one split, and what must hold for it."""
 
 import math
 
@@ -27,7 +27,7 @@ def ask(
     """Call the answer on one split.
 
     A score is a sum of D products, and o a sum over the split's keys: each term may be off by
-    one rounding, relative to the largest score and value in play.
+    one rounding, relative to the largest score and value involved.
     """
     scores = k[start:stop] @ q.T / math.sqrt(q.shape[1])
     scores, values = scores[scores.isfinite()].abs(), v[start:stop].abs()
@@ -78,7 +78,7 @@ def _far_from_zero(answer: object, rng: Generator) -> list[Seen]:
 
 
 def _several_queries(answer: object, rng: Generator) -> list[Seen]:
-    """A long last split, where numbering keys from 0 shows; and one that ends before the row."""
+    """A long last split, where keys numbered from 0 show, and one that ends before the row does."""
     length, Lq = integer(rng, 24, 30), integer(rng, 4, 6)
     ranges = [(integer(rng, 1, 2), length), (integer(rng, 10, 15), length - 2)]
     return [ask(answer, *inputs(rng, Lq, length + 7), a, b, length, True) for a, b in ranges]
@@ -116,7 +116,7 @@ PARTIAL = Exercise(
         Property("far from zero", "scores around +200 and around −200", _far_from_zero),
         Property("several queries", "Lq > 1 and causal, two splits", _several_queries, RAGGED),
         Property(
-            "sees nothing", "the first queries see no key of this split", _sees_nothing, RAGGED
+            "sees nothing", "the first queries see no key in this split", _sees_nothing, RAGGED
         ),
         Property("causal=False", "every query sees the whole split", _without_mask, RAGGED),
         Property("empty split", "start == stop gives (0, −inf)", _no_keys, RAGGED),

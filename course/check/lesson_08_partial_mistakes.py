@@ -1,4 +1,4 @@
-"""What people do wrong in exercise 8.1, and what the check says to it."""
+"""Mistakes people make in exercise 8.1, and what the check says about them."""
 
 from course.check.lesson_08_answers import fault
 from course.check.spec import Mistake
@@ -7,15 +7,14 @@ RAGGED = "6 · Ragged rows, and splits with nothing in them"
 TOLD = (
     (
         "not normalised",
-        "o is still the plain weighted sum: it has to be divided by the sum of the "
-        "weights. lse says how much this split counts; o must be its mean, or the size "
-        "counts twice.",
+        "o is still the plain weighted sum: it has to be divided by the sum of the weights. lse "
+        "says how much this split counts; o must be its mean, or that amount counts twice.",
         "",
     ),
     (
         "lse without max",
-        "lse is the log of the sum only, measured from this split's own maximum. Other "
-        "splits measure from theirs, so the maximum has to be added back.",
+        "lse is only the log of the sum, measured from this split's own maximum. Other splits "
+        "measure from theirs, so the maximum has to be added back.",
         "",
     ),
     (
@@ -26,7 +25,7 @@ TOLD = (
     ),
     (
         "base 2",
-        "lse is in base 2. Everywhere outside a kernel it is the natural logarithm.",
+        "lse is in base 2. Outside a kernel it is always the natural logarithm.",
         "",
     ),
     (
@@ -36,8 +35,8 @@ TOLD = (
     ),
     (
         "whole row",
-        "All keys of the row were attended to. This worker owns the cells from start to "
-        "stop only; the others are somebody else's work.",
+        "All keys of the row were attended to. This worker owns only the cells from start to "
+        "stop; the others belong to other workers.",
         "2 · Split",
     ),
     (
@@ -52,8 +51,8 @@ TOLD = (
     ),
     (
         "lse is l",
-        "What comes back as lse is the sum of the exponentials itself. Take its logarithm, "
-        "and add the maximum back.",
+        "What you return as lse is the sum of the exponentials itself. Take its logarithm, and "
+        "add the maximum back.",
         "",
     ),
     (
@@ -64,80 +63,80 @@ TOLD = (
     ),
     (
         "stop ignored",
-        "Your split runs from `start` to the end of the row: it has to end at `stop`.",
+        "Your split runs from `start` to the end of the row: it must end at `stop`.",
         "2 · Split",
     ),
     (
         "softmax first",
-        "The softmax runs over the whole row, and the split is cut out of it afterwards. A "
-        "worker doesn't know the other scores: softmax and lse are over its own keys alone.",
+        "The softmax runs over the whole row, and the split is cut out of it afterwards. A worker "
+        "doesn't know the other scores: softmax and lse are taken over its own keys alone.",
         "",
     ),
     (
         "masked, not cut",
-        "o is NaN only when cells outside the split are NaN: you gave them weight 0, and that "
-        "does not save you, since 0 · NaN is NaN. Cut k and v first.",
+        "o is NaN only when cells outside the split are NaN: you gave them weight 0, but that "
+        "doesn't save you, since 0 · NaN is NaN. Cut k and v first.",
         RAGGED,
     ),
     (
         "-1e9",
-        "Hidden scores are −1e9 and not −∞. A query that sees no key of this split then gets "
-        "the mean of the values that it must not see, and says that its lse is −1e9.",
+        "Hidden scores are −1e9, not −∞. A query that sees no key in this split then gets the "
+        "mean of values it must not see, and reports an lse of −1e9.",
         RAGGED,
     ),
     (
         "no mask",
-        "`causal` makes no difference in your answer: a query may see keys up to its own "
-        "position only.",
+        "`causal` makes no difference in your answer: a query may see keys only up to its own "
+        "position.",
         RAGGED,
     ),
     (
         "top left",
-        "The mask is aligned top-left: query i is taken to stand at position i. It stands"
-        " at length − Lq + i, behind everything cached before.",
+        "The mask is aligned top-left: query i is taken to be at position i. It is at length − Lq "
+        "+ i, after everything cached before.",
         RAGGED,
     ),
     (
         "split's end",
-        "The mask is aligned to the end of the split, as if the last query stood at stop "
-        "− 1. Positions count in the row: the last query stands at length − 1, whichever "
-        "split you are in.",
+        "The mask is aligned to the end of the split, as if the last query were at stop − 1. "
+        "Positions are counted in the row: the last query is at length − 1, whichever split you "
+        "are in.",
         RAGGED,
     ),
     (
         "capacity",
-        "The mask is aligned to the end of the cache's memory. The row ends at `length`; "
-        "behind it there are only unused cells.",
+        "The mask is aligned to the end of the cache's memory. The row ends at `length`; after "
+        "that there are only unused cells.",
         RAGGED,
     ),
     (
         "local index",
-        "The keys are numbered from 0 within the split when they are compared with the "
-        "query's position. Key j of the split stands at start + j in the row.",
+        "The keys are numbered from 0 within the split when they are compared with the query's "
+        "position. Key j of the split is at position start + j in the row.",
         RAGGED,
     ),
     (
         "masked row",
-        "A query that sees no key of this split gets NaN in o and lse: its maximum is −∞, and "
-        "−∞ − (−∞) is not a number. Subtract a safe copy of the maximum.",
+        "A query that sees no key in this split gets NaN in o and lse: its maximum is −∞, and −∞ "
+        "− (−∞) is not a number. Subtract a safe copy of the maximum.",
         RAGGED,
     ),
     (
         "0 / 0",
-        "A query that sees no key of this split gets NaN in o: its weights sum to 0, and 0 / 0 is "
-        "not a number (torch.softmax of a row of −∞ does just that). Its o should be 0.",
+        "A query that sees no key in this split gets NaN in o: its weights sum to 0, and 0 / 0 is "
+        "not a number (torch.softmax of a row of −∞ does exactly that). Its o should be 0.",
         RAGGED,
     ),
     (
         "empty lse 0",
-        "An empty split says lse = 0. That is a log-sum of 1, so it would count as much "
-        "as a key of score 0. Nothing has the log-sum −∞.",
+        "An empty split has lse = 0 here. That is the log of a sum of 1, so it would count as "
+        "much as a key with score 0. Where there are no keys, the sum is 0 and its log −∞.",
         RAGGED,
     ),
     (
         "empty raises",
-        "An empty split (start equal to stop) is an error in your answer: the maximum of "
-        "no scores does not exist. Answer it first: (0, −∞).",
+        "An empty split (start equal to stop) raises an error in your answer: there is no maximum "
+        "of no scores. Handle that case first: return (0, −∞).",
         RAGGED,
     ),
 )

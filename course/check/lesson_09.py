@@ -1,4 +1,4 @@
-"""Exercises of lesson 09, one module each: what holds, and what people get wrong."""
+"""Exercises of lesson 09, one module each: what must hold, and what people get wrong."""
 
 from course.check.lesson_09_bug import BUG
 from course.check.lesson_09_combine import COMBINE

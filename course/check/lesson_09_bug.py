@@ -1,4 +1,4 @@
-"""Exercise 9.4: a split kernel with a planted bug. What holds once it is mended."""
+"""Exercise 9.4: a split kernel with a planted bug, and what must hold once it is fixed."""
 
 import math
 from dataclasses import replace
@@ -24,17 +24,17 @@ D, BLOCK_N = 16, 16
 
 
 def ask(answer: object, q: Tensor, k: Tensor, v: Tensor, splits: int) -> Seen:
-    """Run the kernel over all keys of k, v (length, D), NaN behind them, and merge in fp64.
+    """Run the kernel over all keys of k, v (length, D), with NaN after them; merge in fp64.
 
-    Where a split begins and ends is the answer's own affair, so only the merged result is judged.
-    Sums of `length` terms are off by `length` roundings at the most, each of the size of the
-    largest score or value.
+    Where a split begins and ends is up to the answer, so only the merged result is judged.
+    A sum of `length` terms is off by at most `length` roundings, each the size of the largest
+    score or value.
     """
     return seen(answer, q, k, v, len(k), splits)
 
 
 def seen(answer: object, q: Tensor, k: Tensor, v: Tensor, length: int, splits: int) -> Seen:
-    """Do the same where the cache may have more cells than the row's `length` keys."""
+    """Do the same with a cache that may have more cells than the row's `length` keys."""
     cache = [guarded(x, name) for x, name in ((q, "q"), (k, "k"), (v, "v"))]
     o = poisoned((splits, D), name="o", device=device())
     lse = poisoned((splits,), name="lse", device=device())
@@ -70,7 +70,7 @@ def _ragged(answer: object, rng: Generator) -> list[Seen]:
 def _counts_keys(answer: object, rng: Generator) -> Seen:
     """All scores are 0, so exp(lse) is the number of keys, and o the mean of the values.
 
-    The cells behind the row hold numbers here and no NaN, so that keys counted there show.
+    The cells after the row hold numbers here, not NaN, so that any keys counted there show.
     """
     length = integer(rng, 67, 77)
     q, k, v = fresh(rng, length + 64)
@@ -94,7 +94,7 @@ def _whole_blocks_each(
     q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, length, scale_log2,
     D: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Another way to mend it: splits of whole blocks, so that only the row's end is ragged."""
+    """Another way to fix it: splits of whole blocks, so that only the row's end is ragged."""
     split = tl.program_id(0)
     chunk = tl.cdiv(tl.cdiv(length, BLOCK_N), tl.num_programs(0)) * BLOCK_N
     start, stop = split * chunk, tl.minimum((split + 1) * chunk, length)
@@ -120,7 +120,7 @@ def _faulty(
     q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, length, scale_log2,
     D: tl.constexpr, BLOCK_N: tl.constexpr, WRONG: tl.constexpr,
 ):  # fmt: skip
-    """The kernel with the planted bug, or with what people do about it."""
+    """The kernel with the planted bug, or with a wrong fix."""
     split, num_splits = tl.program_id(0), tl.num_programs(0)
     chunk = tl.cdiv(length, num_splits)
     if WRONG == "chunk rounded down":
@@ -157,32 +157,32 @@ def _faulty(
 FAULTS = (
     (
         "still there",
-        "The bug is still in it: a split's last block **runs on into the next split**, whose keys "
+        "The bug is still there: a split's last block **runs on into the next split**, whose keys "
         "are then counted twice. Compare what the mask lets in with what the split owns.",
         "",
     ),
     (
         "scores not masked",
-        "The loads stop where they should, but the scores of those keys are **0 and not −inf**: "
-        "each of them still weighs e⁰ = 1.",
+        "The loads stop where they should, but the keys after that get **a score of 0, not "
+        "−inf**: each of them still has the weight e⁰ = 1.",
         "",
     ),
     (
         "chunk rounded down",
         "The splits no longer overlap, but the division is rounded **down**, so the last keys of "
-        "the row belong to nobody.",
+        "the row belong to no split.",
         BLOCKS,
     ),
     (
         "whole blocks, rounded down",
-        "Whole blocks are a good idea; but they are rounded **down**, and the rest of the row is "
-        "left out.",
+        "Whole blocks are a good idea, but their number is rounded **down**, so the rest of the "
+        "row is left out.",
         BLOCKS,
     ),
     (
         "past the end",
-        "Whole blocks, and stop **runs past the end of the row**: there lies NaN. stop should "
-        "never exceed `length`.",
+        "Whole blocks are fine, but stop **runs past the end of the row**, where there is NaN. "
+        "stop must never exceed `length`.",
         BLOCKS,
     ),
     (
@@ -193,20 +193,20 @@ FAULTS = (
     ),
     (
         "V not masked",
-        "V is loaded **without a mask**. Its weight behind the end is 0, but there lies NaN, and "
-        "0 · NaN is NaN.",
+        "V is loaded **without a mask**. Its weight past the end is 0, but what is loaded there "
+        "is NaN, and 0 · NaN is NaN.",
         "",
     ),
     (
         "score 0",
-        "A masked key has the **score 0**, and so the weight e⁰ = 1, also behind the end of the "
-        "row. Only −∞ weighs nothing.",
+        "A masked key has a **score of 0**, and so the weight e⁰ = 1, even past the end of the "
+        "row. Only a score of −∞ has no weight.",
         "",
     ),
     (
         "empty ones silent",
-        "An **empty split writes nothing**, and the combine reads what lay there before. It "
-        "should leave (0, −∞).",
+        "An **empty split writes nothing**, so the combine reads whatever was there before. It "
+        "should write (0, −∞).",
         "",
     ),
 )
@@ -218,8 +218,8 @@ BUG = Exercise(
     section=SECTION,
     solution_name="mended_kernel",
     properties=(
-        Property("one split", "an odd number of keys, nothing to merge", _one_split),
-        Property("whole blocks", "every split ends with a block", _whole_blocks),
+        Property("one split", "a last block that is not full, nothing to merge", _one_split),
+        Property("whole blocks", "every split ends at the end of a block", _whole_blocks),
         Property("counts the keys", "all scores 0: exp(lse) is the number of keys", _counts_keys),
         Property("ragged splits", "splits that end inside a block", _ragged),
         Property("few keys", "five keys in eight splits", _few_keys),

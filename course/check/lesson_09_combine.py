@@ -18,17 +18,17 @@ SECTION = "5 · The combine kernel"
 
 
 def merged(o_partial: Tensor, lse_partial: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the combined (o, lse), computed in fp64; the one to compare with."""
+    """Return the combined (o, lse), computed in fp64: the reference."""
     lse = torch.logsumexp(lse_partial.double(), 0)
     weights = torch.exp(lse_partial.double() - torch.where(lse == -math.inf, 0.0, lse))
     return (weights[..., None] * o_partial.double()).sum(0).float(), lse.float()
 
 
 def ask(answer: object, o: Tensor, lse: Tensor, given: str = "", S: int = 0, D: int = 0) -> Seen:
-    """Launch on o (S, rows, D), lse (S, rows), in poison; blocks of S and D, or larger if said.
+    """Launch on o (S, rows, D), lse (S, rows), in poison; S, D: block sizes if larger than those.
 
-    A sum of S terms is off by S roundings at the most. An lse of size 200 is itself known to
-    200 roundings, and so are the weights made of it.
+    A sum of S terms is off by at most S roundings. An lse of size 200 is itself only known to
+    200 roundings, and so are the weights made from it.
     """
     num_splits, rows, width = o.shape
     ins = guarded(o, "o_partial"), guarded(lse, "lse_partial")
@@ -74,13 +74,13 @@ def _some_empty(answer: object, rng: Generator) -> Seen:
     o, lse = partials(rng, 4, 3, 8)
     for split, row in ((0, 0), (3, 1), (1, 2), (2, 2)):
         o[split, row], lse[split, row] = 0.0, -math.inf
-    return ask(answer, o, lse, "some splits are empty: o = 0, lse = -inf")
+    return ask(answer, o, lse, "some empty splits: o = 0, lse = -inf")
 
 
 def _all_empty(answer: object, rng: Generator) -> Seen:
     o, lse = partials(rng, 3, 3, 8)
     o[:, 1], lse[:, 1] = 0.0, -math.inf
-    return ask(answer, o, lse, "the middle one of three rows has empty splits only", S=4)
+    return ask(answer, o, lse, "only empty splits in the middle row of three", S=4)
 
 
 @triton.jit
@@ -88,7 +88,7 @@ def _split_by_split(
     o_partial_ptr, lse_partial_ptr, o_ptr, lse_ptr, rows, num_splits,
     D: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Another right answer: the online merge of lesson 03, one split after the other."""
+    """Another correct answer: the online merge of lesson 03, one split after another."""
     row = tl.program_id(0)
     offs_d = tl.arange(0, BLOCK_D)
     m, l, acc = float("-inf"), 0.0, tl.zeros((BLOCK_D,), tl.float32)
@@ -148,8 +148,8 @@ def _faulty(
 FAULTS = (
     (
         "mean",
-        "o is the plain **mean** of the splits. Each split counts by the weight of its keys, "
-        "and that is what its lse says.",
+        "o is the plain **mean** of the splits. Each split must count by the total weight of its "
+        "keys, and that is what its lse tells you.",
         "",
     ),
     (
@@ -166,14 +166,14 @@ FAULTS = (
     ),
     (
         "no max, plain log",
-        "The exponentials are taken of lse **as it comes**. Subtract the largest lse first, and "
-        "add it back at the end: otherwise 200 overflows and −200 counts as nothing.",
+        "The exponentials are taken of the **raw lse**. Subtract the largest lse first, and add "
+        "it back at the end: otherwise 200 overflows and −200 counts for nothing.",
         "",
     ),
     (
         "padding counts",
-        "The lanes behind the last split are loaded as **0**, and an lse of 0 is a split that "
-        "weighs e⁰ = 1. What is not there should come as an empty split.",
+        "The lanes past the last split are loaded as **0**, and an lse of 0 means a split with "
+        "the weight e⁰ = 1. A lane without a split should look like an empty split.",
         "",
     ),
     (
@@ -190,20 +190,20 @@ FAULTS = (
     ),
     (
         "swapped",
-        "The partials lie **split by split**: row r of split s is number s · rows + r. This "
-        "reads number r · num_splits + s.",
+        "The partials are stored **split by split**: row r of split s is number s · rows + r. "
+        "Your kernel reads number r · num_splits + s.",
         "",
     ),
     (
         "lse without max",
-        "lse is the logarithm of the sum only. The sum was measured from the largest lse, which "
+        "lse is only the logarithm of the sum. The sum was measured from the largest lse, which "
         "has to be **added back**.",
         "",
     ),
     (
         "base 2",
-        "exp2 and log2 are used on lse that are **natural** logarithms. Base 2 lives inside the "
-        "split kernel and nowhere else.",
+        "exp2 and log2 are used on lse values, which are **natural** logarithms. Base 2 is used "
+        "inside the split kernel and nowhere else.",
         "4 · The split kernel, retyped",
     ),
     (
@@ -218,13 +218,13 @@ FAULTS = (
     ),
     (
         "no width",
-        "The o of row i begins at number **i · D** of `o_partial`, not at number i: each row has "
-        "D numbers.",
+        "The o of row i begins at element **i · D** of `o_partial`, not at element i: each row "
+        "has D numbers.",
         "",
     ),
     (
         "no lse",
-        "o is right, but **lse is never stored**. Whoever merges on needs it too.",
+        "o is right, but **lse is never stored**. Any further merge needs it, too.",
         "",
     ),
 )
@@ -237,11 +237,11 @@ COMBINE = Exercise(
     solution_name="combine_kernel",
     properties=(
         Property("by hand", "lesson 08's three splits, and an empty one", _by_hand),
-        Property("full blocks", "S and D are what the blocks hold", _random),
-        Property("odd sizes", "S and D smaller than their blocks, NaN around", _odd),
+        Property("full blocks", "S and D fill their blocks exactly", _random),
+        Property("odd sizes", "S and D smaller than their blocks, with NaN around", _odd),
         Property("far from zero", "lse around +200 and around −200", _far),
-        Property("some empty", "empty splits at any place", _some_empty),
-        Property("all empty", "a row of nothing gives (0, −inf)", _all_empty),
+        Property("some empty", "empty splits anywhere", _some_empty),
+        Property("all empty", "a row of empty splits gives (0, −inf)", _all_empty),
     ),
     mistakes=tuple(Mistake(x, says, Faulty(_faulty, x), see) for x, says, see in FAULTS),
     alternative=_split_by_split,

@@ -27,7 +27,7 @@ def packed(q: Tensor, Hkv: int, block_m: int) -> Tensor:
 
 
 def ask(answer: object, q: Tensor, guard: Guarded, Hkv: int, given: str, block_m: int = 16) -> Seen:
-    """Launch on q, a view of what `guard` guards; the tiles are copies, so they agree exactly."""
+    """Launch on q, a view of what `guard` guards; the tiles, being copies, must agree exactly."""
     B, Lq, Hq, width = q.shape
     out = poisoned((B, Hkv, block_m, width), name="tile", device=device())
     answer[(Hkv, B)](
@@ -39,21 +39,23 @@ def ask(answer: object, q: Tensor, guard: Guarded, Hkv: int, given: str, block_m
 
 
 def plain(answer: object, rng: Generator, B: int, Lq: int, G: int, Hkv: int, given: str) -> Seen:
-    """Ask with a contiguous q, NaN around it."""
+    """Ask with a contiguous q, with NaN around it."""
     guard = guarded(randn(rng, B, Lq, G * Hkv, D), "q")
     return ask(answer, guard.tensor, guard, Hkv, f"{given}: B = {B}, Lq = {Lq}, G = {G}")
 
 
 def _one_token(answer: object, rng: Generator) -> Seen:
-    return plain(answer, rng, 1, 1, 4, 2, "one token, 8 heads on 2")
+    return plain(answer, rng, 1, 1, 4, 2, "one token, 8 query heads on 2 KV heads")
 
 
 def _several_tokens(answer: object, rng: Generator) -> Seen:
-    return plain(answer, rng, 1, integer(rng, 2, 3), 4, 2, "several tokens, 8 heads on 2")
+    return plain(
+        answer, rng, 1, integer(rng, 2, 3), 4, 2, "several tokens, 8 query heads on 2 KV heads"
+    )
 
 
 def _odd_group(answer: object, rng: Generator) -> Seen:
-    return plain(answer, rng, 1, integer(rng, 2, 5), 3, 3, "9 heads on 3")
+    return plain(answer, rng, 1, integer(rng, 2, 5), 3, 3, "9 query heads on 3 KV heads")
 
 
 def _batch(answer: object, rng: Generator) -> Seen:
@@ -65,8 +67,8 @@ def _full_tile(answer: object, rng: Generator) -> Seen:
 
 
 def _another_layout(answer: object, rng: Generator) -> Seen:
-    guard = guarded(randn(rng, 2, 8, 3, D), "q")  # (B, Hq, Lq, D), handed over as a view
-    given = "q is a transposed view: B = 2, Lq = 3, G = 4"
+    guard = guarded(randn(rng, 2, 8, 3, D), "q")  # (B, Hq, Lq, D), passed as a view
+    given = "a transposed view as q: B = 2, Lq = 3, G = 4"
     return ask(answer, guard.tensor.transpose(1, 2), guard, 2, given)
 
 
@@ -75,7 +77,7 @@ def _row_by_row(
     q_ptr, tile_ptr, stride_qb, stride_qm, stride_qh, Lq,
     G: tl.constexpr, D: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    """Another right answer: one row at a time, a pointer that is moved along."""
+    """Another correct answer: one row at a time, each with its own pointer."""
     kv_head, b = tl.program_id(0), tl.program_id(1)
     offs_d = tl.arange(0, D)
     tile_ptr += (b * tl.num_programs(0) + kv_head) * BLOCK_M * D
@@ -133,12 +135,12 @@ def _faulty(
 FAULTS = (
     (
         "head by head",
-        "The rows are ordered **head by head**. In this tile they go query by query: all heads "
-        "of the group for query 0, then for query 1.",
+        "The rows are ordered **head by head**. In this tile they must go query by query: all "
+        "heads of the group for query 0, then all for query 1.",
     ),
     (
         "head by head, query masked",
-        "The rows are ordered **head by head**, by % Lq and // Lq, and so no query is ever too "
+        "The rows are ordered **head by head**, with % Lq and // Lq, so no query is ever too "
         "large and no row is padding. Go query by query: divide by G.",
     ),
     (
@@ -147,8 +149,8 @@ FAULTS = (
     ),
     (
         "neighbouring groups overlap",
-        "KV head h begins at query head h, so the groups **overlap**. G heads belong to each: "
-        "group h begins at h · G.",
+        "The group of KV head h begins at query head h, so the groups **overlap**. Each of them "
+        "has G heads: group h begins at h · G.",
     ),
     (
         "one query too many",
@@ -165,8 +167,8 @@ FAULTS = (
     ),
     (
         "no mask",
-        "The padding rows are **loaded**: their pointers lead to other rows, or behind the "
-        "tensor. They should be 0.",
+        "The padding rows are **loaded**: their pointers lead to other rows, or past the end of "
+        "the tensor. Padding should be 0.",
     ),
     (
         "one query",
@@ -179,8 +181,8 @@ FAULTS = (
     ),
     (
         "shape for strides",
-        "The pointers are computed **from the shape**, as if q were contiguous. A transposed "
-        "view has other strides, and they are handed to the kernel.",
+        "The pointers are computed **from the shape**, as if q were contiguous. A transposed view "
+        "has other strides, which are passed to the kernel.",
     ),
     (
         "no batch",
@@ -198,9 +200,9 @@ PACK = Exercise(
         Property("one token", "G rows and padding", _one_token),
         Property("several tokens", "query by query", _several_tokens),
         Property("odd group", "G = 3, three KV heads", _odd_group),
-        Property("batch", "each row of the batch its own", _batch),
+        Property("batch", "each row of the batch has its own tiles", _batch),
         Property("full tile", "16 rows, nothing to pad", _full_tile),
-        Property("another layout", "strides that are not those of the shape", _another_layout),
+        Property("another layout", "strides that do not follow from the shape", _another_layout),
     ),
     mistakes=tuple(Mistake(x, says, Faulty(_faulty, x)) for x, says in FAULTS),
     alternative=_row_by_row,

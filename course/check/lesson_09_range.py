@@ -17,7 +17,7 @@ def cdiv(a: int, b: int) -> int:
 
 
 def truth(length: int, split: int, num_splits: int, BLOCK_N: int) -> tuple[int, int]:
-    """Return (start, stop) as the kernel has it."""
+    """Return (start, stop) as the kernel computes them."""
     chunk = cdiv(cdiv(length, BLOCK_N), num_splits) * BLOCK_N
     start = min(split * chunk, length)
     return start, min(start + chunk, length)
@@ -46,7 +46,7 @@ def _even(answer: Callable, rng: Generator) -> list[Seen]:
 
 
 def _ragged(answer: Callable, rng: Generator) -> list[Seen]:
-    """A row that ends inside a block, its blocks no multiple of the splits."""
+    """A row that ends inside a block; its blocks are not a multiple of the splits."""
     splits, block_n = integer(rng, 3, 5), 2 ** integer(rng, 4, 6)
     blocks = splits * integer(rng, 2, 4) + 1
     return ask(answer, block_n * blocks + integer(rng, 1, block_n - 1), splits, block_n)
@@ -63,7 +63,7 @@ def _each_key_once(answer: Callable, rng: Generator) -> Seen:
 
 
 def _told(keys: list[int], length: int) -> str:
-    """Say which keys of 0 … length - 1 the splits' `keys` miss, have twice, or invent."""
+    """Say which keys of 0 … length - 1 the splits miss, which they repeat and which they invent."""
     times = Counter(keys)
     kinds = {
         "belong to no split": [j for j in range(length) if not times[j]],
@@ -94,7 +94,7 @@ def _nothing(answer: Callable, rng: Generator) -> list[Seen]:
 
 
 def _divmod_way(length: int, split: int, num_splits: int, BLOCK_N: int) -> tuple[int, int]:
-    """Another right answer: count blocks first, and turn them into keys at the end."""
+    """Another correct answer: count blocks first, and convert them to keys at the end."""
     blocks = (length + BLOCK_N - 1) // BLOCK_N
     each = (blocks + num_splits - 1) // num_splits
     first, last = each * split, each * (split + 1)
@@ -162,63 +162,63 @@ RANGE = Exercise(
     solution_name="key_range",
     properties=(
         Property("by hand", "130 keys, blocks of 16, four splits", _by_hand),
-        Property("comes out even", "as many blocks for each split", _even),
+        Property("comes out even", "every split gets the same number of blocks", _even),
         Property("ragged", "the row ends inside a block", _ragged),
-        Property("each key once", "all splits together are the row", _each_key_once),
+        Property("each key once", "together the splits make up the row", _each_key_once),
         Property("short row", "fewer blocks than splits", _short),
         Property("no keys", "a row of length 0", _nothing),
     ),
     mistakes=(
         Mistake(
             "equal keys",
-            "The row is cut in equal numbers of **keys**. That is right in lesson 08; here splits "
-            "are made of whole blocks, so that only the last one has a ragged end.",
+            "The row is cut into equal numbers of **keys**. That is right in lesson 08; here "
+            "splits are made of whole blocks, so only the last one has a ragged end.",
             _equal_keys,
         ),
         Mistake(
             "blocks rounded down",
-            "The blocks of a split are rounded **down**: what is left over at the end of the row "
-            "belongs to nobody.",
+            "The number of blocks per split is rounded **down**: what is left over at the end of "
+            "the row belongs to no split.",
             _blocks_down,
         ),
         Mistake(
             "ragged block lost",
             "The number of blocks is rounded **down**, so a last block that is not full is not "
-            "counted, and its keys may be nobody's.",
+            "counted, and its keys may belong to no split.",
             _ragged_block_lost,
         ),
         Mistake(
             "stop not clamped",
-            "stop runs **past the end of the row**: behind `length` lies somebody's rubbish.",
+            "stop runs **past the end of the row**: from `length` on, the cells hold rubbish.",
             _stop_unclamped,
         ),
         Mistake(
             "start not clamped",
-            "start runs **past the end of the row**. An empty split is (length, length): start "
-            "and stop should both be pulled back.",
+            "start runs **past the end of the row**. An empty split is (length, length): clamp "
+            "both start and stop.",
             _start_unclamped,
         ),
         Mistake(
             "in blocks",
-            "start and stop are counted in **blocks**; the kernel wants positions of keys.",
+            "start and stop are counted in **blocks**; the kernel needs key positions.",
             _in_blocks,
         ),
         Mistake(
             "inclusive stop",
-            "stop is the **last key** of the split. It should be the first that is not in it, as "
-            "in `range(start, stop)`.",
+            "stop is the **last key** of the split. It should be the first key after it, as in "
+            "`range(start, stop)`.",
             _inclusive_stop,
         ),
         Mistake(
             "rest to the last",
-            "The blocks of a split are rounded down, and the **last split takes all the rest**: "
-            "the others wait for it. Round up, and the last splits get less.",
+            "The number of blocks per split is rounded down, and the **last split takes all the "
+            "rest**: the others wait for it. Round up, and the last splits get less.",
             _rest_to_the_last,
         ),
         Mistake(
             "empty at zero",
-            "An empty split is **(length, length)**, not (0, 0): the ranges lie one behind the "
-            "other, up to the row's end.",
+            "An empty split is **(length, length)**, not (0, 0): the ranges follow one another, "
+            "up to the row's end.",
             _empty_at_zero,
         ),
     ),

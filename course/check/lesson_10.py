@@ -1,4 +1,4 @@
-"""Exercises of lesson 10, one module each: what holds, and what people get wrong."""
+"""Exercises of lesson 10, one module each: what must hold, and what people get wrong."""
 
 from course.check.lesson_10_rule import RULE
 from course.check.lesson_10_sizes import SIZES

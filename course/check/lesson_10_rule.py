@@ -18,20 +18,20 @@ from kernels.split_rules import SplitShape, splits_like_fa2
 SECTION = "6 · Regret: what a choice loses"
 GPUS = ("A10", "A100 80GB SXM", "H100 SXM")
 BESIDE = ("FlashAttention-2", "FlashAttention-3", "cost model")
-MEDIAN_ROOM, NINETIETH_ROOM = 0.02, 0.05  # above FlashAttention-2's, in shares of the least time
+MEDIAN_ROOM, NINETIETH_ROOM = 0.02, 0.05  # above FlashAttention-2's, as a share of the least time
 Rule = Callable[[SplitShape], int]
 
 
 @lru_cache(maxsize=1)
 def scored_curves() -> tuple[Curve, ...]:
-    """Return the curves of the recorded run, or the model's where there is none."""
+    """Return the curves of the recorded run, or the model's if there is none."""
     found = recorded(load("splits"))
     return tuple(found or [curve for name in GPUS for curve in modelled(name)])
 
 
 @lru_cache(maxsize=1)
 def scores_beside() -> dict[str, Score]:
-    """Return the scores of the rules that stand beside the learner's."""
+    """Return the scores of the rules shown next to the learner's."""
     return {name: score(name, RULES[name], scored_curves()) for name in BESIDE}
 
 
@@ -54,7 +54,7 @@ def _told(splits: object) -> str:
 
 
 def _seen(answer: Rule, holds: Callable[[int], bool], wanted: str, *call: int) -> Seen:
-    """Ask for one shape; what is wanted is said in words, since there is no one right number."""
+    """Ask about one shape; the wanted answer is in words, since no single number is right."""
     S = _ask(answer, *call)
     whole = not isinstance(S, bool) and isinstance(S, int)
     return Seen(wanted if whole and holds(S) else _told(S), wanted, _words(SplitShape(*call)))
@@ -73,11 +73,11 @@ def _bounds(answer: Rule, rng: Generator) -> list[Seen]:
 
 
 def _no_keys(answer: Rule, rng: Generator) -> Seen:
-    return _seen(answer, lambda S: S == 1, "S = 1: nothing to cut", integer(rng, 1, 300), 0, 132)
+    return _seen(answer, lambda S: S == 1, "S = 1: nothing to split", integer(rng, 1, 300), 0, 132)
 
 
 def _starved(answer: Rule, rng: Generator) -> list[Seen]:
-    """A quarter of the SMs have work or fewer, and there are keys enough for all."""
+    """At most a quarter of the SMs have work, and there are enough keys for all."""
     seen = []
     for num_sms in (72, 108, 132):
         programs = integer(rng, 1, num_sms // 4)
@@ -88,12 +88,12 @@ def _starved(answer: Rule, rng: Generator) -> list[Seen]:
 
 
 def _full(answer: Rule, rng: Generator) -> list[Seen]:
-    """Every slot is taken, in every wave: a split could only add to the work."""
+    """Every slot is taken, in every wave: splitting could only add work."""
     return [
         _seen(
             answer,
             lambda S: S == 1,
-            "S = 1: all SMs have as much to do",
+            "S = 1: all SMs have equal work",
             2 * num_sms * integer(rng, 1, 4),
             integer(rng, 64, 1024),
             num_sms,
@@ -103,7 +103,7 @@ def _full(answer: Rule, rng: Generator) -> list[Seen]:
 
 
 def _clamped(answer: Rule, curves: tuple[Curve, ...]) -> Rule:
-    """Pull a choice back to what was tried; out of bounds is another property's matter."""
+    """Clamp a choice to what was tried; another property checks the bounds."""
     tried = {curve.shape: (curve.times_us[0][0], curve.times_us[-1][0]) for curve in curves}
 
     def rule(shape: SplitShape) -> int:
@@ -159,10 +159,10 @@ RULE = Exercise(
     section=SECTION,
     solution_name="my_rule",
     properties=(
-        Property("in bounds", "a whole number, from 1 to the blocks there are", _bounds),
-        Property("no keys", "a cache without a key", _no_keys),
-        Property("starved", "a quarter of the SMs have work: it splits", _starved),
-        Property("full", "all SMs have as much to do: it does not", _full),
+        Property("in bounds", "a whole number, from 1 to the number of blocks", _bounds),
+        Property("no keys", "a cache without any keys", _no_keys),
+        Property("starved", "a quarter of the SMs have work: it must split", _starved),
+        Property("full", "all SMs have equal work: it must not split", _full),
         Property("median regret", "at most FlashAttention-2's + 2 percentage points", _median),
         Property("90th percentile", "at most FlashAttention-2's + 5 percentage points", _ninetieth),
         Property("worst regret", "at most FlashAttention-2's + 100 percentage points", _worst),
@@ -171,62 +171,63 @@ RULE = Exercise(
         Mistake(
             "always one",
             "This rule **never splits**: with one user the GPU starves. If it compares costs, is "
-            "one of them rounded down to 0, so that not to split looks free?",
+            "one of them rounded down to 0, so that not splitting looks free?",
             lambda shape: 1,
             see="1 · The U by hand",
         ),
         Mistake(
             "always 16",
-            "This rule takes **16 splits whatever is asked**, for a cache of one block as for a "
-            "batch that fills the GPU by itself.",
+            "This rule takes **16 splits whatever the shape**, for a cache of one block just as "
+            "for a batch that fills the GPU on its own.",
             lambda shape: 16,
             see="1 · The U by hand",
         ),
         Mistake(
             "always 16, within bounds",
-            "This rule takes **16 splits wherever there are blocks for them**: too many for a "
-            "batch that fills the GPU, and far too few for one KV head.",
+            "This rule takes **16 splits wherever there are enough blocks**: too many for a batch "
+            "that fills the GPU, and far too few for one KV head.",
             lambda shape: max(1, min(16, shape.blocks)),
         ),
         Mistake(
             "no bounds",
-            "SMs over programs, **without bounds**: 0 where programs outnumber SMs, more than the "
-            "blocks on short rows. Clamp both ends.",
+            "This is SMs over programs, **without bounds**: 0 where programs outnumber SMs, and "
+            "more splits than blocks on short rows. Clamp at both ends.",
             lambda shape: shape.num_sms // shape.programs,
             see="3 · FlashAttention-2's rule",
         ),
         Mistake(
             "the costliest",
-            "This takes the number of splits that costs **most**: is there a `max` where a `min` "
-            "belongs?",
+            "This rule picks the number of splits that costs the **most**: is there a `max` where "
+            "a `min` belongs?",
             _costliest,
             see="5 · Ours: write down what a split costs",
         ),
         Mistake(
             "ignores blocks",
-            "The SMs get a program each, but nobody asked whether there are **keys enough**: "
-            "no more splits than blocks.",
+            "Each SM gets a program, but nothing checks whether there are **enough keys**: there "
+            "can be no more splits than blocks.",
             lambda shape: max(1, shape.num_sms // shape.programs),
             see="3 · FlashAttention-2's rule",
         ),
         Mistake(
             "rounded down to 0",
-            "SMs over programs, rounded down, is **0 where there are more programs than SMs** (or "
-            "no blocks). There is always one split.",
+            "SMs over programs, rounded down, is **0 where there are more programs than SMs** (as "
+            "it is where there are no blocks). There is always at least one split.",
             lambda shape: min(shape.blocks, shape.num_sms // shape.programs),
             see="3 · FlashAttention-2's rule",
         ),
         Mistake(
             "not a whole number",
-            "The result is **not a whole number**. Splits are counted: round, and mind in which "
+            "The result is **not a whole number**. Splits come whole: round, and mind the "
             "direction.",
             lambda shape: max(1.0, min(float(shape.blocks), shape.num_sms / shape.programs)),
             see="3 · FlashAttention-2's rule",
         ),
         Mistake(
             "rounded up",
-            "SMs over programs, **rounded up**: where it does not come out even, a few SMs get a "
-            "second program, and all wait for these. One split fewer would take half the time.",
+            "SMs over programs, **rounded up**: where the division leaves a remainder, a few SMs "
+            "get a second program, and all the others wait for them. One split fewer would take "
+            "half the time.",
             _ceil_one,
             see="2 · The U of a real GPU",
         ),

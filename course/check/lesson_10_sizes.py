@@ -17,18 +17,18 @@ Bounds = list[list[tuple[int, int]]]
 
 
 def _cut(length: int, size: int, count: int) -> list[tuple[int, int]]:
-    """Return `count` splits of `size` keys, pulled back to the row's end."""
+    """Return `count` splits of `size` keys, clamped to the row's end."""
     return [(min(s * size, length), min((s + 1) * size, length)) for s in range(count)]
 
 
 def truth(lengths: list[int], size: int) -> Bounds:
-    """Return a list a row, of as many splits as the longest row needs."""
+    """Return a list per row, each with as many splits as the longest row needs."""
     count = max(1, math.ceil(max(lengths) / size))
     return [_cut(length, size, count) for length in lengths]
 
 
 def ask(answer: Callable, lengths: list[int], size: int) -> Seen:
-    """Ask for one batch; tuples or lists, rows of either, are all right."""
+    """Ask about one batch; rows and pairs may be tuples or lists."""
     given = f"lengths = {lengths}, size = {size}"
     try:
         got = answer(list(lengths), size)
@@ -39,11 +39,11 @@ def ask(answer: Callable, lengths: list[int], size: int) -> Seen:
 
 
 def _plain(bounds: object) -> object:
-    """Write rows as text, a row a part: what a learner sees is what is compared."""
+    """Write rows as text, one part per row: what the learner sees is what is compared."""
     try:
         rows = [[(int(start), int(stop)) for start, stop in row] for row in bounds]
     except (TypeError, ValueError):
-        return f"not a list of (start, stop) a row: {bounds!r}"[:80]
+        return f"not a list of (start, stop) per row: {bounds!r}"[:80]
     return tuple(", ".join(f"{start}–{stop}" for start, stop in row) or "no split" for row in rows)
 
 
@@ -74,7 +74,7 @@ def _company(answer: Callable, rng: Generator) -> Seen:
     length, other, size = integer(rng, 100, 300), integer(rng, 301, 900), 64
     alone, beside = (answer(list(lengths), size)[0] for lengths in ([length], [length, other]))
     keys = [_with_keys(row) for row in (beside, alone)]
-    return Seen(*keys, f"row 0 has {length} keys; beside it a row of {other}, and nobody")
+    return Seen(*keys, f"row 0 of {length} keys: first beside a row of {other}, then alone")
 
 
 def _with_keys(row: object) -> str:
@@ -82,7 +82,7 @@ def _with_keys(row: object) -> str:
 
 
 def _torch_way(lengths: list[int], size: int) -> Bounds:
-    """Another right answer: all borders at once, clamped."""
+    """Another correct answer: all borders at once, clamped."""
     longest = max(max(lengths), 1)
     borders = torch.arange(0, longest + size, size)
     ends = torch.tensor(lengths)[:, None].clamp_max(borders.expand(len(lengths), -1))
@@ -142,15 +142,15 @@ SIZES = Exercise(
         Property("by hand", "lengths 5, 2 and 0, splits of 2 keys", _by_hand),
         Property("one row", "a batch of one", _one_row),
         Property("whole splits", "lengths that are multiples of the size", _whole_splits),
-        Property("ragged", "a batch of many lengths", _ragged),
-        Property("no keys", "rows of length 0 have a split too", _no_keys),
+        Property("ragged", "a batch of many different lengths", _ragged),
+        Property("no keys", "rows of length 0 get a split, too", _no_keys),
         Property("any company", "a row is cut as if it were alone", _company),
     ),
     mistakes=(
         Mistake(
             "equal parts",
-            "Each row is cut in **equal parts** of its own: the same number of splits, and not the "
-            "same size. Then a row's cuts move when a longer one joins the batch.",
+            "Each row is cut into **equal parts** of its own: the same number of splits, but not "
+            "the same size. A row's cuts then move when a longer one joins the batch.",
             _equal_parts,
         ),
         Mistake(
@@ -161,20 +161,20 @@ SIZES = Exercise(
         ),
         Mistake(
             "rounded down",
-            "The number of splits is rounded **down**: the keys behind the last whole split "
-            "belong to nobody.",
+            "The number of splits is rounded **down**: the keys after the last whole split belong "
+            "to no split.",
             _rounded_down,
         ),
         Mistake(
             "one too many",
             "Where the longest row is a multiple of the size, there is **one split too many**, "
-            "empty in every row: rounding up is not rounding down and adding 1.",
+            "empty in every row: rounding up is not the same as rounding down and adding 1.",
             _one_too_many,
         ),
         Mistake(
             "no split at all",
-            "A batch in which **no row has a key** gets no split, so that nobody writes its "
-            "(0, −∞). There should be one.",
+            "A batch in which **no row has any keys** gets no split, so nothing writes its (0, "
+            "−∞). There should be one split.",
             _no_split,
         ),
         Mistake(
@@ -184,19 +184,19 @@ SIZES = Exercise(
         ),
         Mistake(
             "nothing pulled back",
-            "**Both ends run past the row**: behind `length` lies somebody else's rubbish. Pull "
-            "start and stop back to it.",
+            "**Both ends run past the row**: from `length` on, the cells hold rubbish. Clamp "
+            "start and stop to it.",
             _not_clamped,
         ),
         Mistake(
             "stop included",
-            "stop is the **last key** of a split. As in a Python slice, it should be the first one "
-            "that is not in it.",
+            "stop is the **last key** of a split. As in a Python slice, it should be the first "
+            "key after it.",
             _stop_included,
         ),
         Mistake(
             "transposed",
-            "There is a list for **each split**, with the rows in it. It should be the other way "
+            "There is a list for **each split**, containing the rows. It should be the other way "
             "round: a list for each row.",
             _transposed,
         ),

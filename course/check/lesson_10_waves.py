@@ -24,7 +24,7 @@ def truth(programs: int, blocks: int, num_splits: int, slots: int) -> Result:
 
 
 def ask(answer: Callable, programs: int, blocks: int, num_splits: int, slots: int) -> Seen:
-    """Ask for one launch."""
+    """Ask about one launch."""
     call = (programs, blocks, num_splits, slots)
     names = ("ticks", "busy")
     return Seen.of(answer, call, wanted=truth(*call), names=names, atol=1e-9, rtol=1e-9)
@@ -53,9 +53,9 @@ def _short_chunk(answer: Callable, rng: Generator) -> Seen:
 
 
 def _short_in_waves(answer: Callable, rng: Generator) -> list[Seen]:
-    """Short chunks and several waves: a wave waits for a full chunk, whoever is done before.
+    """Short chunks and several waves: a wave lasts a full chunk, even if some finish earlier.
 
-    In the second call one program more than there are slots is left, with a single block.
+    The second call has one program more than slots, and the one left has a single block.
     """
     S, programs = integer(rng, 3, 5), integer(rng, 2, 6)
     chunk = integer(rng, 2, S)
@@ -65,7 +65,7 @@ def _short_in_waves(answer: Callable, rng: Generator) -> list[Seen]:
 
 def _empty_splits(answer: Callable, rng: Generator) -> list[Seen]:
     programs = integer(rng, 2, 5)
-    # 8 blocks in 5 splits are chunks of 2: the fifth split is empty, and so it is with 7
+    # 8 blocks in 5 splits make chunks of 2: the fifth split is empty; with 7, so are two more
     return [ask(answer, programs, 8, S, 4 * programs) for S in (5, 7)]
 
 
@@ -75,7 +75,7 @@ def _more_splits_than_blocks(answer: Callable, rng: Generator) -> Seen:
 
 
 def _divmod_way(programs: int, blocks: int, num_splits: int, slots: int) -> Result:
-    """Another right answer: deal the programs out, wave by wave."""
+    """Another correct answer: deal the programs out, wave by wave."""
     chunk = -(-blocks // num_splits)
     waiting, ticks = programs * len(range(0, blocks, chunk)), 0
     while waiting > 0:
@@ -162,39 +162,41 @@ WAVES = Exercise(
     solution_name="slot_time",
     properties=(
         Property("by hand", "1 program, 8 blocks, 4 slots: S = 1, 2 and 4", _by_hand),
-        Property("one wave", "room for all, chunks that come out even", _one_wave),
+        Property("one wave", "room for all, and chunks of equal size", _one_wave),
         Property("a tail", "a last wave that is not full", _tail),
         Property("a short chunk", "the last split has fewer blocks", _short_chunk),
         Property("short, in waves", "a short chunk, and several waves", _short_in_waves),
         Property("empty splits", "8 blocks in 5 and in 7 splits", _empty_splits),
         Property(
-            "more splits than blocks", "at most one a block has work", _more_splits_than_blocks
+            "more splits than blocks",
+            "at most one split per block has work",
+            _more_splits_than_blocks,
         ),
     ),
     mistakes=(
         Mistake(
             "next when free",
-            "Here **the next program starts as soon as a slot is free**, as `schedule` of section "
-            "1 has it. This exercise asks for waves: a wave waits until all of the one before are "
-            "done.",
+            "Here **the next program starts as soon as a slot is free**, as in `schedule` of "
+            "section 1. This exercise asks for waves: a wave starts only when the one before is "
+            "completely done.",
             _next_when_free,
         ),
         Mistake(
             "longest program left",
-            "A wave is taken to last as long as **the longest program left in it**. Asked for is "
-            "the time of a full chunk, also for a wave of short ones.",
+            "Here a wave lasts as long as **the longest program left in it**. The exercise asks "
+            "for the time of a full chunk, even for a wave of short ones.",
             _longest_left,
         ),
         Mistake(
             "one pool",
-            "The blocks of all programs are thrown **into one pool** and cut in chunks there. A "
-            "split is of one program: each has a short one of its own.",
+            "The blocks of all programs are thrown **into one pool** and cut into chunks there. A "
+            "split belongs to one program: each program has its own short chunk.",
             _one_pool,
         ),
         Mistake(
             "empty splits counted",
-            "Splits **without a block** are counted as if they took a slot. Chunks are rounded up, "
-            "so the first few splits may use all blocks up.",
+            "Splits **without a block** are counted as if they took a slot. Chunks are rounded "
+            "up, so the first few splits may use up all the blocks.",
             _empty_counted,
         ),
         Mistake(
@@ -205,14 +207,14 @@ WAVES = Exercise(
         ),
         Mistake(
             "chunk not rounded",
-            "The blocks of a split are **not rounded up**. There is no half block: 8 blocks in 5 "
-            "splits are chunks of 2.",
+            "The number of blocks per split is **not rounded up**. There is no half block: 8 "
+            "blocks in 5 splits make chunks of 2.",
             _chunk_not_rounded,
         ),
         Mistake(
             "chunk rounded down",
-            "The blocks of a split are rounded **down**. Then S of them do not reach the end, and "
-            "with more splits than blocks a chunk is 0.",
+            "The number of blocks per split is rounded **down**. S such chunks may then not reach "
+            "the end, and with more splits than blocks a chunk is 0.",
             _chunk_down,
         ),
         Mistake(
@@ -222,13 +224,14 @@ WAVES = Exercise(
         ),
         Mistake(
             "busy of one program",
-            "busy counts the blocks of **a single program**: read are those of all `programs`.",
+            "busy counts the blocks of **a single program**, but those of all `programs` are read.",
             _busy_of_one,
         ),
         Mistake(
             "slots taken",
-            "busy is the share of slots that are **taken** (the wave efficiency). Asked for is the "
-            "share in which a block is read: a program whose chunk is short waits as well.",
+            "busy is the share of slots that are **taken** (the wave efficiency). The exercise "
+            "asks for the share in which a block is read: a program whose chunk is short also "
+            "waits.",
             _slots_taken,
         ),
     ),

@@ -1,4 +1,4 @@
-"""Answers to exercise 17.2: a right one, those with one fault, and the parts of both."""
+"""Answers to exercise 17.2: a correct one, those with one fault, and the parts they share."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ Quartiles = tuple[float, float, float]
 
 
 def enough_sets(device: StandIn, data: str = "random") -> list[Inputs]:
-    """Make sets of inputs: one more than fit into the cache, and one more."""
+    """Make sets of inputs, two more than fit into the cache."""
     return [device.inputs(data) for _ in range(device.cache_bytes // device.set_bytes + 2)]
 
 
 def stopwatch(
     device: StandIn, sets: list[Inputs], calls: int, warm_up: int, waits: bool = True
 ) -> list[float]:
-    """Seconds of each of `calls` calls, after some that do not count."""
+    """Seconds of each of `calls` calls, after `warm_up` calls that do not count."""
     times = []
     for i in range(warm_up + calls):
         start = device.clock()
@@ -63,7 +63,7 @@ def with_fault(device: StandIn, wrong: str) -> Quartiles:
 
 
 def until_warm(device: StandIn) -> Quartiles:
-    """Another right answer: warms up by the clock, sorts, and counts off the quartiles."""
+    """Another correct answer: warms up by the clock, sorts, and counts off the quartiles."""
     sets, turn = enough_sets(device) + enough_sets(device), 0
     start = device.clock()
     while device.clock() - start < 2.5:

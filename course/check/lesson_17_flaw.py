@@ -1,4 +1,4 @@
-"""Exercise 17.1: which flaw has a benchmark? Found by trying it on devices whose truth is known."""
+"""Exercise 17.1: which flaw does a benchmark have? Try it on devices whose truth is known."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ JITTER = 1e-3  # no benchmark gives the same number twice
 def timed(
     device: StandIn, calls: int, sets: int, data: str = "random", waits: str = "at the end"
 ) -> float:
-    """Seconds a call over `calls` calls and `sets` sets of inputs, after a round of warm-up.
+    """Seconds per call over `calls` calls and `sets` sets of inputs, after a round of warm-up.
 
-    waits: "at the end", "each call", "before" the clock starts only, "after" it has been stopped.
+    waits: "at the end", "each call", only "before" the clock starts, "after" it stops, "never".
     """
     inputs = [device.inputs(data) for _ in range(sets)]
     for one in inputs:
@@ -45,7 +45,7 @@ def timed(
 def _ask(
     answer: Callable, rng: Generator, wanted: str, given: str, *how: object, **more: object
 ) -> Seen:
-    """Let the answer judge a benchmark whose unit nobody tells, and that jitters a little."""
+    """Let the answer judge a benchmark whose unit is unknown and that jitters a little."""
     unit = 10 ** (3 + 4 * torch.rand((), generator=rng).item())
     # its own generator: however often an answer measures, the next probe draws the same inputs
     own = Generator().manual_seed(integer(rng, 0, 2**31 - 1))
@@ -55,19 +55,19 @@ def _ask(
         return unit * (1 + jitter) * timed(device, *how, **more)
 
     def tidy(benchmark: Benchmark) -> object:
-        name = answer(benchmark)  # capitals, and how one spells a word, are not the question
+        name = answer(benchmark)  # capitals and spelling are not the question
         return name.strip().lower().replace("ize", "ise") if isinstance(name, str) else name
 
     return Seen.of(tidy, (benchmark,), wanted=wanted, given=f"a benchmark that {given}")
 
 
 def _enough(rng: Generator) -> tuple[int, int]:
-    """Calls, and sets of which so many do not fit into any cache that the exercise allows."""
+    """Numbers of calls, and of sets: more than fit into any cache the exercise allows."""
     return integer(rng, 40, 60), integer(rng, 20, 30)
 
 
 def _never_waits(answer: Callable, rng: Generator) -> Seen:
-    given = "launches all calls and reads the clock"
+    given = "launches all calls and then reads the clock"
     return _ask(answer, rng, NO_WAIT, given, *_enough(rng), waits="never")
 
 
@@ -99,7 +99,7 @@ def _zeros(answer: Callable, rng: Generator) -> Seen:
 
 
 def _honest(answer: Callable, rng: Generator) -> list[Seen]:
-    given = "has none of the three flaws, and synchronises"
+    given = "has none of the three flaws, and waits for the device"
     return [
         _ask(answer, rng, NONE, f"{given} {waits}", *_enough(rng), waits=waits)
         for waits in ("at the end", "each call")
@@ -107,7 +107,7 @@ def _honest(answer: Callable, rng: Generator) -> list[Seen]:
 
 
 def by_values(benchmark: Benchmark) -> str:
-    """Another way: give each flaw an effect of a size of its own, and read the size."""
+    """Another way: give each flaw an effect of a different size, and read the size."""
     alike = benchmark(StandIn(call_s=1.0, warm=1.0, zeros=1.0))
     ratio = benchmark(StandIn(call_s=10.0, warm=0.5, zeros=0.8)) / alike
     expected = {NO_WAIT: 1.0, WARM: 5.0, ZEROS: 8.0, NONE: 10.0}
@@ -115,7 +115,7 @@ def by_values(benchmark: Benchmark) -> str:
 
 
 def by_log(benchmark: Benchmark, wrong: str) -> str:
-    """Look at what was called, and not at what it did; wrong: which call it looks for."""
+    """Look at what was called, not at what it did; wrong: which fault it has."""
     device = StandIn()
     base = benchmark(device)
     if wrong == "looks for the call":
@@ -131,7 +131,7 @@ def by_log(benchmark: Benchmark, wrong: str) -> str:
 
 
 def by_trials(benchmark: Benchmark, wrong: str) -> str:
-    """Change one thing at a time, with at most one fault in how."""
+    """Change one thing at a time, with at most one fault in the way it is done."""
     base = benchmark(StandIn())
     if wrong == "known times":
         return next((name for name, most in KNOWN.items() if base < most), NONE)
@@ -161,15 +161,16 @@ def fault(name: str) -> Callable[[Benchmark], str]:
 FAULTS = (
     (
         "looks for the call",
-        "It looks **whether `synchronize` is called**, not whether the wait falls between the two "
-        "readings of the clock. A wait before the clock starts, or after it stops, is none.",
+        "It checks **whether `synchronize` is called**, not whether the wait falls between the "
+        "two readings of the clock. A wait before the clock starts, or after it stops, does not "
+        "count.",
         "2 · A call returns before it is done",
     ),
     (
         "counts the sets",
-        "It takes **more than one set of inputs** for a cold cache. Two sets that fit into the "
-        "cache together are both found there. What decides is whether a device without a cache "
-        "would give another result.",
+        "It takes **more than one set of inputs** for a cold cache. But two sets that fit into "
+        "the cache together are both found there. What matters is whether a device without a "
+        "cache gives a different result.",
         "3 · The first calls, and the warm ones",
     ),
     (
@@ -180,39 +181,39 @@ FAULTS = (
     ),
     (
         "known times",
-        'It answers **"none" to all**. Perhaps the result is compared with times that you know? '
-        "The benchmark does not tell its unit: compare its result on one device with its result on "
-        "another.",
+        'It answers **"none" every time**. Are you comparing the result with times that you know? '
+        "The benchmark does not tell its unit: compare its result on one device with its result "
+        "on another.",
         "",
     ),
     (
         "the wrong thing doubled",
-        "The doubling is asked **the wrong way round**, or it is the *launch* that takes twice as "
-        "long. If the call takes twice as long, an honest result doubles, and one that did not "
-        "wait stays as it was.",
+        "The doubling is judged **the wrong way round**, or it is the launch that takes twice as "
+        "long. If the call takes twice as long, an honest result doubles, and that of a benchmark "
+        "that did not wait stays the same.",
         "2 · A call returns before it is done",
     ),
     (
         "room for nothing",
-        "It wants the result to double **to the last digit**. A launch takes time as well, and no "
-        "benchmark gives the same number twice. Leave room: ask for 1.5 times, not for 2.",
+        "It expects the result to double **to the last digit**. A launch takes time as well, and "
+        "no benchmark gives the same number twice. Leave room: ask for 1.5 times, not 2.",
         "",
     ),
     (
         "not moved at all",
-        "It wants the result **not to move at all** (`==`) where nobody waited. No benchmark gives "
-        "the same number twice. Leave room: less than 1.5 times is not doubled.",
+        "It expects the result **not to move at all** (`==`) if nobody waited. No benchmark gives "
+        "the same number twice. Leave room: anything below 1.5 times has not doubled.",
         "",
     ),
     (
         "the wrong way round",
         "The cache is judged **the wrong way round**. Without a cache an honest benchmark gives "
-        "the same result as before; the one that leans on the cache gets slower.",
+        "the same result as before; one that relies on the cache gets slower.",
         "3 · The first calls, and the warm ones",
     ),
     (
         "never none",
-        'It **always finds something**: what is left after two trials is called "zeros". An '
+        'It **always finds a flaw**: whatever is left after two trials is called "zeros". An '
         'honest benchmark has to come out as "none", so zeros need a trial of their own.',
         "4 · Which data",
     ),
@@ -230,7 +231,7 @@ FLAW = Exercise(
         Property("one set", "the same inputs in every call", _one_set),
         Property("a few sets", "two or three sets, which fit into the cache", _few_sets),
         Property("zeros", "cold and synchronised, but all inputs are zeros", _zeros),
-        Property("no flaw", "an honest benchmark is left in peace", _honest),
+        Property("no flaw", "an honest benchmark is recognised as one", _honest),
     ),
     mistakes=tuple(Mistake(name, says, fault(name), see) for name, says, see in FAULTS),
     alternative=by_values,

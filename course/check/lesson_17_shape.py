@@ -40,7 +40,7 @@ def _ask(
 
 
 def staircase(contexts: Tensor, steps: int, rise: float) -> Tensor:
-    """Return 1 … 1 + rise in `steps` equal steps, the last one as long as the others."""
+    """Return 1 … 1 + rise in `steps` equal steps, the last as long as the others."""
     done = (contexts - contexts[0]) / (contexts[-1] - contexts[0]) * (steps + 1)
     return 1 + rise * done.floor().clamp(max=steps) / steps
 
@@ -50,7 +50,7 @@ def _flat(answer: Callable, rng: Generator) -> list[Seen]:
     ramp = (x - x[0]) / (x[-1] - x[0])
     gentle = unit * (1 + uniform(rng, 0.02, 0.06) * ramp)
     falling = unit * (1 - 0.3 * ramp)
-    pairs = ((gentle, "rising by some per cent"), (falling, "falling by 30 %"))
+    pairs = ((gentle, "rising by a few per cent"), (falling, "falling by 30 %"))
     return [_ask(answer, rng, x, y, "flat", given) for y, given in pairs]
 
 
@@ -58,7 +58,7 @@ def _linear(answer: Callable, rng: Generator) -> list[Seen]:
     x, seen = contexts_of(rng), []
     for rise in (uniform(rng, 0.5, 0.7), uniform(rng, 8.0, 40.0)):
         y = uniform(rng, 2, 20) * (1 + rise * (x - x[0]) / (x[-1] - x[0]))
-        seen.append(_ask(answer, rng, x, y, "linear", f"rising to {1 + rise:.1f} times"))
+        seen.append(_ask(answer, rng, x, y, "linear", f"rising to {1 + rise:.1f} times the start"))
     return seen
 
 
@@ -75,7 +75,10 @@ def _units(answer: Callable, rng: Generator) -> list[Seen]:
     ramp = (x - x[0]) / (x[-1] - x[0])
     return [
         _ask(answer, rng, x * scale, y * unit, wanted, given)
-        for scale, unit, given in ((1.0, 1e-4, "in seconds"), (1e-3, 1e5, "in ns, thousands"))
+        for scale, unit, given in (
+            (1.0, 1e-4, "in seconds"),
+            (1e-3, 1e5, "in ns, and thousands of tokens"),
+        )
         for wanted, y in (
             ("flat", 1 + 0.03 * ramp),
             ("linear", 1 + 2 * ramp),
@@ -85,17 +88,17 @@ def _units(answer: Callable, rng: Generator) -> list[Seen]:
 
 
 def _high_floor(answer: Callable, rng: Generator) -> Seen:
-    """A staircase upon a high floor: the weights of a large model below, attention on top."""
+    """A staircase on a high floor: the weights of a large model below, attention on top."""
     x = contexts_of(rng)
     rise = uniform(rng, 0.22, 0.3)
     y = uniform(rng, 2, 20) * staircase(x, 3, rise)
-    return _ask(answer, rng, x, y, "stepped", f"3 steps, to {1 + rise:.2f} times in all")
+    return _ask(answer, rng, x, y, "stepped", f"3 steps, to {1 + rise:.2f} times the start in all")
 
 
 def by_jumps(contexts: Tensor, times: Tensor) -> str:
     """Another way: does most of the rise happen in a few places?
 
-    In windows of three points medians calm the noise, and a jump stays a jump.
+    Medians over windows of three points calm the noise, and a jump stays a jump.
     """
     n = len(times)
     calm = torch.stack([times[max(0, i - 1) : i + 2].median() for i in range(n)])
@@ -138,57 +141,57 @@ def fault(name: str) -> Callable[[Tensor, Tensor], str]:
 FAULTS = (
     (
         "flat forgotten",
-        "**Flat curves are not asked for first.** Their rise is nearly nothing, and dividing what "
-        "is left over by nearly nothing makes any noise look like steps.",
+        "**Flat curves are not tested for first.** Their rise is nearly nothing, and dividing "
+        "what is left over by nearly nothing makes any noise look like steps.",
         "",
     ),
     (
         "falls",
-        "A curve that **falls** comes out as linear. Either its rise has lost the sign, or the "
-        "misfit is asked first: divided by a negative rise it is below any bound.",
+        "A curve that **falls** comes out as linear. Either its rise has lost its sign, or the "
+        "misfit is tested first: divided by a negative rise, it is below any bound.",
         "",
     ),
     (
         "slope",
-        "Flat is judged by **the slope itself**, which is the rise of a single token. Take the "
-        "rise over the whole curve, as a share of its middle.",
+        "Flatness is judged by **the slope itself**, which is the rise per token. Take the rise "
+        "over the whole curve, as a share of its middle value.",
         "",
     ),
     (
         "last context",
-        "The rise is **slope times the last context**: that is the rise from context 0 on. The "
+        "The rise is **slope times the last context**: that is the rise from context 0. But the "
         "curve begins later: take the distance from its first context to its last.",
         "",
     ),
     (
         "origin",
-        "The line is drawn **through the origin**: contexts and times have to lose their means "
-        "before the sums. A floor that every token pays is no part of the slope.",
+        "The line is drawn **through the origin**: subtract their means from contexts and times "
+        "before taking the sums. A floor that every token pays is not part of the slope.",
         "",
     ),
     (
         "no mean",
-        "Whatever grows comes out as **stepped**. In the root of the mean square, is the *mean* "
-        "there? The root of the *sum* grows with the number of points.",
+        "Every curve that rises comes out as **stepped**. Is the mean missing from your root mean "
+        "square? The root of the sum grows with the number of points.",
         "",
     ),
     (
         "loose",
         "Your bound lets **staircases pass as lines**; is it a misfit of 0.1, or an R² of 0.9? A "
-        "staircase of three steps has a misfit of 0.07, and an R² of 0.94. Take 0.02 to 0.04 (for "
-        "R² that is 0.98 or more).",
+        "staircase of three steps has a misfit of 0.07, and an R² of 0.94. Take 0.02 to 0.04 (or "
+        "an R² of 0.98 or more).",
         "",
     ),
     (
         "a little loose",
-        "Your bound for the misfit is **a little too large**, 0.05 perhaps: a staircase of five "
-        "steps has just less. Take 0.02 to 0.04.",
+        "Your bound for the misfit is **a little too large**, perhaps 0.05: a staircase of five "
+        "steps is just below that. Take 0.02 to 0.04.",
         "",
     ),
     (
         "absolute",
         "What the line leaves over is compared with **a fixed number of milliseconds**. In other "
-        "units, or on a faster machine, the verdict would be another one: divide by the rise.",
+        "units, or on a faster machine, the verdict would be different: divide by the rise.",
         "",
     ),
     (
@@ -206,7 +209,7 @@ SHAPE = Exercise(
     section=SECTION,
     solution_name="classify",
     properties=(
-        Property("flat", "rises, or falls, by a few per cent", _flat),
+        Property("flat", "rises by a few per cent, or falls", _flat),
         Property("linear", "rises along a line, a little or a lot", _linear),
         Property("stepped", "rises in one to five equal steps", _stepped),
         Property("high floor", "steps that add a quarter to the time", _high_floor),
