@@ -192,6 +192,7 @@ def choose_decode(
     tensor_cores: bool,
     max_len: int,
     num_sms: int,
+    num_splits: int | None = None,
     latent: bool = False,
     small: bool = False,
     paged: bool = False,
@@ -203,7 +204,8 @@ def choose_decode(
     Args:
         batch, queries: B and Lq. heads: (Hq, Hkv). head_dim, value_dim: D and Dv.
         element_size: bytes per element of K.
-        max_len: keys that a row can see; num_sms: SMs to fill, as in `choose_num_splits`.
+        max_len: keys that a row can see; num_sms: SMs to fill, as in `choose_num_splits`, which
+            chooses the number of splits if num_splits is None.
         latent: the values are the first columns of the keys (MLA), and are not read again if they
             fill as many columns of a block.
         tensor_cores, small, paged, interpreted: as in `choose_decode_launch`. capacity: its
@@ -234,7 +236,9 @@ def choose_decode(
         "token_bytes": columns * element_size,
         "partial_bytes": 4 * min(rows, launch.block_m) * (value_dim + 1),
     }
-    return DecodeChoice(launch, m_tiles, columns, split_shape(**asked), choose_num_splits(**asked))
+    if num_splits is None:
+        num_splits = choose_num_splits(**asked)
+    return DecodeChoice(launch, m_tiles, columns, split_shape(**asked), num_splits)
 
 
 _PREFILL = {  # head dim up to → block_m, block_n, num_warps, num_stages

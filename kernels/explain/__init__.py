@@ -122,9 +122,10 @@ def explain(
         tensor_cores=fast,
         max_len=sight,
         num_sms=device.sms,
+        num_splits=num_splits,
         latent=latent,
     )
-    splits, dots = num_splits or choice.num_splits, fast and choice.launch.block_m > 1
+    dots = fast and choice.launch.block_m > 1
     keys, rows = min(length, sight), batch * queries * heads[0]
     pages = 0 if page_size is None else batch * -(-keys // page_size)
     return Explanation(
@@ -134,16 +135,16 @@ def explain(
         shape=choice.shape,
         kv_bytes=batch * keys * heads[1] * choice.columns * DTYPES[kv_dtype].itemsize,
         other_bytes=rows * ((head_dim + value_dim) * DTYPES[dtype].itemsize + 4) + 4 * pages,
-        **_cut(choice, splits, keys, rows, batch * heads[1], head_dim, value_dim),
+        **_cut(choice, keys, rows, batch * heads[1], head_dim, value_dim),
         peak_tflops=device.tensor_tflops if dots else device.fp32_tflops,
     )
 
 
 def _cut(
-    choice: DecodeChoice, splits: int, keys: int, rows: int, readers: int, D: int, Dv: int
+    choice: DecodeChoice, keys: int, rows: int, readers: int, D: int, Dv: int
 ) -> dict[str, int]:
     """Count splits, programs, and what grows with them; readers: B·Hkv, rows: B·Lq·Hq."""
-    launch, m_tiles = choice.launch, choice.m_tiles
+    launch, m_tiles, splits = choice.launch, choice.m_tiles, choice.num_splits
     blocks = -(-keys // launch.block_n)
     chunk = max(1, -(-blocks // splits))  # blocks per split
     whole = readers * m_tiles

@@ -108,6 +108,7 @@ def choose_splits(
     (B, Lq, Hq, D), Hkv = q.shape, k_cache.shape[2]
     capacity = features.capacity(k_cache)
     splits.check()
+    own_cut = splits.plan is not None or splits.split_size is not None
     choice = choose_decode(
         batch=B,
         queries=Lq,
@@ -118,6 +119,7 @@ def choose_splits(
         tensor_cores=q.dtype != torch.float32 and has_tensor_cores(q.device),
         max_len=features.span(k_cache, Lq),
         num_sms=splits.num_sms or sms_of(q.device),
+        num_splits=1 if own_cut else splits.num_splits,
         latent=latent,
         small=has_small_shared_memory(q.device),
         paged=features.block_table is not None,
