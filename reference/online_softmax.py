@@ -1,8 +1,8 @@
 """Softmax in one pass: keep a maximum, a sum and a weighted sum, and change rulers as you go.
 
-A `State` summarises any set of keys by three things per query row: `m` the largest score,
-`l` the sum of exp(score − m), `acc` the same sum weighted by the values. Two states merge into
-the state of the union, so keys may be visited in any order, in any grouping, by anyone.
+A `State` summarises any set of keys by three things per query row: `m`, the largest score;
+`l`, the sum of exp(score − m); `acc`, the same sum weighted by the values. Two states merge into
+the state of the union, so keys may be visited in any order, in any grouping, by any worker.
 
 Source: Milakov & Gimelshein 2018, "Online normalizer calculation for softmax", algorithm 3 and
 section 3.1 (the merge operator ⊕); the weighted sum: Rabe & Staats 2021.
@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 class State(NamedTuple):
-    """What one worker knows after the keys it saw: `m (rows,)`, `l (rows,)`, `acc (rows, D)`."""
+    """What one worker knows of the keys it has seen: `m (rows,)`, `l (rows,)`, `acc (rows, D)`."""
 
     m: Tensor
     l: Tensor
@@ -63,8 +63,8 @@ def init(
 def rescale(m_old: Tensor, m_new: Tensor) -> Tensor:
     """exp(m_old − m_new), the factor that moves a sum from one ruler to another; `(rows,)`.
 
-    m_new ≥ m_old. Where both are −inf nothing was seen and the factor is 0, not nan: only the
-    subtraction uses a safe copy of m_new, the state keeps its −inf.
+    m_new ≥ m_old. Where both are −inf, nothing has been seen and the factor is 0, not nan: only the
+    subtraction uses a safe copy of m_new; the state keeps its −inf.
     """
     safe = torch.where(m_new == -math.inf, torch.zeros_like(m_new), m_new)
     return torch.exp(m_old - safe)
@@ -89,7 +89,7 @@ def update(state: State, scores: Tensor, v: Tensor) -> State:
 
 
 def merge(x: State, y: State) -> State:
-    """The state of all keys that x or y saw. Associative, commutative, identity `init`.
+    """The state of all keys that x or y has seen. Associative, commutative, identity `init`.
 
     Shapes must agree: m, l (rows,), acc (rows, D).
 
@@ -115,7 +115,7 @@ def finalize(state: State) -> tuple[Tensor, Tensor]:
 
 
 def merge_partials(o: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
-    """Merge S finished partial results: a weighted mean of the o, weights exp(lse − lse_total).
+    """Merge S finished partial results: the mean of the o, weighted by exp(lse − lse_total).
 
     o: (S, ..., D), each normalised over its own keys; lse: (S, ...), natural log, −inf for a
     partial that saw nothing (its o must be finite; it gets weight 0).
@@ -126,7 +126,7 @@ def merge_partials(o: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
     """
     if o.shape[:-1] != lse.shape or o.shape[0] == 0:
         raise ValueError(
-            f"o should be (S, ..., D) and lse (S, ...), S ≥ 1; got {tuple(o.shape)} and "
+            f"o must be (S, ..., D) and lse (S, ...), S ≥ 1; got {tuple(o.shape)} and "
             f"{tuple(lse.shape)}"
         )
     m = lse.amax(0)  # (...)
@@ -140,18 +140,18 @@ def merge_partials(o: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
 def merge_states(
     o: Tensor | Sequence[Tensor], lse: Tensor | Sequence[Tensor], dtype: torch.dtype | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Merge any number of finished attentions over disjoint keys: `merge_partials`, in fp32.
+    """Merge any number of attention results over disjoint sets of keys: `merge_partials`, in fp32.
 
     o: (N, ..., D), or N tensors (..., D), each normalised over its own keys, of any float dtype;
     lse: (N, ...), or N tensors (...), natural log, −inf for one that saw nothing (o finite).
     Returns o (..., D) in `dtype` (default: that of o) and lse (...), fp32 (both computed in fp64
-    if either input is). Raises ValueError for shapes that differ, or for no partial at all.
+    if either input is). Raises ValueError for shapes that differ, or for no partial result at all.
 
     >>> merge_states([torch.tensor([2.0]), torch.tensor([8.0])], torch.tensor([0.0, 0.0]))
     (tensor([5.]), tensor(0.6931))
     """
     if len(o) == 0:
-        raise ValueError("o should hold at least one partial; got none")
+        raise ValueError("o must hold at least one partial result; got none")
     o, lse = (x if isinstance(x, Tensor) else torch.stack(list(x)) for x in (o, lse))
     wide = torch.promote_types(torch.promote_types(o.dtype, lse.dtype), torch.float32)
     merged, total = merge_partials(o.to(wide), lse.to(wide))
