@@ -47,7 +47,7 @@ def save(model: Transformer, folder: Path, held_out: bytes, about: dict[str, str
 
 
 def metadata(folder: Path = WEIGHTS) -> dict[str, str]:
-    """What the file says of itself: sizes, held-out loss (nats per byte), seed, steps, version."""
+    """The file's metadata: sizes, held-out loss (nats per byte), seed, steps, torch version."""
     with safe_open(folder / FILE, framework="pt") as file:
         return file.metadata()
 

@@ -1,4 +1,4 @@
-"""How close is close enough? A result is judged by its distance from fp64, next to a baseline's.
+"""How close is close enough? A result is judged by its distance from fp64, against a baseline's.
 
 A fixed tolerance says nothing: 1e-2 is generous for fp32 and impossible for bf16 with large
 values. So we ask a question that has an answer: is this result about as close to the truth as

@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PIECE = 1500
-"""Least bytes per piece: a few paragraphs that belong together."""
+"""Minimum bytes per piece: a few paragraphs that belong together."""
 HOLD_OUT = 25
 
 

@@ -1,7 +1,7 @@
 """What the features of decoding mean: which keys a row has, who may see them, how they score.
 
-A language model in production asks for more than softmax(q kᵀ) v. Each feature answers one of
-four questions; the last column is the code that knows the answer:
+A language model in production asks for more than softmax(q kᵀ) v. Each feature bears on one
+of four questions; the last column names the code that answers it:
 
     where do the keys of row b lie?    cache_batch_idx, block_table, k_scale, v_scale  row_keys
     which of them may query i see?     causal, window, cache_leftpad           row_range, in_sight
@@ -44,8 +44,8 @@ class Features:
     alibi_slopes: fp32 (Hq,) or (B, Hq): slope · |position − place| is subtracted from the score.
     mask: (Lq, Lq) or (B, Lq, Lq), new token against new token. bool: True may be seen; float:
         added to the score, −inf hides. It does not affect older keys; causal still applies.
-    k_scale, v_scale: fp32, for int8 or fp8 caches: a key is k_cache's number · k_scale. Shape ()
-        or (1,), (Hkv,), or the caches' first three dimensions.
+    k_scale, v_scale: fp32, for int8 or fp8 caches: the key is k_cache · k_scale. Shape () or
+        (1,), (Hkv,), or the caches' first three dimensions.
     """
 
     cache_batch_idx: Tensor | None = None

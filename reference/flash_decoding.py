@@ -80,8 +80,8 @@ def attend_split(
 ) -> tuple[Tensor, Tensor]:
     """`partial_attention` once the split's keys have been fetched, with any features of row b.
 
-    q: (Lq, Hq, D); k (n, Hkv, D), v (n, Hkv, Dv), fp32 or fp64: the keys from place start on
-    of a row of `length`. Returns o (Lq, Hq, Dv) and lse (Lq, Hq) in their dtype, without sinks.
+    q: (Lq, Hq, D); k (n, Hkv, D), v (n, Hkv, Dv), fp32 or fp64: the keys from place `start`
+    on, of a row of `length`. Returns o (Lq, Hq, Dv) and lse (Lq, Hq) in their dtype, no sinks.
     """
     if len(k) == 0:
         o = q.new_zeros(*q.shape[:2], v.shape[2], dtype=k.dtype)
@@ -101,7 +101,7 @@ def attend_split(
 def combine(o_partial: Tensor, lse_partial: Tensor) -> tuple[Tensor, Tensor]:
     """Reduce the splits: o_partial (S, ..., D), lse_partial (S, ...) → o (..., D), lse (...).
 
-    The same mathematics as `online_softmax.merge_partials`, under the name the step has here.
+    The same mathematics as `online_softmax.merge_partials`, under the name of its step here.
     """
     return merge_partials(o_partial, lse_partial)
 

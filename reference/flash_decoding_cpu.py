@@ -129,7 +129,7 @@ def flash_decode_threads(
     """`reference.flash_decoding.flash_decode`, run by all of PyTorch's CPU threads.
 
     Arguments, result and errors are the same, except: no features; CPU tensors only; K and V have
-    one head dim; the last dim of all is contiguous. num_splits: chunks of ⌈length / num_splits⌉
+    one head dim; all are contiguous in their last dim. num_splits: chunks of ⌈length / num_splits⌉
     keys (default: about 512 keys each). Partials are kept in the dtype of q (PyTorch's kernel
     rounds them), so with bf16 each split adds one bf16 rounding; sums within a split are fp32.
     """

@@ -152,7 +152,7 @@ def cells_of(
 def _angles(
     start: int, count: int, cos: Tensor | None, sin: Tensor | None, D: int, rotate_at: str
 ) -> tuple[Tensor, Tensor] | None:
-    """The rows of the tables for `count` tokens from place `start` on, or only for the first."""
+    """The rows of the tables for `count` tokens from place `start` on, or for the first only."""
     if rotate_at not in ("each", "first"):
         raise ValueError(f'rotate_at must be "each" or "first"; got {rotate_at!r}')
     if cos is None and sin is None:
@@ -203,7 +203,7 @@ def _check_tokens(k_cache: Tensor, v_cache: Tensor, k: Tensor, v: Tensor, q: Ten
 def _check_places(
     k: Tensor, k_cache: Tensor, cache_batch_idx: Tensor | None, block_table: Tensor | None
 ) -> None:
-    """Check what says where in the cache each row of the batch is."""
+    """Check how the rows of the batch are found in the cache."""
     B, (rows, size) = k.shape[0], k_cache.shape[:2]
     if block_table is None and cache_batch_idx is None and rows != B:
         raise ValueError(f"k_cache must have the batch of k, {B}; got {tuple(k_cache.shape)}")

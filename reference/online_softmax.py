@@ -115,7 +115,7 @@ def finalize(state: State) -> tuple[Tensor, Tensor]:
 
 
 def merge_partials(o: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
-    """Merge S finished partial results: the mean of the o, weighted by exp(lse − lse_total).
+    """Merge S finished partial results: a weighted mean of the o, weights exp(lse − lse_total).
 
     o: (S, ..., D), each normalised over its own keys; lse: (S, ...), natural log, −inf for a
     partial that saw nothing (its o must be finite; it gets weight 0).
@@ -126,7 +126,7 @@ def merge_partials(o: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
     """
     if o.shape[:-1] != lse.shape or o.shape[0] == 0:
         raise ValueError(
-            f"o must be (S, ..., D) and lse (S, ...), S ≥ 1; got {tuple(o.shape)} and "
+            f"o should be (S, ..., D) and lse (S, ...), S ≥ 1; got {tuple(o.shape)} and "
             f"{tuple(lse.shape)}"
         )
     m = lse.amax(0)  # (...)
@@ -140,18 +140,18 @@ def merge_partials(o: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
 def merge_states(
     o: Tensor | Sequence[Tensor], lse: Tensor | Sequence[Tensor], dtype: torch.dtype | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Merge any number of attention results over disjoint sets of keys: `merge_partials`, in fp32.
+    """Merge any number of finished attentions over disjoint keys: `merge_partials`, in fp32.
 
     o: (N, ..., D), or N tensors (..., D), each normalised over its own keys, of any float dtype;
     lse: (N, ...), or N tensors (...), natural log, −inf for one that saw nothing (o finite).
     Returns o (..., D) in `dtype` (default: that of o) and lse (...), fp32 (both computed in fp64
-    if either input is). Raises ValueError for shapes that differ, or for no partial result at all.
+    if either input is). Raises ValueError for shapes that differ, or for no partial at all.
 
     >>> merge_states([torch.tensor([2.0]), torch.tensor([8.0])], torch.tensor([0.0, 0.0]))
     (tensor([5.]), tensor(0.6931))
     """
     if len(o) == 0:
-        raise ValueError("o must hold at least one partial result; got none")
+        raise ValueError("o should hold at least one partial; got none")
     o, lse = (x if isinstance(x, Tensor) else torch.stack(list(x)) for x in (o, lse))
     wide = torch.promote_types(torch.promote_types(o.dtype, lse.dtype), torch.float32)
     merged, total = merge_partials(o.to(wide), lse.to(wide))

@@ -118,7 +118,7 @@ def decode_plan(
     longest = min(chunk, max(blocks, default=0))
 
     def rank(item: Item) -> tuple[bool, int]:
-        """Full chunks, then eighth by eighth; sort is stable: within a rank, rows stay in order."""
+        """Full chunks, then by eighths; the sort is stable: within a rank, rows stay in order."""
         size = sizes[item.slot]
         return size < chunk, -CLASSES * size // longest  # that is -⌈8 size / longest⌉
 

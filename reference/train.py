@@ -1,7 +1,7 @@
 """Train the small model on this course's own text: `python -m reference.train`, on two CPU cores.
 
-The model learns to predict the next byte, by AdamW; the learning rate warms up, then falls along a
-cosine. Every so often the loss on held-out text is measured and the best weights so far are saved
+The model learns to predict the next byte, with AdamW; the learning rate warms up, then falls along
+a cosine. Every so often the loss on held-out text is measured and the best weights so far are saved
 (so that text has a say in them, if only in when to stop). They go to `build/weights`; to renew the
 course's own:
 

@@ -67,7 +67,7 @@ class Config:
 class KVCache:
     """The keys and values of B sequences, in every layer, with room for `capacity` tokens each.
 
-    k, v: (layers, B, capacity, Hkv, D); lengths: int32 (B,), the tokens in it. append: the
+    k, v: (layers, B, capacity, Hkv, D); lengths: int32 (B,), how many tokens are in. append: the
     function that writes and rotates, called like `reference.kv_cache.append_kv` (`kernels.append`
     has a fast one).
 
@@ -170,7 +170,7 @@ class Transformer(nn.Module):
         # not buffers: those are rounded when the model goes to fp16, and angles must not be
         self.angles = rotary_table(config.context, config.D)
         for name, weight in self.named_parameters():
-            if weight.ndim == 2:  # the more layers add to the stream, the smaller they start
+            if weight.ndim == 2:  # what adds to the stream starts smaller the more layers there are
                 adds = name.endswith(("out.weight", "down.weight"))
                 nn.init.normal_(weight, std=0.02 / (2 * config.layers) ** 0.5 if adds else 0.02)
 

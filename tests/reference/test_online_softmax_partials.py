@@ -67,6 +67,6 @@ def test_merge_partials_takes_any_dimensions_between():
     ids=["lse lacks a dimension", "S differs", "S = 0", "lse has D"],
 )
 def test_merge_partials_says_which_shapes_do_not_fit(o, lse):
-    with pytest.raises(ValueError, match=r"o must be \(S, ..., D\)") as caught:
+    with pytest.raises(ValueError, match=r"o should be \(S, ..., D\)") as caught:
         merge_partials(torch.zeros(o), torch.zeros(lse))
     assert str(o) in str(caught.value) and str(lse) in str(caught.value)
