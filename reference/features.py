@@ -1,7 +1,7 @@
 """What the features of decoding mean: which keys a row has, who may see them, how they score.
 
-A language model in production asks for more than softmax(q kᵀ) v. Each feature bears on one
-of four questions; the last column names the code that answers it:
+A language model in production asks for more than softmax(q kᵀ) v. Each feature answers one of
+four questions; the last column names the code that does so:
 
     where do the keys of row b lie?    cache_batch_idx, block_table, k_scale, v_scale  row_keys
     which of them may query i see?     causal, window, cache_leftpad           row_range, in_sight
