@@ -1,17 +1,17 @@
 """The algorithms of this course in plain PyTorch, one module per idea.
 
-Every module here tells its algorithm the way the lesson tells it: loops you can read, the
-same symbols as the formulas. `kernels` holds functions of the same names, made fast in Triton.
+Every module here presents its algorithm the way the lesson does: loops you can read, and the
+same symbols as in the formulas. `kernels` has functions of the same names, made fast in Triton.
 
 In reading order:
 
-    attention               naive attention, its fp64 oracle; closeness: how near is near enough
+    attention               naive attention, its fp64 oracle; closeness: how close is close enough
     online_softmax          one pass, and merging what two workers found
     flash_attention         FlashAttention-1 and -2 tile by tile (traffic counts what they move),
                             flash_attention_backward, flash_attention_varlen
     flash_decoding          split, attend, merge; flash_decoding_cpu: the same on CPU threads
     features                what serving adds: windows, pages, sinks …; quantization, kv_cache
-    plan, cascade           ragged batches; sequences with a common beginning
+    plan, cascade           ragged batches; sequences with a common prefix
 
 One letter, one meaning, everywhere in the course:
 

@@ -1,8 +1,8 @@
-"""Naive attention: the definition, and the fp64 oracle everything else is judged by.
+"""Naive attention: the definition, and the fp64 oracle that everything else is judged by.
 
-`o = softmax(scale · q kᵀ) v`, one score for every (query, key) pair, held in memory at once.
-Simple enough to be believed; it needs `Lq × Lk` numbers per head, which is what the rest of
-the course removes.
+`o = softmax(scale · q kᵀ) v`, one score for every (query, key) pair, all held in memory at once.
+It is simple enough to trust, but needs `Lq × Lk` numbers per head, which the rest of the course
+gets rid of.
 
 Source: Vaswani et al. 2017, "Attention Is All You Need", equation 1; grouped queries: Ainslie
 et al. 2023, "GQA".
@@ -20,11 +20,11 @@ from reference.quantization import LARGEST
 
 
 def safe_softmax(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Softmax over the last dimension that cannot overflow, and its log-sum-exp.
+    """Softmax over the last dimension, safe from overflow, and its log-sum-exp.
 
-    scores: (..., Lk), any float dtype; -inf marks a key that may not be seen.
-    Returns `p (..., Lk)` and `lse (...)` (natural log). A row of -inf only gives p = 0,
-    lse = -inf, where `torch.softmax` gives nan.
+    scores: (..., Lk), any float dtype; -inf marks a key that must not be seen.
+    Returns `p (..., Lk)` and `lse (...)` (natural log). A row with nothing but -inf gives p = 0
+    and lse = -inf; `torch.softmax` gives nan.
 
     >>> p, lse = safe_softmax(torch.tensor([0.0, 0.0]))
     >>> p, lse
@@ -36,20 +36,20 @@ def safe_softmax(scores: Tensor) -> tuple[Tensor, Tensor]:
     safe_m = torch.where(m == -math.inf, torch.zeros_like(m), m)  # -inf − (-inf) would be nan
     p = torch.exp(scores - safe_m)
     total = p.sum(-1, keepdim=True)
-    lse = (safe_m + total.log()).squeeze(-1)  # log 0 = -inf: an empty row says so by itself
+    lse = (safe_m + total.log()).squeeze(-1)  # log 0 = -inf: an empty row is no special case
     return p / torch.where(total == 0, torch.ones_like(total), total), lse
 
 
 def causal_mask(Lq: int, Lk: int, device: torch.device | None = None) -> Tensor:
     """Bottom-right aligned causal mask, `(Lq, Lk)` bool, True where a query may see a key.
 
-    Query i stands at position `i + Lk - Lq`: the last query is the newest token and sees all.
+    Query i is at position `i + Lk - Lq`: the last query is the newest token and sees every key.
 
     >>> causal_mask(2, 4).int()
     tensor([[1, 1, 1, 0],
             [1, 1, 1, 1]], dtype=torch.int32)
 
-    Two new tokens after two cached ones: the first may not see the second, both see the cache.
+    Two new tokens after two cached ones: the first must not see the second; both see the cache.
     """
     position = torch.arange(Lq, device=device)[:, None] + (Lk - Lq)
     return torch.arange(Lk, device=device)[None, :] <= position
@@ -62,7 +62,7 @@ def group_queries(q: Tensor, Hkv: int) -> Tensor:
     Raises ValueError unless Hq is a multiple of Hkv.
     """
     if q.shape[2] % Hkv:
-        raise ValueError(f"Hq should be a multiple of Hkv; got Hq = {q.shape[2]}, Hkv = {Hkv}")
+        raise ValueError(f"Hq must be a multiple of Hkv; got Hq = {q.shape[2]} and Hkv = {Hkv}")
     return q.unflatten(2, (Hkv, q.shape[2] // Hkv))
 
 
@@ -126,14 +126,14 @@ def attention_with_cache(
     return_lse: bool = False,
     **features: Any,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Naive attention over a KV cache, row by row: never reads behind a row's length.
+    """Naive attention over a KV cache, row by row: never reads past a row's length.
 
     q: (B, Lq, Hq, D), the newest Lq tokens; k_cache: (B, capacity, Hkv, D), v_cache the same
-    with Dv; cache_seqlens: int (B,), valid keys of each row, the new tokens' own included (None:
+    with Dv; cache_seqlens: int (B,), valid keys of each row, including the new tokens' own (None:
     all). causal: bottom-right aligned to the row's length. features: windows, pages, sinks, …
-    as `reference.features.Features` has them; quantised caches are read into q's dtype.
-    Returns and raises as `attention`, lse with the sink, and ValueError for a length outside
-    the cache, ValueError or TypeError for features that don't fit.
+    as in `reference.features.Features`; quantised caches are dequantised to q's dtype.
+    Returns and raises what `attention` does (lse includes the sink), and also raises ValueError
+    for a length outside the cache, ValueError or TypeError for features that don't fit.
     """
     features = Features(**features)
     lengths = check_features(q, k_cache, v_cache, cache_seqlens, features)
@@ -164,7 +164,7 @@ def attend_row(
     causal: bool,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """Attention of row b with every feature, all its scores at once.
+    """Attention of row b with all features, its scores computed all at once.
 
     q: (Lq, Hq, D); k (n, Hkv, D), v (n, Hkv, Dv): the keys from place `start` to the row's
     length. Returns o (Lq, Hq, Dv) in the dtype of q and lse (Lq, Hq), fp32 or fp64.
@@ -176,7 +176,7 @@ def attend_row(
     sinks = q.new_full(q.shape[1:2], -math.inf) if features.sinks is None else features.sinks
     column = sinks.to(q.dtype).expand(q.shape[:2])[..., None]  # a score like any other, but …
     p, lse = safe_softmax(torch.cat([scores, column], -1))
-    p = p[..., :-1].unflatten(1, grouped.shape[1:3])  # … it weighs no value
+    p = p[..., :-1].unflatten(1, grouped.shape[1:3])  # … it has no value to weight
     o = torch.einsum("qhgk,khd->qhgd", p, v).flatten(1, 2)
     return o, lse if lse.dtype == torch.float64 else lse.float()
 

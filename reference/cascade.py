@@ -1,14 +1,14 @@
 """Cascade: many sequences that begin alike read their common beginning once.
 
-A system prompt stands at the head of every row, so every row has the same first keys. Decoded
-row by row they are read B times. Kept apart, they are one more partial: its queries are those of
-all rows together, and each row merges it with the attention over what is its own.
+A system prompt begins every row, so every row has the same first keys. Decoded row by row, they
+are read B times. Kept separately, they give one more partial: its queries are those of all rows
+together, and each row merges it with the attention over its own keys.
 
     prefix  (Lp, Hkv, D)           B · Lq queries, one pass over Lp keys
     suffix  (B, capacity, …)       row b: its Lq queries over its own keys, in splits
-    merge   by lse, as splits are merged
+    merge   by lse, the way splits are merged
 
-Keys read: Lp + Σ length_b, where B · Lp + Σ length_b were read before.
+Keys read: Lp + Σ length_b, instead of B · Lp + Σ length_b.
 
 Source: Ye et al. 2024, "Cascade Inference" (FlashInfer blog); Juravsky et al. 2024, "Hydragen".
 """
@@ -43,22 +43,22 @@ def cascade_decode(
 
     q: (B, Lq, Hq, D); prefix_k: (Lp, Hkv, D), prefix_v: (Lp, Hkv, Dv), in q's dtype, shared by
     all rows; the caches, cache_seqlens (own keys, without the prefix), num_splits and features
-    as in `reference.flash_decoding.flash_decode`: a row's own place j stands at Lp + j.
+    as in `reference.flash_decoding.flash_decode`: a row's own place j is place Lp + j in all.
     Returns o (B, Lq, Hq, Dv) in the dtype of q and, with return_lse, lse (B, Lq, Hq). Raises as
-    flash_decode, ValueError or TypeError for a prefix that doesn't fit, and ValueError for a
-    mask where a row has fewer than Lq keys of its own.
+    flash_decode does, and also ValueError or TypeError for a prefix that doesn't fit, and
+    ValueError for a mask if a row has fewer than Lq keys of its own.
     """
     features = Features(**features)
     lengths = check_features(q, k_cache, v_cache, cache_seqlens, features)
     _check_prefix(q, prefix_k, prefix_v, k_cache, v_cache)
     if features.mask is not None and min(lengths, default=0) < q.shape[1]:
-        raise ValueError(f"a mask needs rows of at least Lq = {q.shape[1]} keys; got {lengths}")
+        raise ValueError(f"a mask needs rows of at least Lq = {q.shape[1]} own keys; got {lengths}")
     o_shared, lse_shared = attend_prefix(q, prefix_k, prefix_v, lengths, causal, scale, features)
     rows = []
     for b, length in enumerate(lengths):
         bounds = split_row(*row_range(features, b, length, q.shape[1]), num_splits)
         own = row_partials(q, k_cache, v_cache, b, length, bounds, causal, scale, features)
-        partials = [(o_shared[b], lse_shared[b]), *own]  # own holds the sinks: they count once
+        partials = [(o_shared[b], lse_shared[b]), *own]  # own includes the sinks: they count once
         o, lse = (torch.stack(x) for x in zip(*partials, strict=True))
         rows.append(merge_states(o, lse))
     o, lse = (torch.stack(x) for x in zip(*rows, strict=True))
@@ -74,9 +74,9 @@ def attend_prefix(
     scale: float | None,
     features: Features,
 ) -> tuple[Tensor, Tensor]:
-    """The queries of all rows over the shared keys, as if they were one row of B · Lq queries.
+    """Attention of all rows over the shared keys, as if they were one row of B · Lq queries.
 
-    lengths: the own keys of each row; they say how far behind the prefix its queries stand.
+    lengths: how many keys of its own each row has, and so how far its queries are past the prefix.
     Returns o (B, Lq, Hq, Dv) and lse (B, Lq, Hq), fp32 or fp64, without sinks.
     """
     B, Lq, Hq, D = q.shape
@@ -110,12 +110,12 @@ def _check_prefix(q: Tensor, prefix_k: Tensor, prefix_v: Tensor, k: Tensor, v: T
     for name, x, cache in (("prefix_k", prefix_k, k), ("prefix_v", prefix_v, v)):
         if x.ndim != 3 or x.shape[1:] != cache.shape[2:]:
             raise ValueError(
-                f"{name} should be (Lp, Hkv, D) = (…, {cache.shape[2]}, {cache.shape[3]}); "
+                f"{name} must be (Lp, Hkv, D) = (…, {cache.shape[2]}, {cache.shape[3]}); "
                 f"got {tuple(x.shape)}"
             )
         if x.dtype != q.dtype:
-            raise TypeError(f"{name} should have the dtype of q, {q.dtype}; got {x.dtype}")
+            raise TypeError(f"{name} must have the dtype of q, {q.dtype}; got {x.dtype}")
     if len(prefix_k) != len(prefix_v):
         raise ValueError(
-            f"prefix_k and prefix_v should agree in Lp; got {len(prefix_k)} and {len(prefix_v)}"
+            f"prefix_k and prefix_v must agree in Lp; got {len(prefix_k)} and {len(prefix_v)}"
         )

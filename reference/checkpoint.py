@@ -1,7 +1,7 @@
-"""The small model's weights: stored, read, and judged on text that they were not trained on.
+"""The small model's weights: saved, loaded, and judged on text that they were not trained on.
 
-A folder holds two files that belong together: `model.safetensors` (fp16, with the sizes, the
-held-out loss and how it came about in its metadata) and `held_out.txt`, the text of that loss.
+A folder holds two files that belong together: `model.safetensors` (fp16; its metadata gives the
+sizes, the held-out loss and how the model was trained) and `held_out.txt`, the text of that loss.
 `reference/weights/` is the folder that comes with the course.
 """
 
@@ -26,10 +26,10 @@ FILE, HELD_OUT = "model.safetensors", "held_out.txt"
 
 
 def save(model: Transformer, folder: Path, held_out: bytes, about: dict[str, str]) -> float:
-    """Write the weights in fp16, and beside them the text held out; returns its loss.
+    """Write the weights in fp16, and the held-out text beside them; return the loss on it.
 
-    The loss is that of the *rounded* weights, computed in fp32, and stands in the file's metadata
-    as `held_out_loss` with the model's sizes, a digest of the text, and `about`.
+    The loss is that of the *rounded* weights, computed in fp32. It is stored in the file's metadata
+    as `held_out_loss`, along with the model's sizes, a digest of the text, and `about`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: x.detach().half().contiguous() for name, x in model.state_dict().items()}
@@ -47,7 +47,7 @@ def save(model: Transformer, folder: Path, held_out: bytes, about: dict[str, str
 
 
 def metadata(folder: Path = WEIGHTS) -> dict[str, str]:
-    """What the file says of itself: sizes, held-out loss (nats per byte), seed, steps, versions."""
+    """The file's metadata: sizes, held-out loss (nats per byte), seed, steps, torch version."""
     with safe_open(folder / FILE, framework="pt") as file:
         return file.metadata()
 
@@ -58,10 +58,10 @@ def load(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Transformer:
-    """The trained model, ready to read and write: `load()` is the one that comes with the course.
+    """The trained model, ready to use: `load()` returns the one that comes with the course.
 
-    Raises FileNotFoundError where there is no model, and RuntimeError where its tensors don't fit
-    the sizes that its metadata names.
+    Raises FileNotFoundError if there is no model, and RuntimeError if its tensors don't fit the
+    sizes given in its metadata.
     """
     model = Transformer(Config(**json.loads(metadata(folder)["config"])))
     with safe_open(folder / FILE, framework="pt") as file:
@@ -72,7 +72,7 @@ def load(
 def held_out(folder: Path = WEIGHTS) -> bytes:
     """The text that the model in this folder was not trained on.
 
-    The course's text has grown since: what `collect()` holds out today, an older model may know.
+    The course's text has grown since: an older model may know what `collect()` holds out today.
     """
     return (folder / HELD_OUT).read_bytes()
 
@@ -80,7 +80,7 @@ def held_out(folder: Path = WEIGHTS) -> bytes:
 def windows(text: bytes, length: int) -> Iterator[Tensor]:
     """Cut bytes into int64 tensors (n, length + 1): all whole windows at once, then the rest.
 
-    Neighbours share one byte: the last one's target is the next one's first input.
+    Neighbours share one byte: the last target of one is the first input of the next.
     """
     tokens = torch.frombuffer(bytearray(text), dtype=torch.uint8).long()
     whole = max(len(tokens) - 1, 0) // length
@@ -99,17 +99,17 @@ def text_loss(
     attend: Attend = attention_with_cache,
     make_cache: Callable[[int], KVCache] | None = None,
 ) -> float:
-    """Mean cross-entropy of the bytes of a text after its first, in nats per byte.
+    """Mean cross-entropy of all bytes of a text but the first, in nats per byte.
 
-    The text is read in windows as long as the model's context, each from scratch. exp of it is
-    the perplexity, and divided by log 2 it is bits per byte. make_cache: given a number of rows,
-    the cache to read through (of another dtype, say); None: without one.
-    Raises ValueError for a text of less than two bytes.
+    The text is read in windows as long as the model's context, each from scratch. The exp of the
+    loss is the perplexity; divided by log 2, it is in bits per byte. make_cache: given a number of
+    rows, returns the cache to read through (of another dtype, say); None: no cache.
+    Raises ValueError for a text of fewer than two bytes.
 
-    A model that knows nothing has log 256 = 5.55.
+    A model that knows nothing has a loss of log 256 = 5.55.
     """
     if len(text) < 2:
-        raise ValueError(f"the text should have at least 2 bytes; got {len(text)}")
+        raise ValueError(f"the text must have at least 2 bytes; got {len(text)}")
     device, losses = model.embedding.weight.device, []
     for window in windows(text, model.config.context):
         window = window.to(device)

@@ -1,10 +1,10 @@
-"""How close is close enough? An answer is judged by its distance to fp64, beside a baseline's.
+"""How close is close enough? A result is judged by its distance from fp64, against a baseline's.
 
 A fixed tolerance says nothing: 1e-2 is generous for fp32 and impossible for bf16 with large
-values. So we ask a question with an answer: is this result about as near to the truth as plain
-PyTorch *in the same dtype* comes? It passes when its worst error is at most 2 × and its mean
-error at most 1.5 × the baseline's, plus a rounding band: half a unit in the last place
-for the one rounding that storing the result costs anyone (two for the sum that led to it).
+values. So we ask a question that has an answer: is this result about as close to the truth as
+plain PyTorch gets *in the same dtype*? It passes if its worst error is at most 2 × and its mean
+error at most 1.5 × the baseline's, plus a band for what rounding costs anyone: two roundings of
+the largest true value (eps/2 each) for the worst error, one for the mean.
 
 Source: the rule of the flash-attention test suite (max error at most 2 × that of PyTorch),
 with a mean and a band added.
@@ -39,7 +39,7 @@ class Closeness:
         )
 
     def __str__(self) -> str:
-        """One line: worst and mean error beside what is allowed."""
+        """One line: worst and mean error, and what is allowed for each."""
         most = self.max_ratio * self.baseline_max + self.band
         mean = self.mean_ratio * self.baseline_mean + self.band / 2
         return (
@@ -51,7 +51,7 @@ class Closeness:
 def rounding_band(oracle: Tensor, dtype: torch.dtype) -> float:
     """Two roundings in `dtype` at the magnitude of the oracle's largest finite value.
 
-    One rounding is off by at most eps/2 of the value; two of them by eps.
+    One rounding is off by at most eps/2 of the value, two by eps.
     """
     finite = oracle[oracle.isfinite()]
     largest = finite.abs().max().item() if finite.numel() else 0.0
@@ -69,12 +69,12 @@ def compare(
 ) -> Closeness:
     """Measure `got` and `baseline` (same dtype) against the fp64 `oracle`, all of one shape.
 
-    Where the oracle is -inf (the lse of an empty row) `got` must be -inf too; elsewhere it must
+    Where the oracle is -inf (the lse of an empty row), `got` must be -inf too; elsewhere it must
     be finite. Raises ValueError for shapes that differ, AssertionError for a wrong inf or nan.
     """
     if not (got.shape == baseline.shape == oracle.shape):
         raise ValueError(
-            f"{name}: shapes should agree; got {tuple(got.shape)}, baseline "
+            f"{name}: shapes must agree; got {tuple(got.shape)}, baseline "
             f"{tuple(baseline.shape)}, oracle {tuple(oracle.shape)}"
         )
     oracle = oracle.to(got.device)
@@ -102,9 +102,9 @@ def assert_close_to_oracle(
     max_ratio: float = 2.0,
     mean_ratio: float = 1.5,
 ) -> Closeness:
-    """Assert that `got` is about as near to the fp64 `oracle` as the same-dtype `baseline`.
+    """Assert that `got` is about as close to the fp64 `oracle` as the same-dtype `baseline`.
 
-    Arguments as in `compare`. Returns the `Closeness`; raises AssertionError that prints it.
+    Arguments as in `compare`. Returns the `Closeness`; raises an AssertionError that shows it.
     """
     closeness = compare(
         got, baseline, oracle, name=name, max_ratio=max_ratio, mean_ratio=mean_ratio

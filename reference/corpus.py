@@ -1,7 +1,7 @@
-"""The text that the small model learns: this course's own.
+"""The text that the small model learns from: this course's own.
 
 The prose of the lessons and the docstrings of `reference` and `kernels`, collected from the
-checkout at hand in a fixed order, and cut in pieces; every 25th piece is held out.
+current checkout in a fixed order and cut into pieces; every 25th piece is held out.
 """
 
 import ast
@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PIECE = 1500
-"""Bytes of a piece, at least: a few paragraphs that belong together."""
+"""Minimum bytes per piece: a few paragraphs that belong together."""
 HOLD_OUT = 25
 
 
@@ -37,7 +37,7 @@ def docstrings(module: Path) -> str:
 def documents(root: Path = ROOT) -> Iterator[str]:
     """Every lesson, then every module of `reference` and `kernels`, sorted by name.
 
-    Raises FileNotFoundError where there are no lessons: an installed package has none.
+    Raises FileNotFoundError if there are no lessons: an installed package has none.
     """
     lessons = sorted((root / "notebooks").glob("*.ipynb"))
     if not lessons:
@@ -48,7 +48,7 @@ def documents(root: Path = ROOT) -> Iterator[str]:
 
 
 def pieces(document: str, size: int = PIECE) -> Iterator[str]:
-    """Cut a document between paragraphs into pieces of at least `size` bytes (but the last)."""
+    """Cut a document between paragraphs into pieces of at least `size` bytes (except the last)."""
     piece = ""
     for paragraph in document.split("\n\n"):
         piece += paragraph.strip("\n") + "\n\n"
@@ -60,7 +60,7 @@ def pieces(document: str, size: int = PIECE) -> Iterator[str]:
 
 
 def collect(root: Path = ROOT) -> tuple[bytes, bytes]:
-    """The text to train on and the text held out, UTF-8; every HOLD_OUT-th piece is the latter."""
+    """The training text and the held-out text, UTF-8; every HOLD_OUT-th piece is held out."""
     parts = [piece for document in documents(root) for piece in pieces(document)]
     held_out = parts[HOLD_OUT // 2 :: HOLD_OUT]
     training = [part for i, part in enumerate(parts) if i % HOLD_OUT != HOLD_OUT // 2]

@@ -1,16 +1,16 @@
 """What the features of decoding mean: which keys a row has, who may see them, how they score.
 
-A language model in use asks for more than softmax(q kᵀ) v. Every wish answers one of four
-questions, and this module answers each in one function:
+A language model in production asks for more than softmax(q kᵀ) v. Each feature answers one of
+four questions; the last column names the code that does so:
 
     where do the keys of row b lie?    cache_batch_idx, block_table, k_scale, v_scale  row_keys
     which of them may query i see?     causal, window, cache_leftpad           row_range, in_sight
     what does a visible key score?     softcap, alibi_slopes, mask         row_score
-    what else takes part?              sinks (a score without a value)     whoever takes the softmax
+    what else takes part?              sinks (a score without a value)     the softmax's caller
 
-*Place* j is a key's number in its row, from 0, wherever it is stored. Query i of Lq stands at
-*position* `length − Lq + i`: the new tokens are the last of the row. So everything below is
-arithmetic with places and positions, and holds for the whole row as for any part of it.
+*Place* j is a key's index in its row, from 0, wherever it is stored. Query i of Lq is at
+*position* `length − Lq + i`: the new tokens are the last ones in the row. So everything below is
+arithmetic on places and positions, and holds for any part of a row as well as for the whole.
 
 Sources: window: Beltagy et al. 2020, "Longformer"; soft capping: Gemma Team 2024, "Gemma 2";
 ALiBi: Press et al. 2021, "Train short, test long"; pages: Kwon et al. 2023, "PagedAttention";
@@ -31,20 +31,20 @@ Window = int | tuple[int | None, int | None] | None
 
 @dataclass(frozen=True)
 class Features:
-    """The optional keywords of decoding; all None is plain attention over a cache.
+    """The optional keywords of decoding; with all None, it is plain attention over a cache.
 
     cache_batch_idx: int (B,): row b of q reads row cache_batch_idx[b] of the caches.
     cache_leftpad: int (B,): places before it are padding, never read.
     block_table: int (B, max_pages): the caches are pages (num_pages, page_size, Hkv, D), and
-        place j of row b lies in page block_table[b, j // page_size], slot j % page_size.
-    window: a pair (left, right): how many places before and behind its position a query sees,
-        itself on top; None is no bound. An int w is (w, None).
+        place j of row b is in page block_table[b, j // page_size], slot j % page_size.
+    window: a pair (left, right): how many places before and after its position a query sees,
+        in addition to its own; None: no bound. An int w means (w, None).
     softcap: float c > 0: scores s become c · tanh(s / c), so they stay inside (−c, c).
     sinks: float (Hq,): one more score per head in the softmax's denominator, with no value.
-    alibi_slopes: fp32 (Hq,) or (B, Hq): slope · |position − place| is taken off the score.
+    alibi_slopes: fp32 (Hq,) or (B, Hq): slope · |position − place| is subtracted from the score.
     mask: (Lq, Lq) or (B, Lq, Lq), new token against new token. bool: True may be seen; float:
-        added to the score, −inf hides. Older keys are not touched by it; causal holds as well.
-    k_scale, v_scale: fp32, for int8 or fp8 caches: the key is stored k · k_scale. Shape () or
+        added to the score, −inf hides. It does not affect older keys; causal still applies.
+    k_scale, v_scale: fp32, for int8 or fp8 caches: the key is k_cache · k_scale. Shape () or
         (1,), (Hkv,), or the caches' first three dimensions.
     """
 
@@ -66,12 +66,12 @@ class Features:
 
 
 def window_sides(window: Window) -> tuple[int | None, int | None]:
-    """`window` as (left, right): how many places before and behind a position are in sight."""
+    """`window` as (left, right): how many places before and after a position are in sight."""
     return window if isinstance(window, tuple) else (window, None)
 
 
 def positions(length: int, Lq: int, device: torch.device | None = None) -> Tensor:
-    """Where the Lq new tokens stand in a row of `length` keys: its last places, `(Lq,)`.
+    """The places of the Lq new tokens in a row of `length` keys: the last ones, `(Lq,)`.
 
     >>> positions(10, 3)
     tensor([7, 8, 9])
@@ -80,10 +80,10 @@ def positions(length: int, Lq: int, device: torch.device | None = None) -> Tenso
 
 
 def row_range(features: Features, b: int, length: int, Lq: int) -> tuple[int, int]:
-    """Places `[start, stop)` outside of which no query of row b sees anything.
+    """Places `[start, stop)` outside which no query of row b sees anything.
 
-    They begin behind the padding and where the window of the *first* query begins. What lies
-    before need not be read: a window bounds the work, however long the row.
+    They begin where the padding ends or the window of the *first* query begins, whichever is later.
+    Nothing before that need be read: a window bounds the work, however long the row.
     """
     start = 0 if features.cache_leftpad is None else int(features.cache_leftpad[b])
     left, _ = window_sides(features.window)
@@ -95,7 +95,7 @@ def row_range(features: Features, b: int, length: int, Lq: int) -> tuple[int, in
 def row_cells(features: Features, cache: Tensor, b: int, start: int, stop: int) -> Tensor:
     """Places `[start, stop)` of row b of `cache (rows or pages, ..., Hkv[, D])`: `(n, Hkv[, D])`.
 
-    Touches these cells, and the entries of the block table that lead to them, and no others.
+    Touches only these cells, and the entries of the block table that lead to them.
     """
     if features.block_table is None:
         row = b if features.cache_batch_idx is None else int(features.cache_batch_idx[b])
@@ -114,9 +114,9 @@ def row_keys(
     stop: int,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    """Keys and values at places `[start, stop)` of row b, true values in `dtype`.
+    """Keys and values at places `[start, stop)` of row b, as true values in `dtype`.
 
-    k_cache, v_cache as the features say: rows or pages, of q's dtype or quantised. Returns
+    k_cache, v_cache: rows or pages, as the features say, in q's dtype or quantised. Returns
     k (n, Hkv, D) and v (n, Hkv, Dv), n = stop − start.
     """
     found = []
@@ -132,13 +132,13 @@ def row_keys(
 
 
 def in_sight(position: Tensor, place: Tensor, *, causal: bool, window: Window = None) -> Tensor:
-    """Which places lie in sight of which positions: (Lq,) and (n,) → bool (Lq, n).
+    """Which places are in sight of which positions: (Lq,) and (n,) → bool (Lq, n).
 
     >>> in_sight(torch.tensor([3, 4]), torch.arange(5), causal=True, window=2).int()
     tensor([[0, 1, 1, 1, 0],
             [0, 0, 1, 1, 1]], dtype=torch.int32)
 
-    A window of 2: the place itself and the two before it.
+    A window of 2: the query's own place and the two before it.
     """
     left, right = window_sides(window)
     ahead = place[None, :] - position[:, None]  # > 0: the key is newer than the query
@@ -153,9 +153,9 @@ def in_sight(position: Tensor, place: Tensor, *, causal: bool, window: Window = 
 
 
 def mask_bias(mask: Tensor, place: Tensor, length: int) -> Tensor:
-    """The mask of the new tokens, (Lq, Lq), as numbers to add to scores at `place (n,)`: (Lq, n).
+    """The new tokens' mask (Lq, Lq), as numbers to add to the scores at `place (n,)`: (Lq, n).
 
-    0 for older keys, whom the mask does not know; −inf hides.
+    0 for older keys, which the mask does not cover; −inf hides.
 
     >>> mask_bias(torch.tensor([[True, False], [False, True]]), torch.arange(4), length=4)
     tensor([[0., 0., 0., -inf],
@@ -163,7 +163,7 @@ def mask_bias(mask: Tensor, place: Tensor, length: int) -> Tensor:
     """
     if mask.dtype == torch.bool:
         mask = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, -torch.inf)
-    column = place - (length - mask.shape[0])  # new token c stands at place length − Lq + c
+    column = place - (length - mask.shape[0])  # new token c is at place length − Lq + c
     bias = mask.new_zeros(mask.shape[0], len(place))
     bias[:, column >= 0] = mask[:, column[column >= 0]]
     return bias
@@ -182,9 +182,9 @@ def score(
 ) -> Tensor:
     """The scores that go into the softmax, from the scaled products `q · k`.
 
-    scores: (Lq, Hq, n), already times scale; position: int (Lq,), where the queries stand;
-    place: int (n,), where the keys do; slopes: (Hq,) or (Lq, Hq), ALiBi; bias: (Lq, n), added.
-    Returns (Lq, Hq, n) in the dtype of scores, −inf where a query may not see. Computed in fp32
+    scores: (Lq, Hq, n), already times scale; position: int (Lq,), where the queries are;
+    place: int (n,), where the keys are; slopes: (Hq,) or (Lq, Hq), ALiBi; bias: (Lq, n), added.
+    Returns (Lq, Hq, n) in the dtype of scores, −inf where a query must not see. Computed in fp32
     (fp64 for fp64) and rounded once. The order matters: softcap, ALiBi, bias.
     """
     s = scores if scores.dtype == torch.float64 else scores.float()
@@ -202,7 +202,7 @@ def score(
 def row_score(
     features: Features, scores: Tensor, b: int, place: Tensor, length: int, *, causal: bool
 ) -> Tensor:
-    """`score` with the features of row b, whose last key stands at place length − 1."""
+    """`score` with the features of row b, whose last key is at place length − 1."""
     slopes, mask = features.alibi_slopes, features.mask
     if slopes is not None and slopes.ndim == 2:
         slopes = slopes[b]

@@ -1,13 +1,13 @@
 """FlashAttention-1 and -2 forward as tile loops: attention without the Lq × Lk matrix.
 
 Both walk over tiles of `block_m` queries × `block_n` keys and keep only the online-softmax
-state. They differ in which loop is outside:
+state. They differ in which loop is the outer one:
 
     FA-1   for each key tile:   for each query tile: load o, m, l; update; store o, m, l
     FA-2   for each query tile: for each key tile:   update (o, m, l stay in fast memory)
 
-FA-2 writes each output once, normalises once at the end, saves only lse, and its outer loop is
-independent: one query tile, one worker.
+FA-2 writes each output once, normalises once at the end and saves only lse. The steps of its outer
+loop are independent: one query tile, one worker.
 
 Source: Dao et al. 2022, "FlashAttention", algorithm 1; Dao 2023, "FlashAttention-2", algorithm 1.
 """
@@ -24,14 +24,14 @@ from reference.traffic import Traffic
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """What sums are kept in: fp32, or fp64 for fp64 inputs (which gradcheck needs)."""
+    """The dtype that sums are kept in: fp32, or fp64 for fp64 inputs (which gradcheck needs)."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def check_tiles(block_m: int, block_n: int) -> None:
     """Raise ValueError unless both tile sizes are at least 1."""
     if block_m < 1 or block_n < 1:
-        raise ValueError(f"block_m and block_n should be ≥ 1; got {block_m} and {block_n}")
+        raise ValueError(f"block_m and block_n must be at least 1; got {block_m} and {block_n}")
 
 
 def tile_range(
@@ -39,15 +39,15 @@ def tile_range(
 ) -> tuple[int, int]:
     """Key tiles that query tile i must visit: `(full, stop)`.
 
-    Tiles 0…full−1 are wholly visible to every query of the tile and need no mask; tiles
+    Tiles 0…full−1 are fully visible to every query of the tile and need no mask; tiles
     full…stop−1 need one; tiles from stop on are invisible or don't exist. The mask is bottom-right
-    aligned; i < ⌈Lq / block_m⌉. With stop = 0 no query of the tile sees any key.
+    aligned; i < ⌈Lq / block_m⌉. With stop = 0, no query of the tile sees any key.
 
     >>> tile_range(0, 2, 2, 6, 6, True), tile_range(2, 2, 2, 6, 6, True)
     ((0, 1), (2, 3))
 
     With 6 tokens in tiles of 2, the first query tile sees one (masked) tile of keys; the last
-    sees all three, two of them whole.
+    sees all three, two of them in full.
     """
     tiles = math.ceil(Lk / block_n)
     if not causal:
@@ -55,7 +55,7 @@ def tile_range(
     first = i * block_m + Lk - Lq  # position of the tile's first query among the keys
     last = min((i + 1) * block_m, Lq) - 1 + Lk - Lq
     stop = max(math.ceil((last + 1) / block_n), 0)
-    if first + 1 >= Lk:  # even the first query sees every key: a short last tile is whole too
+    if first + 1 >= Lk:  # even the first query sees every key: a short last tile needs no mask
         return stop, stop
     return max(first + 1, 0) // block_n, stop
 
@@ -63,7 +63,7 @@ def tile_range(
 def tile_mask(
     i: int, j: int, block: tuple[int, int], Lq: int, Lk: int, device: torch.device | None = None
 ) -> Tensor:
-    """Tile (i, j) of `causal_mask(Lq, Lk)`, made without the rest of it; True = may see.
+    """Tile (i, j) of `causal_mask(Lq, Lk)`, made without the rest of it; True: may see.
 
     block: (block_m, block_n). Returns bool (m, n), smaller than a block at the edges.
 
@@ -71,7 +71,7 @@ def tile_mask(
     tensor([[1, 0],
             [1, 1]], dtype=torch.int32)
 
-    Queries 0 and 1 stand at positions 2 and 3; of keys 2 and 3 the first sees only key 2.
+    Queries 0 and 1 are at positions 2 and 3; of keys 2 and 3, the first sees only key 2.
     """
     rows = torch.arange(i * block[0], min((i + 1) * block[0], Lq), device=device)
     cols = torch.arange(j * block[1], min((j + 1) * block[1], Lk), device=device)
@@ -114,7 +114,7 @@ def fa2_head(
 def fa1_head(
     q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool, bm: int, bn: int, traffic: Traffic
 ) -> tuple[Tensor, Tensor]:
-    """One head of FlashAttention-1: keys outside, so o, m, l travel for every tile. As fa2_head."""
+    """One head of FlashAttention-1: keys outermost, so o, m, l move for every tile. As fa2_head."""
     Lq, Lk, wide = q.shape[0], k.shape[0], compute_dtype(q)
     m = torch.full((Lq,), -math.inf, dtype=wide, device=q.device)
     l = torch.zeros(Lq, dtype=wide, device=q.device)
@@ -146,7 +146,7 @@ def fa1_head(
 def over_heads(
     head: Callable[..., tuple[Tensor, Tensor]], q: Tensor, k: Tensor, v: Tensor, *args: object
 ) -> tuple[Tensor, Tensor]:
-    """Run a one-head function for every batch row and query head; query head h reads h // G."""
+    """Run a one-head function for every batch row and query head h, which reads KV head h // G."""
     B, Lq, Hq, _ = q.shape
     G = Hq // k.shape[2]
     o = torch.empty(B, Lq, Hq, v.shape[3], dtype=q.dtype, device=q.device)

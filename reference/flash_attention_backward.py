@@ -5,7 +5,7 @@ With `delta = rowsum(do ∘ o)` and, tile by tile, `p = exp(scale · q kᵀ − 
     dv = pᵀ do        dp = do vᵀ        ds = p ∘ (dp − delta)
     dq = scale · ds k                   dk = scale · dsᵀ q
 
-One number per row, lse, replaces the Lq × Lk matrix that a stored p would need.
+One number per row, lse, replaces the Lq × Lk matrix that storing p would take.
 
 Source: Dao 2023, "FlashAttention-2", algorithm 2.
 """
@@ -77,14 +77,14 @@ def flash_attention_backward(
 
     q, o, do: (B, Lq, Hq, D); k, v: (B, Lk, Hkv, D); lse: (B, Lq, Hq), natural log, as the
     forward returned it. Returns dq, dk, dv in the shapes and dtypes of q, k, v; a KV head
-    collects the gradients of its G query heads. Raises ValueError or TypeError as the forward.
+    collects the gradients of its G query heads. Raises ValueError or TypeError as the forward does.
     """
     check_qkv(q, k, v)
     check_tiles(block_m, block_n)
     wanted = (*q.shape[:3], v.shape[3])
     if o.shape != wanted or do.shape != wanted or lse.shape != q.shape[:3]:
         raise ValueError(
-            f"o and do should be (B, Lq, Hq, D) and lse (B, Lq, Hq) for q {tuple(q.shape)}; got "
+            f"o and do must be (B, Lq, Hq, D) and lse (B, Lq, Hq) for q {tuple(q.shape)}; got "
             f"o {tuple(o.shape)}, do {tuple(do.shape)}, lse {tuple(lse.shape)}"
         )
     scale = q.shape[-1] ** -0.5 if scale is None else scale
@@ -102,11 +102,11 @@ def flash_attention_backward(
 
 
 class FlashAttention(torch.autograd.Function):
-    """The forward and backward above, joined for autograd. Saves q, k, v, o, lse: no p."""
+    """The forward and backward above, joined for autograd. Saves q, k, v, o, lse, but no p."""
 
     @staticmethod
     def forward(ctx, q, k, v, causal, scale, block_m, block_n):  # noqa: ANN205
-        """Forward of `flash_attention`; keeps o and lse for the way back."""
+        """Forward of `flash_attention`; keeps o and lse for the backward."""
         tiles = {"causal": causal, "scale": scale, "block_m": block_m, "block_n": block_n}
         o, lse = flash_attention(q, k, v, return_lse=True, **tiles)
         ctx.save_for_backward(q, k, v, o, lse)
@@ -130,5 +130,5 @@ def flash_attention_autograd(
     block_m: int = 64,
     block_n: int = 64,
 ) -> Tensor:
-    """`flash_attention` that autograd can differentiate. Arguments and errors as there."""
+    """`flash_attention` that autograd can differentiate. Same arguments and errors."""
     return FlashAttention.apply(q, k, v, causal, scale, block_m, block_n)

@@ -1,11 +1,11 @@
-"""Attention over packed sequences: a batch of any lengths, one behind the other, no padding.
+"""Attention over packed sequences: a batch of mixed lengths, one after the other, no padding.
 
     tokens of q     ┌─ sequence 0 ─┬ 1 ┬────── sequence 3 ──────┐
     (Tq, Hq, D)     0              5   7                        16
     cu_seqlens_q    [0, 5, 7, 7, 16]           sequence 2 is empty
 
 Padding to the longest sequence would make this 4 × 9 = 36 tokens instead of 16, and the work of
-attention grows with their square. Here each sequence is cut out and attends to itself alone.
+attention grows with their square. Here each sequence is cut out and attends only to itself.
 
 Source: the layout of `flash_attn_varlen_func` in flash-attention (Dao).
 """
@@ -22,20 +22,22 @@ def sequence_bounds(cu_seqlens: Tensor, tokens: int, longest: int) -> list[tuple
     """Turn cumulative lengths into a `(start, stop)` for each sequence.
 
     cu_seqlens: (B + 1,), integers that begin with 0, never fall, and end with `tokens`. longest: no
-    sequence may have more tokens. Raises TypeError for a non-integer dtype, ValueError for the
-    rest.
+    sequence may have more tokens. Raises TypeError for a non-integer dtype, ValueError for
+    anything else.
 
     >>> sequence_bounds(torch.tensor([0, 5, 7, 7, 16]), tokens=16, longest=9)
     [(0, 5), (5, 7), (7, 7), (7, 16)]
     """
     if cu_seqlens.dtype not in (torch.int32, torch.int64):
-        raise TypeError(f"cu_seqlens should be int32 or int64; got {cu_seqlens.dtype}")
+        raise TypeError(f"cu_seqlens must be int32 or int64; got {cu_seqlens.dtype}")
     values = cu_seqlens.tolist()
     if cu_seqlens.ndim != 1 or not values or values[0] != 0 or values[-1] != tokens:
-        raise ValueError(f"cu_seqlens should be [0, …, {tokens}], a token count; got {values}")
+        raise ValueError(
+            f"cu_seqlens must begin with 0 and end with the token count, {tokens}; got {values}"
+        )
     bounds = list(pairwise(values))
     if any(not 0 <= stop - start <= longest for start, stop in bounds):
-        raise ValueError(f"sequences should have 0 to {longest} tokens; got cu_seqlens {values}")
+        raise ValueError(f"sequences must have 0 to {longest} tokens; got cu_seqlens {values}")
     return bounds
 
 
@@ -55,16 +57,16 @@ def flash_attention_varlen(
     """Attention within each sequence, by naive attention, one sequence after the other.
 
     q: (Tq, Hq, D); k: (Tk, Hkv, D); v: (Tk, Hkv, Dv): the tokens of B sequences. cu_seqlens_q,
-    cu_seqlens_k: (B + 1,), as in `sequence_bounds`. max_seqlen_q, max_seqlen_k: the longest, or
-    more; a kernel needs them for its grid, here they are only checked. causal: bottom-right
-    aligned, in each sequence by itself. scale: default 1/√D.
+    cu_seqlens_k: (B + 1,), as in `sequence_bounds`. max_seqlen_q, max_seqlen_k: length of the
+    longest, or more; a kernel needs them for its grid, here they are only checked. causal:
+    bottom-right aligned within each sequence. scale: default 1/√D.
 
     Returns `o (Tq, Hq, Dv)` in the dtype of q and, with return_lse, `lse (Tq, Hq)`, natural log.
-    Raises as `attention` and `sequence_bounds`, and ValueError where q and k differ in sequences.
+    Raises as `attention` and `sequence_bounds` do, and ValueError if q and k differ in B.
     """
     for name, x in (("q", q), ("k", k), ("v", v)):
         if x.ndim != 3:
-            raise ValueError(f"{name} should be (tokens, H, D); got {tuple(x.shape)}")
+            raise ValueError(f"{name} must be (tokens, H, D); got {tuple(x.shape)}")
     bounds_q = sequence_bounds(cu_seqlens_q, q.shape[0], max_seqlen_q)
     bounds_k = sequence_bounds(cu_seqlens_k, k.shape[0], max_seqlen_k)
     if len(bounds_q) != len(bounds_k):

@@ -1,11 +1,11 @@
-"""Flash-Decoding: cut the keys into splits, attend to each by itself, merge by lse.
+"""Flash-Decoding: cut the keys into splits, attend to each on its own, merge by lse.
 
     1  split     rows [0, length) of the cache into S contiguous chunks
     2  partial   attention of the queries over each chunk: a normalised o and its lse
     3  combine   o = Σ exp(lse_s − lse) o_s,  lse = log Σ exp(lse_s)
 
-The splits don't know of each other, so each can be another worker's: that is the parallelism
-FlashAttention-2 lacks when there is one query. The answer does not depend on S.
+The splits are independent, so each can go to a different worker: that is the parallelism
+FlashAttention-2 lacks when there is only one query. The answer does not depend on S.
 
 Source: Dao, Haziza, Massa, Sizov 2023, "Flash-Decoding for long-context inference" (PyTorch blog).
 """
@@ -36,7 +36,9 @@ def split_bounds(length: int, num_splits: int) -> list[tuple[int, int]]:
     Two keys can't keep three workers busy: the last range is empty.
     """
     if length < 0 or num_splits < 1:
-        raise ValueError(f"length should be ≥ 0 and num_splits ≥ 1; got {length} and {num_splits}")
+        raise ValueError(
+            f"length must be at least 0 and num_splits at least 1; got {length} and {num_splits}"
+        )
     chunk = -(-length // num_splits)
     return [(min(s * chunk, length), min((s + 1) * chunk, length)) for s in range(num_splits)]
 
@@ -55,7 +57,7 @@ def partial_attention(
     """Attention of one row's queries over keys `[start, stop)` alone.
 
     q: (Lq, Hq, D); k, v: (capacity, Hkv, D), one row of the cache; length: its valid keys.
-    causal: query i stands at position `i + length − Lq` and sees keys up to there.
+    causal: query i is at position `i + length − Lq` and sees the keys up to there.
     Returns o (Lq, Hq, D), normalised over these keys, and lse (Lq, Hq), natural log, both fp32
     (fp64 for fp64 inputs). An empty range, or one that no query may see, gives (0, −inf).
     """
@@ -76,10 +78,10 @@ def attend_split(
     features: Features | None = None,
     b: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """`partial_attention` once the split's keys are in hand, with any features of row b.
+    """`partial_attention` once the split's keys have been fetched, with any features of row b.
 
-    q: (Lq, Hq, D); k (n, Hkv, D), v (n, Hkv, Dv), fp32 or fp64: the keys at places start … of a
-    row of `length`. Returns o (Lq, Hq, Dv) and lse (Lq, Hq) in their dtype. Sinks stay out of it.
+    q: (Lq, Hq, D); k (n, Hkv, D), v (n, Hkv, Dv), fp32 or fp64: the keys from place `start`
+    on, of a row of `length`. Returns o (Lq, Hq, Dv) and lse (Lq, Hq) in their dtype, no sinks.
     """
     if len(k) == 0:
         o = q.new_zeros(*q.shape[:2], v.shape[2], dtype=k.dtype)
@@ -109,14 +111,14 @@ def flash_decode(
     split_size: int | None = None,
     **features: Any,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Attention of the newest Lq tokens over a KV cache, the keys cut in `num_splits`.
+    """Attention of the newest Lq tokens over a KV cache, its keys cut into `num_splits` splits.
 
-    q: (B, Lq, Hq, D); k_cache: (B, capacity, Hkv, D), v_cache the same with Dv, holding the new
-    tokens' k and v already; cache_seqlens: int (B,), valid keys of each row (None: the whole
-    cache; 0 allowed). Cells behind a row's length are never read. features: windows, pages,
-    sinks, … as `reference.features.Features` has them.
-    num_splits: default 4. split_size: instead, keys per split, counted from place 0 of the row,
-    so that a row's bits don't depend on how many splits anyone else gets.
+    q: (B, Lq, Hq, D); k_cache: (B, capacity, Hkv, D), v_cache the same with Dv, the new tokens'
+    k and v already in them; cache_seqlens: int (B,), valid keys of each row (None: the whole
+    cache; 0 allowed). Keys beyond a row's length are never read. features: windows, pages,
+    sinks, … as in `reference.features.Features`.
+    num_splits: default 4. split_size: keys per split, instead of their number, counted from place
+    0 of the row. A row's bits then do not depend on how many splits the other rows get.
     Returns o in the dtype of q and, with return_lse, lse (B, Lq, Hq) (natural log, fp32 or
     fp64). Raises ValueError or TypeError for shapes, dtypes, lengths, features and splits that
     don't fit. Source: the Flash-Decoding post, steps 1–3.
@@ -144,7 +146,7 @@ def row_partials(
     scale: float | None,
     features: Features,
 ) -> list[tuple[Tensor, Tensor]]:
-    """The partials of row b: one per split of `bounds`, each reading its own keys, and the sinks.
+    """The partials of row b: one per split of `bounds`, of its keys alone, and one for the sinks.
 
     q and the caches as in `flash_decode`. Each is o (Lq, Hq, Dv) and lse (Lq, Hq), fp32 or fp64.
     """
@@ -164,10 +166,10 @@ def row_partials(
 def split_row(
     start: int, stop: int, num_splits: int | None = None, split_size: int | None = None
 ) -> list[tuple[int, int]]:
-    """Cut places `[start, stop)`: in num_splits equal ranges (default 4), or at fixed places.
+    """Cut places `[start, stop)` into num_splits equal ranges (default 4), or at fixed places.
 
-    With split_size the cuts are its multiples, wherever the range begins; at least one range.
-    Raises ValueError for counts below 1, or for both at once.
+    With split_size, the cuts are at its multiples, wherever the range begins. Returns at least one
+    range. Raises ValueError for counts below 1, or for both at once.
 
     >>> split_row(5, 20, num_splits=3), split_row(5, 20, split_size=8)
     ([(5, 10), (10, 15), (15, 20)], [(5, 8), (8, 16), (16, 20)])
@@ -178,7 +180,7 @@ def split_row(
     if num_splits is not None:
         raise ValueError(f"give num_splits or split_size; got {num_splits} and {split_size}")
     if split_size < 1:
-        raise ValueError(f"split_size should be ≥ 1; got {split_size}")
+        raise ValueError(f"split_size must be at least 1; got {split_size}")
     cuts = [start, *range((start // split_size + 1) * split_size, stop, split_size), stop]
     return list(pairwise(cuts))
 
@@ -186,7 +188,7 @@ def split_row(
 def sink_partial(sinks: Tensor, o: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
     """The sinks (Hq,) as one more partial, shaped like o (Lq, Hq, D) and lse (Lq, Hq).
 
-    A key of score `sink` whose value is 0: it takes its share of the weight and gives nothing.
+    A key with score `sink` and value 0: it takes its share of the weight and contributes nothing.
     """
     return torch.zeros_like(o), sinks.to(lse.dtype).expand_as(lse)
 
@@ -199,6 +201,6 @@ def workspace_bytes(B: int, Lq: int, Hq: int, D: int, S: int) -> int:
     >>> workspace_bytes(B=1, Lq=1, Hq=32, D=128, S=64)
     1056768
 
-    32 heads, 64 splits: 1.06 MB, beside a cache of hundreds of megabytes.
+    32 heads, 64 splits: 1.06 MB, next to a cache of hundreds of megabytes.
     """
     return 4 * S * B * Lq * Hq * (D + 1)

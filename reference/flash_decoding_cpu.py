@@ -1,8 +1,8 @@
 """Flash-Decoding on the threads of your own CPU: the same splits, in one call per row.
 
 PyTorch has a FlashAttention for CPUs. It gives its threads one task per (batch, head, tile of
-queries), so a decode step of one sequence and one KV head keeps a single core busy, and with
-grouped queries every query head reads the whole cache again. Two views of the same memory mend
+queries), so a decode step of one sequence and one KV head keeps only one core busy, and with
+grouped queries every query head reads the whole cache again. Two views of the same memory fix
 both, and nothing is copied:
 
     K, V  (length, Hkv, D) → (S, Hkv, chunk, D)   each split poses as a batch row of its own
@@ -11,8 +11,8 @@ both, and nothing is copied:
     keys    0 ········ chunk ········ 2·chunk ········ … ··· length
             └─ split 0 ─┘└── split 1 ──┘ …  one call     └ tail ┘  a second, small call
 
-The call returns o and lse for every split; merging them is `online_softmax.merge_states`. Keys that
-some query may not see (causal, Lq > 1) and the rest after the last full chunk are the tail.
+The call returns o and lse for every split; they are merged as by `merge_states`. The
+tail is the keys that some query must not see (causal, Lq > 1) and those after the last full chunk.
 
 Source: the Flash-Decoding post (Dao et al. 2023); PyTorch's
 `aten::_scaled_dot_product_flash_attention_for_cpu`, which returns lse beside o.
@@ -27,14 +27,14 @@ from reference.arguments import check_qkv, row_lengths
 from reference.attention import causal_mask
 
 CHUNK = 512
-"""Keys per split: also the tile of keys that PyTorch's CPU kernel works on at a time."""
+"""Keys per split; also the tile of keys that PyTorch's CPU kernel works on at a time."""
 
 
 def choose_chunk(length: int, Hkv: int, threads: int) -> int:
-    """Keys per split: CHUNK, or fewer where that would leave threads without a task.
+    """Keys per split: CHUNK, or fewer if that would leave threads without a task.
 
-    Aims at two tasks (split × KV head) per thread, never under 64 keys: below that, starting
-    a task costs more than it reads.
+    Aims at two tasks (split × KV head) per thread, but never fewer than 64 keys: below that,
+    starting a task costs more than its reads.
 
     >>> choose_chunk(32768, Hkv=8, threads=2), choose_chunk(4096, Hkv=1, threads=16)
     (512, 128)
@@ -45,7 +45,7 @@ def choose_chunk(length: int, Hkv: int, threads: int) -> int:
 def fold_splits(cache: Tensor, b: int, start: int, splits: int, chunk: int) -> Tensor:
     """View row b of `cache (B, capacity, Hkv, D)` from key `start` on as `(splits, Hkv, chunk, D)`.
 
-    One as_strided instead of four view operations: at short contexts they are a tenth of the time.
+    One as_strided instead of four views, which take a tenth of the time at short contexts.
     """
     stride_b, stride_l, stride_h, stride_d = cache.stride()
     return cache.as_strided(
@@ -83,8 +83,8 @@ def decode_row(
     Lq, Hkv = q.shape[1], caches[0].shape[2]
     G = q.shape[2] // Hkv
     rows = fold_queries(q, b, Hkv)
-    # PyTorch's product of one half-precision row with a matrix is several times slower than that
-    # of two rows; so a lone row is shown twice (a view), and the second answer is dropped.
+    # PyTorch multiplies one half-precision row by a matrix several times more slowly than two rows;
+    # so a lone row is passed twice (as a view), and the second answer is dropped.
     lone = rows.shape[2] == 1 and q.dtype in (torch.bfloat16, torch.float16)
     shown = rows.expand(1, Hkv, 2, -1) if lone else rows
 
@@ -128,10 +128,10 @@ def flash_decode_threads(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """`reference.flash_decoding.flash_decode`, run by all of PyTorch's CPU threads.
 
-    Arguments, result and errors as there, without its features, and: CPU tensors only; K and V
-    of one head dim, all with a contiguous last dim. num_splits: chunks of ⌈length / num_splits⌉
+    Arguments, result and errors are the same, except: no features; CPU tensors only; K and V have
+    one head dim; all are contiguous in their last dim. num_splits: chunks of ⌈length / num_splits⌉
     keys (default: about 512 keys each). Partials are kept in the dtype of q (PyTorch's kernel
-    rounds them), so with bf16 each split adds one bf16 rounding; sums inside a split are fp32.
+    rounds them), so with bf16 each split adds one bf16 rounding; sums within a split are fp32.
     """
     check_qkv(q, k_cache, v_cache)
     _check_cpu(q, k_cache, v_cache, num_splits)
@@ -170,7 +170,7 @@ def _merged_row(
     weights = torch.softmax(lse_s, 0)  # exp(lse_s − lse): they sum to 1 over the splits
     o = unfold_queries((o_s * weights.unsqueeze(-1)).sum(0), Lq).to(q.dtype)
     lse = unfold_queries(torch.logsumexp(lse_s, 0), Lq) if return_lse else None
-    if causal and Lq > length:  # queries that stand before the first key
+    if causal and Lq > length:  # queries before the first key
         o[: Lq - length] = 0.0
         if lse is not None:
             lse[: Lq - length] = -math.inf
@@ -181,11 +181,13 @@ def _check_cpu(q: Tensor, k: Tensor, v: Tensor, num_splits: int | None) -> None:
     for name, x in (("q", q), ("k_cache", k), ("v_cache", v)):
         if x.device.type != "cpu":
             raise ValueError(
-                f"{name} should be on the CPU; got {x.device}: use kernels.flash_decoding"
+                f"{name} must be on the CPU; got {x.device}: use kernels.flash_decoding"
             )
         if x.stride(-1) != 1:
-            raise ValueError(f"{name}'s last dim should be contiguous; got strides {x.stride()}")
+            raise ValueError(
+                f"{name} must be contiguous in its last dimension; got strides {x.stride()}"
+            )
     if v.shape[3] != k.shape[3]:
-        raise ValueError(f"k and v should have one head dim; got {k.shape[3]} and {v.shape[3]}")
+        raise ValueError(f"k and v must have one head dim; got {k.shape[3]} and {v.shape[3]}")
     if num_splits is not None and num_splits < 1:
-        raise ValueError(f"num_splits should be ≥ 1; got {num_splits}")
+        raise ValueError(f"num_splits must be at least 1; got {num_splits}")

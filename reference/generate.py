@@ -1,10 +1,10 @@
-"""Generate text byte by byte, and time its two phases apart.
+"""Generate text byte by byte, and time its two phases separately.
 
     prefill   the whole prompt in one pass: its keys and values fill the cache   → first byte
     decode    one byte in, one byte out, over and over, each reading all the cache → the others
 
-The time to the first token (TTFT) is that of prefill; the time per output token (TPOT) is that
-of a decode step. A user feels the first as waiting and the second as the speed of writing.
+The time to first token (TTFT) is that of prefill; the time per output token (TPOT) is that of a
+decode step. A user experiences the first as waiting and the second as the speed of writing.
 """
 
 import codecs
@@ -24,11 +24,11 @@ from reference.transformer import Attend, KVCache, Transformer
 
 @dataclass
 class Timing:
-    """When the bytes of one generation came; filled while it runs. Times are in milliseconds.
+    """When the bytes of one generation arrived; filled in as it runs. Times are in milliseconds.
 
-    ttft_ms: from the prompt to the first byte; tpot_ms: of each later byte, its decode step
-    alone: what the caller does between two bytes is not counted. stopped: "stop byte",
-    "length", "context" (the cache is full), known with the last byte; "" before, or if abandoned.
+    ttft_ms: from the prompt to the first byte; tpot_ms: for each later byte, its decode step
+    alone: what the caller does between two bytes is not counted. stopped: "stop byte", "length" or
+    "context" (the cache is full), set with the last byte; "" before that, or if abandoned.
     """
 
     prompt_bytes: int = 0
@@ -38,12 +38,12 @@ class Timing:
 
     @property
     def median_tpot_ms(self) -> float:
-        """Median time of a decode step; nan where there was none."""
+        """Median time of a decode step; nan if there was none."""
         return statistics.median(self.tpot_ms) if self.tpot_ms else float("nan")
 
     @property
     def tokens_per_second(self) -> float:
-        """Decode steps per second spent in decode steps; nan where there was none."""
+        """Decode steps per second spent in decode steps; nan if there was none."""
         return 1000 * len(self.tpot_ms) / sum(self.tpot_ms) if self.tpot_ms else float("nan")
 
     def __str__(self) -> str:
@@ -57,13 +57,13 @@ class Timing:
 def choose(
     logits: Tensor, temperature: float = 0.0, generator: torch.Generator | None = None
 ) -> int:
-    """The next byte from logits (vocabulary,): the likeliest at temperature 0, else drawn.
+    """The next byte from logits (vocabulary,): the likeliest at temperature 0, otherwise drawn.
 
-    The draw is softmax(logits / temperature), in fp64 on the CPU: a seed gives the same byte on
+    Drawn from softmax(logits / temperature), in fp64 on the CPU: a seed gives the same byte on
     any machine that gives the same logits. Raises ValueError for a negative temperature.
     """
     if temperature < 0:
-        raise ValueError(f"temperature should be ≥ 0; got {temperature}")
+        raise ValueError(f"temperature must be at least 0; got {temperature}")
     if temperature == 0:
         return int(logits.argmax())
     p = torch.softmax(logits.double().cpu() / temperature, dim=-1)
@@ -78,7 +78,7 @@ def prefill(
     attend: Attend = attention_with_cache,
     chunk: int | None = None,
 ) -> Tensor:
-    """Put the prompt, int64 (B, L), into the cache; returns the logits (B, vocabulary) after it.
+    """Put the prompt, int64 (B, L), into the cache; return the logits (B, vocabulary) after it.
 
     chunk: tokens per pass, to bound the memory of a pass or to let others decode in between;
     None: all at once. The result is the same. Raises ValueError for a chunk below 1.
@@ -106,11 +106,11 @@ def generate(
     """Continue the prompt; a generator that yields each byte as soon as it is known.
 
     Ends after max_bytes; or after a byte that is in `stop`, which is still yielded; or when the
-    model's context is full. temperature: 0 takes the likeliest byte, more draws with `seed`.
-    attend: attention of decode steps; prefill_attend: of the prompt (None: the same). make_cache:
-    given a capacity in tokens, an empty cache for one row. timing: a `Timing` to fill.
+    model's context is full. temperature: 0 takes the likeliest byte, above 0 it draws with `seed`.
+    attend: attention for decode steps; prefill_attend: for the prompt (None: the same). make_cache:
+    given a capacity in tokens, returns an empty cache for one row. timing: a `Timing` to fill in.
 
-    Raises, at the call and not at the first byte, ValueError for an empty prompt or one longer
+    Raises, when called and not at the first byte, ValueError for an empty prompt or one longer
     than the context, max_bytes below 1, or a negative temperature; TypeError for str.
 
     >>> b"".join(generate(model, b"The last query sees", stop=b".\\n"))  # doctest: +SKIP
@@ -119,7 +119,8 @@ def generate(
     _check_text(prompt, stop, model.config.context)
     if max_bytes < 1 or temperature < 0:
         raise ValueError(
-            f"max_bytes should be ≥ 1 and temperature ≥ 0; got {max_bytes} and {temperature}"
+            "max_bytes must be at least 1 and temperature at least 0; got "
+            f"{max_bytes} and {temperature}"
         )
     _check_chunk(prefill_chunk)
     cache = (make_cache or partial(own_cache, model))(
@@ -172,21 +173,21 @@ def _stream(
 
 def _check_chunk(chunk: int | None) -> None:
     if chunk is not None and chunk < 1:
-        raise ValueError(f"chunk should be ≥ 1; got {chunk}")
+        raise ValueError(f"chunk must be at least 1; got {chunk}")
 
 
 def _check_text(prompt: bytes, stop: bytes, context: int) -> None:
     for name, text in (("prompt", prompt), ("stop", stop)):
         if not isinstance(text, bytes):
-            raise TypeError(f"{name} should be bytes (text.encode()); got {type(text).__name__}")
+            raise TypeError(f"{name} must be bytes (text.encode()); got {type(text).__name__}")
     if not 1 <= len(prompt) <= context:
-        raise ValueError(f"prompt should have 1…{context} bytes; got {len(prompt)}")
+        raise ValueError(f"prompt must have 1…{context} bytes; got {len(prompt)}")
 
 
 def as_text(stream: Iterable[bytes]) -> Iterator[str]:
-    """Turn bytes into characters as they come: one of several bytes appears with its last.
+    """Turn bytes into characters as they arrive: one of several bytes appears with its last.
 
-    What is no UTF-8 becomes the replacement character, an unfinished end too.
+    What is not UTF-8 becomes the replacement character, and so does an unfinished end.
 
     >>> list(as_text([b"a", b"\\xe2", b"\\x88", b"\\x9a"]))
     ['a', '√']

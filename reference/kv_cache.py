@@ -1,11 +1,11 @@
-"""The KV cache while it grows: where the new tokens go, and rotary embedding on the way there.
+"""The KV cache as it grows: where the new tokens go, and rotary embedding on the way there.
 
     before     k0 k1 k2 k3 k4 ·  ·  ·        cache_seqlens[b] = 5, room for 8
     append     k0 k1 k2 k3 k4 k5 k6 ·        two new tokens at places 5 and 6; nothing else moves
 
-Rotary embedding turns each pair of dimensions of a key by an angle that grows with its place, and
-of a query by that of its own; the score q·k then depends on their distance alone. So a key is
-turned once, when it is stored, and never again.
+Rotary embedding rotates each pair of dimensions of a key by an angle that grows with its place, and
+does the same to a query; the score q·k then depends only on the distance between the two. So a key
+is rotated once, when it is stored, and never again.
 
 Sources: Su et al. 2021, "RoFormer", section 3.4.2; pages: Kwon et al. 2023, "Efficient memory
 management for large language model serving with PagedAttention", section 4.
@@ -20,21 +20,21 @@ from reference.quantization import LARGEST, quantize
 def rotary_table(max_pos: int, R: int, base: float = 10000.0) -> tuple[Tensor, Tensor]:
     """Cos and sin of every angle, (max_pos, R/2) each, fp32.
 
-    Pair i of the token at position p turns by p · base^(-2i/R): the first pair by one radian a
-    token, the last hardly at all. Raises ValueError unless R is even and at least 2.
+    Pair i of the token at position p is rotated by p · base^(-2i/R): the first pair by one radian
+    per token, the last hardly at all. Raises ValueError unless R is even and at least 2.
     """
     if R < 2 or R % 2:
-        raise ValueError(f"R should be even and at least 2; got {R}")
+        raise ValueError(f"R must be even and at least 2; got {R}")
     frequency = base ** (-torch.arange(0, R, 2, dtype=torch.float64) / R)
     angle = torch.arange(max_pos, dtype=torch.float64)[:, None] * frequency
     return angle.cos().float(), angle.sin().float()
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False) -> Tensor:
-    """Turn the first R dimensions of x, computed in fp32 (fp64 for fp64) and not rounded back.
+    """Rotate the first R dimensions of x, computed in fp32 (fp64 for fp64) and not rounded back.
 
-    x: (L, H, D); cos, sin: (L, R/2), a row for each token (or one row for all). interleaved:
-    pairs are (0, 1), (2, 3) …; else (0, R/2), (1, R/2 + 1) …
+    x: (L, H, D); cos, sin: (L, R/2), one row per token (or one row for all). interleaved:
+    pairs are (0, 1), (2, 3) …; otherwise (0, R/2), (1, R/2 + 1) …
 
     >>> x = torch.tensor([[[1.0, 0.0, 7.0]]])
     >>> rotate(x, torch.tensor([[0.0]]), torch.tensor([[1.0]]))
@@ -69,18 +69,19 @@ def append_kv(
     k_scale: Tensor | None = None,
     v_scale: Tensor | None = None,
 ) -> Tensor | None:
-    """Write the k and v of Ln new tokens into the cache, in place; turn k and q by position.
+    """Write the k and v of Ln new tokens into the cache, in place; rotate k and q by position.
 
     k_cache, v_cache: (B, Lk, Hkv, D or Dv), or (num_pages, page_size, Hkv, D or Dv) with
-    block_table (B, max_pages), page_size a power of two. k, v: (B, Ln, Hkv, D or Dv), the dtype
-    of the cache unless that has eight bits. cache_seqlens: int (B,), the lengths *before*; token
-    i goes to place cache_seqlens[b] + i (None: 0). cache_batch_idx: int (B,), row b is written to
-    this row of the cache; rows that write the same place overwrite each other in no set order.
-    rotary_cos, rotary_sin: (max_pos, R/2), indexed by place; R ≤ D. q: (B, Lq, Hq, D), turned at
-    cache_seqlens + i (rotate_at="each") or all at cache_seqlens ("first"). k_scale, v_scale: () or
-    (1,), (Hkv,), or the cache's first three dimensions: then computed and written, too.
+    block_table (B, max_pages), page_size a power of two. k, v: (B, Ln, Hkv, D or Dv), in the
+    cache's dtype unless that has eight bits. cache_seqlens: int (B,), the lengths *before*;
+    token i goes to place cache_seqlens[b] + i (None: 0). cache_batch_idx: int (B,), row b is
+    written to this row of the cache; rows that write to the same place overwrite each other in no
+    particular order. rotary_cos, rotary_sin: (max_pos, R/2), indexed by place; R ≤ D. q: (B, Lq,
+    Hq, D), rotated at cache_seqlens + i (rotate_at="each") or all at cache_seqlens ("first").
+    k_scale, v_scale: () or (1,), (Hkv,), or the cache's first three dimensions: then they are
+    computed and written, too.
 
-    Returns q turned, in its dtype, or q itself without tables; None without q.
+    Returns the rotated q, in its dtype, or q itself if there is no rotation; None without q.
     Raises ValueError for shapes that don't fit and, before anything is written, for places, rows,
     pages or positions that don't exist; TypeError for dtypes.
     """
@@ -96,7 +97,7 @@ def append_kv(
     q_angles = [
         _angles(start, q.shape[1] if q is not None else 0, *table, rotate_at) for start in starts
     ]
-    # So far nothing was written: whatever does not fit has been told.
+    # Nothing has been written so far: whatever does not fit has already raised.
     for b, cell in enumerate(cells):
         new_k = k[b] if rotary_cos is None else rotate(k[b], *k_angles[b], interleaved=interleaved)
         _store(new_k, k_cache, k_scale, cell)
@@ -117,17 +118,17 @@ def cells_of(
     cache_batch_idx: Tensor | None = None,
     block_table: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Where places `[start, stop)` of row b lie in the cache: (row or page, slot), each int (n,).
+    """Where places `[start, stop)` of row b are in the cache: (row or page, slot), each int (n,).
 
     cache: (rows, Lk, …), or (num_pages, page_size, …) with block_table. `cache[cells]` are the
-    cells. Raises ValueError for places, rows or pages that don't exist; looks at no more of the
-    block table than these places need.
+    cells. Raises ValueError for places, rows or pages that don't exist; reads no more of
+    the block table than these places need.
 
     >>> table = torch.tensor([[7, 3, -1]])
     >>> cells_of(0, 3, 6, torch.empty(8, 4), block_table=table)
     (tensor([7, 3, 3]), tensor([3, 0, 1]))
 
-    With four tokens a page, place 3 is the last of page 7; places 4 and 5 open page 3.
+    With four tokens per page, place 3 is the last of page 7; places 4 and 5 begin page 3.
     """
     size = cache.shape[1]
     capacity = size if block_table is None else block_table.shape[1] * size
@@ -143,7 +144,7 @@ def cells_of(
         row, slot, what = torch.full_like(place, at), place, "cache_batch_idx"
     if ((row < 0) | (row >= cache.shape[0])).any():
         raise ValueError(
-            f"{what} should lie in 0…{cache.shape[0] - 1}; row {b} has {row.unique().tolist()}"
+            f"{what} must lie in 0…{cache.shape[0] - 1}; row {b} has {row.unique().tolist()}"
         )
     return row, slot
 
@@ -151,15 +152,15 @@ def cells_of(
 def _angles(
     start: int, count: int, cos: Tensor | None, sin: Tensor | None, D: int, rotate_at: str
 ) -> tuple[Tensor, Tensor] | None:
-    """The rows of the tables for `count` tokens from place `start` on, or for the first alone."""
+    """The rows of the tables for `count` tokens from place `start` on, or for the first only."""
     if rotate_at not in ("each", "first"):
-        raise ValueError(f'rotate_at should be "each" or "first"; got {rotate_at!r}')
+        raise ValueError(f'rotate_at must be "each" or "first"; got {rotate_at!r}')
     if cos is None and sin is None:
         return None
     if cos is None or sin is None or cos.shape != sin.shape or cos.ndim != 2:
-        raise ValueError("rotary_cos and rotary_sin should both be (max_pos, R/2)")
+        raise ValueError("rotary_cos and rotary_sin must both be (max_pos, R/2)")
     if not 1 <= cos.shape[1] <= D // 2:
-        raise ValueError(f"rotary_cos should have R/2 from 1 to {D // 2}; got {cos.shape[1]}")
+        raise ValueError(f"rotary_cos must have R/2 from 1 to {D // 2}; got {cos.shape[1]}")
     stop = start + (min(count, 1) if rotate_at == "first" else count)
     if stop > cos.shape[0]:
         raise ValueError(f"the tables have {cos.shape[0]} positions; position {stop - 1} is needed")
@@ -167,10 +168,10 @@ def _angles(
 
 
 def _store(x: Tensor, cache: Tensor, scale: Tensor | None, cell: tuple[Tensor, Tensor]) -> None:
-    """Round x (n, Hkv, D) once, to what the cache holds, and write it there."""
+    """Round x (n, Hkv, D) once, to the dtype of the cache, and write it there."""
     if cache.dtype not in LARGEST:
         cache[cell] = x.to(cache.dtype)
-    elif scale is not None and scale.ndim == 3:  # each token and head has its own
+    elif scale is not None and scale.ndim == 3:  # each token and head has its own scale
         cache[cell], scale[cell] = quantize(x, cache.dtype, per="token")
     else:
         scale = torch.ones(()) if scale is None else scale
@@ -180,32 +181,32 @@ def _store(x: Tensor, cache: Tensor, scale: Tensor | None, cell: tuple[Tensor, T
 
 
 def _check_tokens(k_cache: Tensor, v_cache: Tensor, k: Tensor, v: Tensor, q: Tensor | None) -> None:
-    """Shapes and dtypes of the caches and of what goes into them."""
+    """Check the shapes and dtypes of the caches and of what goes into them."""
     rows, size = k_cache.shape[:2]
     pages = (rows, size, *k.shape[2:]), (rows, size, *v.shape[2:])
     if k.ndim != 4 or k.shape[:3] != v.shape[:3] or (k_cache.shape, v_cache.shape) != pages:
         raise ValueError(
-            "k, v should be (B, Ln, Hkv, D or Dv), the caches (…, …, Hkv, D or Dv); got "
+            "k, v must be (B, Ln, Hkv, D or Dv), the caches (…, …, Hkv, D or Dv); got "
             + ", ".join(str(tuple(x.shape)) for x in (k, v, k_cache, v_cache))
         )
     if not k.is_floating_point() or k.dtype in LARGEST or k.dtype != v.dtype:
-        raise TypeError(f"k and v should share one wide float dtype; got {k.dtype}, {v.dtype}")
+        raise TypeError(f"k and v must have one wide float dtype; got {k.dtype}, {v.dtype}")
     if k_cache.dtype != v_cache.dtype or k_cache.dtype not in (k.dtype, *LARGEST):
         raise TypeError(
-            f"the caches should be {k.dtype} like k, or of eight bits; got {k_cache.dtype}, "
+            f"the caches must both be {k.dtype}, as k, or an eight-bit dtype; got {k_cache.dtype}, "
             f"{v_cache.dtype}"
         )
     if q is not None and (q.ndim != 4 or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]):
-        raise ValueError(f"q should agree with k {tuple(k.shape)} in B and D; got {tuple(q.shape)}")
+        raise ValueError(f"q must agree with k {tuple(k.shape)} in B and D; got {tuple(q.shape)}")
 
 
 def _check_places(
     k: Tensor, k_cache: Tensor, cache_batch_idx: Tensor | None, block_table: Tensor | None
 ) -> None:
-    """How the rows of the batch are found in the cache."""
+    """Check how the rows of the batch are found in the cache."""
     B, (rows, size) = k.shape[0], k_cache.shape[:2]
     if block_table is None and cache_batch_idx is None and rows != B:
-        raise ValueError(f"k_cache should have the batch of k, {B}; got {tuple(k_cache.shape)}")
+        raise ValueError(f"k_cache must have the batch of k, {B}; got {tuple(k_cache.shape)}")
     if cache_batch_idx is not None:
         _integers("cache_batch_idx", cache_batch_idx, B)
     if block_table is None:
@@ -213,10 +214,10 @@ def _check_places(
     if cache_batch_idx is not None:
         raise ValueError("cache_batch_idx and block_table both say where a row lies: give one")
     if block_table.dtype not in (torch.int32, torch.int64):
-        raise TypeError(f"block_table should be int32 or int64; got {block_table.dtype}")
+        raise TypeError(f"block_table must be int32 or int64; got {block_table.dtype}")
     if block_table.ndim != 2 or block_table.shape[0] != B or size < 1 or size & (size - 1):
         raise ValueError(
-            f"block_table should be (B, max_pages) = ({B}, …) and the page size a power of two; "
+            f"block_table must be (B, max_pages) = ({B}, …) and the page size a power of two; "
             f"got {tuple(block_table.shape)} and {size}"
         )
 
@@ -228,18 +229,20 @@ def _check_scales(
         if scale is None and cache.dtype == torch.int8:
             raise ValueError(f"an int8 cache needs {name}")
         if scale is not None and cache.dtype not in LARGEST:
-            raise ValueError(f"{name} belongs to a cache of eight bits; got {cache.dtype}")
+            raise ValueError(
+                f"{name} must be None unless the cache is int8 or fp8; got {cache.dtype}"
+            )
         if scale is not None and scale.shape not in (
             *((), (1,)), cache.shape[2:3], cache.shape[:3]
         ):  # fmt: skip
             raise ValueError(
-                f"{name} should be (), (Hkv,) or {tuple(cache.shape[:3])}; got {tuple(scale.shape)}"
+                f"{name} must be (), (Hkv,) or {tuple(cache.shape[:3])}; got {tuple(scale.shape)}"
             )
 
 
 def _integers(name: str, x: Tensor, B: int) -> list[int]:
     if x.dtype not in (torch.int32, torch.int64):
-        raise TypeError(f"{name} should be int32 or int64; got {x.dtype}")
+        raise TypeError(f"{name} must be int32 or int64; got {x.dtype}")
     if x.shape != (B,):
-        raise ValueError(f"{name} should be (B,) = ({B},); got {tuple(x.shape)}")
+        raise ValueError(f"{name} must be (B,) = ({B},); got {tuple(x.shape)}")
     return x.tolist()

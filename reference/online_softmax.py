@@ -1,8 +1,8 @@
 """Softmax in one pass: keep a maximum, a sum and a weighted sum, and change rulers as you go.
 
-A `State` summarises any set of keys by three things per query row: `m` the largest score,
-`l` the sum of exp(score − m), `acc` the same sum weighted by the values. Two states merge into
-the state of the union, so keys may be visited in any order, in any grouping, by anyone.
+A `State` summarises any set of keys by three things per query row: `m`, the largest score;
+`l`, the sum of exp(score − m); `acc`, the same sum weighted by the values. Two states merge into
+the state of the union, so keys may be visited in any order, in any grouping, by any worker.
 
 Source: Milakov & Gimelshein 2018, "Online normalizer calculation for softmax", algorithm 3 and
 section 3.1 (the merge operator ⊕); the weighted sum: Rabe & Staats 2021.
@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 class State(NamedTuple):
-    """What one worker knows after the keys it saw: `m (rows,)`, `l (rows,)`, `acc (rows, D)`."""
+    """What one worker knows of the keys it has seen: `m (rows,)`, `l (rows,)`, `acc (rows, D)`."""
 
     m: Tensor
     l: Tensor
@@ -63,8 +63,8 @@ def init(
 def rescale(m_old: Tensor, m_new: Tensor) -> Tensor:
     """exp(m_old − m_new), the factor that moves a sum from one ruler to another; `(rows,)`.
 
-    m_new ≥ m_old. Where both are −inf nothing was seen and the factor is 0, not nan: only the
-    subtraction uses a safe copy of m_new, the state keeps its −inf.
+    m_new ≥ m_old. Where both are −inf, nothing has been seen and the factor is 0, not nan: only the
+    subtraction uses a safe copy of m_new; the state keeps its −inf.
     """
     safe = torch.where(m_new == -math.inf, torch.zeros_like(m_new), m_new)
     return torch.exp(m_old - safe)
@@ -89,7 +89,7 @@ def update(state: State, scores: Tensor, v: Tensor) -> State:
 
 
 def merge(x: State, y: State) -> State:
-    """The state of all keys that x or y saw. Associative, commutative, identity `init`.
+    """The state of all keys that x or y has seen. Associative, commutative, identity `init`.
 
     Shapes must agree: m, l (rows,), acc (rows, D).
 

@@ -1,25 +1,26 @@
-"""A balanced plan for a ragged batch: lay the rows end to end, cut the line in equal chunks.
+"""A balanced plan for a ragged batch: lay the rows end to end, cut the line into equal chunks.
 
-A fixed number of splits cuts a row of 100,000 keys and a row of 1,000 keys in as many pieces, so
-that one piece is a hundred times the other, and the batch waits for the longest. A plan fixes the
-*size* of a chunk instead: the work of the whole batch, divided by the workers there are.
+A fixed number of splits cuts a row of 100,000 keys and a row of 1,000 keys into equally many
+pieces: one piece is a hundred times as long as the other, and the batch waits for the longest. A
+plan instead fixes the *size* of a chunk: the work of the whole batch, divided by the number of
+workers.
 
     9, 2, 2 and 1 blocks    0 0 0 0 0 0 0 0 0 1 1 2 2 3      14 blocks, 4 workers
-    chunks of ⌈14 / 4⌉      0 0 0 0│0 0 0 0│0 1 1 2│2 3      a chunk also ends where a row ends
+    chunks of ⌈14 / 4⌉      0 0 0 0│0 0 0 0│0 1 1 2│2 3      a chunk also ends where a row does
 
-    items, as they start    0000 0000 │ 11 │ 0 2 2 3         full chunks, then the longest pieces
+    items in start order    0000 0000 │ 11 │ 0 2 2 3         full chunks, then the longest pieces
 
     worker 0   0 0 0 0
     worker 1   0 0 0 0                  All are done after 4 blocks. The ideal is 14 / 4 = 3.5;
     worker 2   1 1 2                    uncut, row 0 alone takes 9.
     worker 3   0 2 3
 
-Whoever is free takes the next item of the list. That nobody needs to work longer than a chunk is
-known from how the line was cut; long items first is the simple rule that comes close to it. A
-worker is late by one item at most, and by the end of the list the items are short.
+A worker that is free takes the next item on the list. From the way the line was cut we know that
+nobody needs to work longer than a chunk; the simple rule of long items first comes close to that.
+A worker is late by at most one item, and towards the end of the list the items are short.
 
 Source: Graham 1969, "Bounds on multiprocessing timing anomalies": m workers with any list take at
-most 2 - 1/m times as long as with the best, and 4/3 - 1/(3m) with a list that is sorted.
+most 2 - 1/m times as long as with the best, and 4/3 - 1/(3m) with a sorted list.
 """
 
 import heapq
@@ -27,7 +28,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 CLASSES = 8
-"""Items are sorted by length to an eighth of a chunk, or of the longest row if that is shorter."""
+"""Items are sorted by length, in eighths of a chunk, or of the longest row if that is shorter."""
 
 
 class Item(NamedTuple):
@@ -44,14 +45,14 @@ def keys_to_visit(
 ) -> tuple[int, int]:
     """Return the range (first_key, stop) of one row's keys that any of its Lq queries can see.
 
-    The first query stands at place length - Lq and sees `window` keys before itself (None: all).
+    The first query is at place length - Lq and sees `window` keys before itself (None: all).
     first_key is rounded down to a whole block of block_n keys, so that blocks stay aligned. A row
     without keys gives an empty range.
 
     >>> keys_to_visit(1000, block_n=64, window=100)
     (896, 1000)
 
-    The query at 999 sees keys from 899 on; that key lies in the block which begins at 896.
+    The query at 999 sees keys from 899 on; that key is in the block that begins at 896.
     """
     if leftpad >= length:
         return 0, 0
@@ -68,23 +69,23 @@ def decode_plan(
     cache_leftpad: Sequence[int] | None = None,
     window: int | None = None,
 ) -> tuple[list[Item], list[int]]:
-    """Cut the keys of a ragged batch in chunks of the same size.
+    """Cut the keys of a ragged batch into chunks of the same size.
 
     Args:
-        lengths: B numbers of valid keys; 0 is allowed.
-        programs: in how many chunks to cut the whole batch, at least 1. Where a row ends a chunk
-            is cut once more, so there are at most programs + B items.
-        block_n: keys a block; a chunk is made of whole blocks.
-        Lq: queries a row. cache_leftpad: B numbers of keys to leave out at the left.
-        window: keys before a query that it sees, or None for all of them.
+        lengths: the number of valid keys of each of B rows; 0 is allowed.
+        programs: how many chunks to cut the whole batch into, at least 1. A chunk is also cut
+            where a row ends, so there are at most programs + B items.
+        block_n: keys per block; a chunk consists of whole blocks.
+        Lq: queries per row. cache_leftpad: how many keys of each row to leave out on the left.
+        window: how many keys before itself a query sees, or None for all of them.
 
     Returns:
         (items, first_slot). items are in the order in which they should start. The partial results
         of row b are in slots first_slot[b] … first_slot[b + 1] - 1, in the order of their keys.
 
     Raises:
-        ValueError: programs, block_n or Lq below 1, a negative number, or a leftpad for each row
-            that there is not.
+        ValueError: programs, block_n or Lq below 1, a negative number, or a cache_leftpad
+            that is not one number per row.
 
     >>> items, first_slot = decode_plan([9, 2, 2, 1], programs=4)
     >>> [(item.row, item.start, item.stop) for item in items]
@@ -92,7 +93,7 @@ def decode_plan(
     >>> first_slot
     [0, 3, 4, 6, 7]
 
-    The picture at the head of this module. Row 0 has three partial results, row 2 has two.
+    The example at the top of this module. Row 0 has three partial results, row 2 has two.
     """
     pads = [0] * len(lengths) if cache_leftpad is None else list(cache_leftpad)
     _check(lengths, pads, programs=programs, block_n=block_n, Lq=Lq, window=window)
@@ -117,24 +118,24 @@ def decode_plan(
     longest = min(chunk, max(blocks, default=0))
 
     def rank(item: Item) -> tuple[bool, int]:
-        """Full chunks, then eighth by eighth; sort is stable: of one rank, the rows in order."""
+        """Full chunks, then by eighths; the sort is stable: within a rank, rows stay in order."""
         size = sizes[item.slot]
-        return size < chunk, -CLASSES * size // longest  # minus: -(8 size / longest), rounded up
+        return size < chunk, -CLASSES * size // longest  # that is -⌈8 size / longest⌉
 
     return sorted(items, key=rank), first_slot
 
 
 def makespan(work: Sequence[float], workers: int) -> float:
-    """Return when the last of `workers` is done, if each that is free takes the next item.
+    """Return when the last of `workers` is done, if each takes the next item once it is free.
 
-    work: how long each item takes, in the order of the list. The unit is that of `work`.
+    work: how long each item takes, in the order of the list. The result has the same unit.
 
     >>> makespan([4, 4, 2, 2, 1, 1], workers=4)
     4
     >>> makespan([1, 1, 2, 2, 4, 4], workers=4)
     5
 
-    The same work; but long items that start last are waited for.
+    The same work, but now everyone waits for the long items, which start last.
     """
     if workers < 1:
         raise ValueError(f"workers must be at least 1; got {workers}")
@@ -145,13 +146,13 @@ def makespan(work: Sequence[float], workers: int) -> float:
 
 
 def _check(lengths: Sequence[int], pads: Sequence[int], **numbers: int | None) -> None:
-    """Raise ValueError for what no plan can be made of."""
+    """Raise ValueError for arguments that no plan can be made from."""
     for name in ("programs", "block_n", "Lq"):
         if numbers[name] < 1:
             raise ValueError(f"{name} must be at least 1; got {numbers[name]}")
     if len(pads) != len(lengths):
         raise ValueError(
-            f"cache_leftpad must have a number a row; got {len(pads)} for {len(lengths)} rows"
+            f"cache_leftpad must have one number per row; got {len(pads)} for {len(lengths)} rows"
         )
     if min([*lengths, *pads, numbers["window"] or 0], default=0) < 0:
         raise ValueError(

@@ -2,7 +2,7 @@
 
     per      scale's shape for x (B, Lk, Hkv, D)    one scale for
     tensor   ()                                     everything
-    head     (Hkv,)                                 one KV head, of all rows and tokens
+    head     (Hkv,)                                 one KV head, across rows and tokens
     token    (B, Lk, Hkv)                           one token of one head: D numbers
 
 A scale is the largest magnitude it serves, divided by the largest number the dtype holds: 127,
@@ -26,26 +26,26 @@ def quantize(x: Tensor, dtype: torch.dtype, per: str = "tensor") -> tuple[Tensor
     x: (..., H, D), floating point, finite; dtype: int8, float8_e4m3fn or float8_e5m2;
     per: "tensor" → scale (), "head" → (H,), "token" → (..., H). stored has the shape of x;
     scale is fp32, and 1 where x is all zeros. Rounds to nearest, ties to even.
-    Raises ValueError for another `per`, a shape without (H, D) or numbers that are not finite,
-    TypeError for dtypes.
+    Raises ValueError for any other `per`, a shape without (H, D) or numbers that are not finite,
+    TypeError for other dtypes.
 
     >>> stored, scale = quantize(torch.tensor([[1.0, -0.5, 0.25]]), torch.int8)
     >>> stored.tolist(), scale
     ([[127, -64, 32]], tensor(0.0079))
 
-    The largest becomes 127; 0.5 falls between 63 and 64 and goes to the even one.
+    The largest becomes 127; 0.5 falls half-way between 63 and 64 and goes to the even one.
     """
     if dtype not in LARGEST:
-        raise TypeError(f"dtype should be one of {[*map(str, LARGEST)]}; got {dtype}")
+        raise TypeError(f"dtype must be one of {[*map(str, LARGEST)]}; got {dtype}")
     if not x.is_floating_point():
-        raise TypeError(f"x should be floating point; got {x.dtype}")
+        raise TypeError(f"x must be floating point; got {x.dtype}")
     if x.ndim < 2:
-        raise ValueError(f"x should be (..., H, D); got {tuple(x.shape)}")
+        raise ValueError(f"x must be (..., H, D); got {tuple(x.shape)}")
     if not x.isfinite().all():
-        raise ValueError("x should be finite: one inf or nan would set the scale of all the rest")
+        raise ValueError("x must be finite: one inf or nan would set the scale of all the rest")
     wide = x.double() if x.dtype == torch.float64 else x.float()
     amax = _largest_magnitude(wide, per)
-    smallest = torch.finfo(torch.float32).tiny  # a scale may not underflow to 0
+    smallest = torch.finfo(torch.float32).tiny  # a scale must not underflow to 0
     scale = torch.where(amax == 0, 1.0, (amax / LARGEST[dtype]).clamp_min(smallest)).float()
     scaled = wide / _spread(scale, x.shape)
     scaled = scaled.clamp(-LARGEST[dtype], LARGEST[dtype])  # scale was rounded: 127.00001
@@ -55,8 +55,8 @@ def quantize(x: Tensor, dtype: torch.dtype, per: str = "tensor") -> tuple[Tensor
 def dequantize(stored: Tensor, scale: Tensor | None, dtype: torch.dtype = torch.float32) -> Tensor:
     """`stored · scale`, multiplied in fp32 (fp64 for dtype = fp64) and rounded once to `dtype`.
 
-    stored: (..., H, D); scale: () or (1,), (H,) or (..., H), as `quantize` returns it; None is 1.
-    Raises ValueError for another shape.
+    stored: (..., H, D); scale: () or (1,), (H,) or (..., H), as `quantize` returns it; None: 1.
+    Raises ValueError for any other shape.
     """
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     x = stored.to(wide)
@@ -66,7 +66,7 @@ def dequantize(stored: Tensor, scale: Tensor | None, dtype: torch.dtype = torch.
 def _largest_magnitude(x: Tensor, per: str) -> Tensor:
     """The largest |x| of each group: () per tensor, (H,) per head, (..., H) per token."""
     if per not in ("tensor", "head", "token"):
-        raise ValueError(f'per should be "tensor", "head" or "token"; got {per!r}')
+        raise ValueError(f'per must be "tensor", "head" or "token"; got {per!r}')
     if x.numel() == 0:
         shape = {"tensor": (), "head": x.shape[-2:-1], "token": x.shape[:-1]}[per]
         return x.new_zeros(shape)
@@ -84,6 +84,6 @@ def _spread(scale: Tensor, shape: torch.Size) -> Tensor:
     if scale.shape == shape[-2:-1] or scale.shape == shape[:-1]:
         return scale[..., None]
     raise ValueError(
-        f"scale should be (), (H,) = {tuple(shape[-2:-1])} or (..., H) = {tuple(shape[:-1])} "
+        f"scale must be (), (H,) = {tuple(shape[-2:-1])} or (..., H) = {tuple(shape[:-1])} "
         f"for {tuple(shape)}; got {tuple(scale.shape)}"
     )

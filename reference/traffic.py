@@ -1,4 +1,4 @@
-"""Counting what crosses the slow memory (a GPU's HBM), tile by tile.
+"""Counting what moves to and from slow memory (a GPU's HBM), tile by tile.
 
 On a GPU a kernel's speed is often decided by how many bytes it moves between the large slow
 memory and the small fast one. Here the tile loops of `reference.flash_attention` report each tile
@@ -51,7 +51,7 @@ class Traffic:
         return self.loads.total() + self.stores.total()
 
     def __str__(self) -> str:
-        """One line a tensor: what was loaded and stored, in elements."""
+        """One line per tensor: what was loaded and stored, in elements."""
         names = dict.fromkeys([*self.loads, *self.stores])
         rows = [f"{n:>6}  loaded {self.loads[n]:>9,}  stored {self.stores[n]:>9,}" for n in names]
         return "\n".join([*rows, f" total  {self.elements:>16,} elements"])
@@ -63,7 +63,7 @@ def naive_attention_with_traffic(
     """One head of naive attention as three kernels, each reading and writing slow memory.
 
     q: (Lq, D); k, v: (Lk, D). Returns o (Lq, D). Scores and p go out to memory and come back:
-    4 · Lq · Lk elements beside the inputs and the output.
+    4 · Lq · Lk elements on top of the inputs and the output.
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     scores = traffic.store("scores", scale * traffic.load("q", q) @ traffic.load("k", k).T)
@@ -80,8 +80,8 @@ def flash_attention_1_elements(Lq: int, Lk: int, D: int, block_m: int, block_n: 
     """Elements FlashAttention-1 moves for one head, without a mask.
 
     K and V once. For each of the ⌈Lk / block_n⌉ key tiles: all of q in, all of o, m, l in and
-    out. `block_m` changes nothing here: every query tile is visited for every key tile. Setting
-    o, m, l to their first values is not counted.
+    out. `block_m` changes nothing here: every query tile is visited for every key tile.
+    Initialising o, m, l is not counted.
     """
     key_tiles = math.ceil(Lk / block_n)
     return 2 * Lk * D + key_tiles * (Lq * D + 2 * (Lq * D + 2 * Lq))

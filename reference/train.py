@@ -1,12 +1,13 @@
 """Train the small model on this course's own text: `python -m reference.train`, on two CPU cores.
 
-Predict the next byte; AdamW; the learning rate warms up and falls along a cosine. Every so often
-the loss on held-out text is taken, and the best weights so far are written (so that text has a
-say in them, if only in when to stop). They go to `build/weights`; to renew the course's own:
+The model learns to predict the next byte, with AdamW; the learning rate warms up, then falls along
+a cosine. Every so often the loss on held-out text is measured and the best weights so far are saved
+(so that text has a say in them, if only in when to stop). They go to `build/weights`; to renew the
+course's own:
 
     python -m reference.train --steps 1200 --bf16 --out reference/weights
 
-How stored weights came about stands in the file: `reference.checkpoint.metadata()`.
+The weights file itself records how they were trained: `reference.checkpoint.metadata()`.
 
 Sources: Loshchilov & Hutter 2019, "Decoupled weight decay regularization" (AdamW), and 2017,
 "SGDR" (cosine); the text is `reference.corpus`.
@@ -31,7 +32,7 @@ from reference.transformer import Config, Transformer
 def sdpa(
     q: Tensor, k: Tensor, v: Tensor, cache_seqlens: None = None, *, causal: bool = True
 ) -> Tensor:
-    """PyTorch's own attention, which has a fast backward pass; the whole of k and v is read."""
+    """PyTorch's own attention, which has a fast backward pass; all of k and v is read."""
     G = q.shape[2] // k.shape[2]
     k, v = (x.repeat_interleave(G, dim=2) for x in (k, v))
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
@@ -39,12 +40,12 @@ def sdpa(
 
 
 def batches(text: bytes, rows: int, length: int, seed: int) -> Iterator[Tensor]:
-    """Random stretches of the text for ever: int64 (rows, length + 1). The seed settles which.
+    """Random stretches of the text, endlessly: int64 (rows, length + 1). The seed decides which.
 
     Raises ValueError for a text shorter than a stretch.
     """
     if len(text) < length + 1:
-        raise ValueError(f"the text should have at least {length + 1} bytes; got {len(text)}")
+        raise ValueError(f"the text must have at least {length + 1} bytes; got {len(text)}")
     tokens = torch.frombuffer(bytearray(text), dtype=torch.uint8).long()
     stretches = tokens.unfold(0, length + 1, 1)
     generator = torch.Generator().manual_seed(seed)
@@ -53,7 +54,7 @@ def batches(text: bytes, rows: int, length: int, seed: int) -> Iterator[Tensor]:
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
-    """Up to the peak in the first twentieth of the steps, then along a cosine towards 0.
+    """Up to the peak in the first twentieth of the steps, then down along a cosine towards 0.
 
     >>> [round(learning_rate(step, 100, 1.0), 2) for step in (0, 4, 52, 99)]
     [0.2, 1.0, 0.51, 0.0]
@@ -67,7 +68,7 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
 
 
 def optimizer_for(model: Transformer, peak: float) -> torch.optim.AdamW:
-    """AdamW; weight decay pulls on the matrices only, not on the norms' scales."""
+    """AdamW; weight decay applies only to the matrices, not to the norms' scales."""
     matrices = [w for w in model.parameters() if w.ndim == 2]
     scales = [w for w in model.parameters() if w.ndim < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": scales, "weight_decay": 0.0}]
@@ -88,7 +89,7 @@ def train(
     """Train the model in place; yield the loss of each step, in nats per byte.
 
     rows, length: a step's batch; a row has `length` bytes (None: the model's context). peak: the
-    highest learning rate. bf16: multiply matrices in bf16, faster where the CPU has instructions
+    highest learning rate. bf16: multiply matrices in bf16, faster if the CPU has instructions
     for it; weights and sums stay fp32. Raises ValueError for a text shorter than a row.
     """
     optimizer = optimizer_for(model, peak)
@@ -117,7 +118,7 @@ def run(options: argparse.Namespace) -> float:
         late = time.monotonic() - began > 60 * options.minutes
         if step % options.every == 0 or step == options.steps or late:
             now = text_loss(model, held_out)
-            bar.write(f"step {step}: {loss:.3f} on its batch, {now:.3f} on the text held out")
+            bar.write(f"step {step}: {loss:.3f} on its batch, {now:.3f} on the held-out text")
             if now < best:
                 best = now
                 save(model, options.out, held_out, about(options, step, len(text)))
@@ -128,7 +129,7 @@ def run(options: argparse.Namespace) -> float:
 
 
 def about(options: argparse.Namespace, step: int, trained_on: int) -> dict[str, str]:
-    """How the weights came about, for the metadata of their file."""
+    """How the weights were trained, for the metadata of their file."""
     return {
         "steps": f"{step} of {options.steps}",
         "seed": str(options.seed),
@@ -139,20 +140,20 @@ def about(options: argparse.Namespace, step: int, trained_on: int) -> dict[str, 
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line; `parser().parse_args([])` are the defaults."""
+    """The command line; `parser().parse_args([])` gives the defaults."""
     made = argparse.ArgumentParser(
         prog="python -m reference.train",
         description="Train the small model on this course's own text.",
     )
-    made.add_argument("--out", type=Path, default=ROOT / "build" / "weights", help="a folder")
+    made.add_argument("--out", type=Path, default=ROOT / "build" / "weights", help="output folder")
     made.add_argument("--steps", type=int, default=1000)
-    made.add_argument("--every", type=int, default=100, help="steps between looks at held-out text")
-    made.add_argument("--minutes", type=float, default=20.0, help="stop then, finished or not")
+    made.add_argument("--every", type=int, default=100, help="steps between held-out evaluations")
+    made.add_argument("--minutes", type=float, default=20.0, help="time limit, finished or not")
     made.add_argument("--seed", type=int, default=0)
-    made.add_argument("--bf16", action="store_true", help="faster on CPUs that multiply bf16")
+    made.add_argument("--bf16", action="store_true", help="faster on CPUs with bf16 instructions")
     return made
 
 
 if __name__ == "__main__":
     arguments = parser().parse_args()
-    print(f"best loss on the text held out: {run(arguments):.3f} nats per byte, in {arguments.out}")
+    print(f"best loss on the held-out text: {run(arguments):.3f} nats per byte, in {arguments.out}")

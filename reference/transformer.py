@@ -3,14 +3,14 @@
     byte → embedding ─┬─ RMSNorm → q k v → rotary → attention → ⊕ ─┬─ RMSNorm → SwiGLU → ⊕ → …
                       └────────────────────────────────────────────┘
 
-Attention is an argument, not a part of the model: any function that is called like
-`reference.flash_decoding.flash_decode` drives it. So the naive version, the reference and the
-Triton kernel can be told apart by their time alone.
+Attention is an argument, not a part of the model: any function that can be called like
+`reference.flash_decoding.flash_decode` will do. So the naive version, the reference and the
+Triton kernel can be told apart only by their time.
 
-    model(tokens)              every token attends to those before it, nothing is kept
-    model(tokens, cache)       the tokens are appended to the cache, and attend to all of it
+    model(tokens)              every token attends to those before it; nothing is kept
+    model(tokens, cache)       the tokens are appended to the cache and attend to all of it
 
-Both give the same logits. The second computes the keys and values of a token once in its life.
+Both give the same logits. The second computes the keys and values of a token only once.
 
 Sources: Vaswani et al. 2017 (the architecture); Zhang & Sennrich 2019 (RMSNorm); Su et al. 2021
 (rotary embedding); Shazeer 2020 (SwiGLU); Ainslie et al. 2023 (GQA); Touvron et al. 2023, "LLaMA",
@@ -28,7 +28,7 @@ from reference.attention import attention_with_cache
 from reference.kv_cache import append_kv, rotary_table, rotate
 
 Attend = Callable[..., Tensor]
-"""Called as `attend(q, k_cache, v_cache, cache_seqlens, causal=True)`; returns o like q."""
+"""Called as `attend(q, k_cache, v_cache, cache_seqlens, causal=True)`; returns o, shaped like q."""
 
 
 @dataclass(frozen=True)
@@ -53,25 +53,26 @@ class Config:
     def __post_init__(self) -> None:
         for name, size in vars(self).items():
             if size < 1:
-                raise ValueError(f"{name} should be ≥ 1; got {size}")
+                raise ValueError(f"{name} must be at least 1; got {size}")
         if self.Hq % self.Hkv:
-            raise ValueError(f"Hq should be a multiple of Hkv; got {self.Hq} and {self.Hkv}")
+            raise ValueError(f"Hq must be a multiple of Hkv; got {self.Hq} and {self.Hkv}")
         if self.D % 2:
-            raise ValueError(f"D should be even, rotary turns pairs; got {self.D}")
+            raise ValueError(f"D must be even, as rotary rotates pairs; got {self.D}")
 
     def kv_bytes_per_token(self, bytes_per_number: int = 4) -> int:
-        """Bytes that one token leaves in the KV cache, over all layers."""
+        """Bytes that one token takes in the KV cache, over all layers."""
         return 2 * self.layers * self.Hkv * self.D * bytes_per_number
 
 
 class KVCache:
     """The keys and values of B sequences, in every layer, with room for `capacity` tokens each.
 
-    k, v: (layers, B, capacity, Hkv, D); lengths: int32 (B,), the tokens that are in. append: what
-    writes and turns, called like `reference.kv_cache.append_kv` (`kernels.append` has a fast one).
+    k, v: (layers, B, capacity, Hkv, D); lengths: int32 (B,), how many tokens are in. append: the
+    function that writes and rotates, called like `reference.kv_cache.append_kv` (`kernels.append`
+    has a fast one).
 
-    A cache that lies otherwise in memory (in pages, in eight bits) has its own `attend`, and the
-    same `lengths` and `room`; the model asks for no more. To take tokens back, lower `lengths`.
+    A cache stored differently (in pages, in eight bits) has its own `attend`, and the same
+    `lengths` and `room`; the model needs nothing else. To take tokens back, lower `lengths`.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class KVCache:
         capacity = config.context if capacity is None else capacity
         if B < 1 or not 1 <= capacity <= config.context:
             raise ValueError(
-                f"B should be ≥ 1 and the capacity 1…{config.context}; got {B} and {capacity}"
+                f"B must be at least 1 and the capacity 1…{config.context}; got {B} and {capacity}"
             )
         shape = (config.layers, B, capacity, config.Hkv, config.D)
         self.k = torch.empty(shape, dtype=dtype, device=device)
@@ -103,10 +104,10 @@ class KVCache:
     def attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, angles: tuple[Tensor, Tensor], f: Attend
     ) -> Tensor:
-        """Put k, v `(B, L, Hkv, D)` behind what is there, and let q attend to all of it with f.
+        """Put k, v `(B, L, Hkv, D)` after what is there, and let q attend to all of it with f.
 
-        angles: `rotary_table`'s cos and sin; q and k are turned by their place. `lengths` stay:
-        the other layers have yet to store the same tokens.
+        angles: `rotary_table`'s cos and sin; q and k are rotated by their place. `lengths` stay
+        as they are: the other layers have yet to store the same tokens.
         """
         caches = self.k[layer], self.v[layer]
         cos, sin = angles
@@ -142,13 +143,13 @@ class Block(nn.Module):
         self.down = nn.Linear(config.hidden, width, bias=False)
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
-        """x (B, L, width) → q (B, L, Hq, D), k and v (B, L, Hkv, D), not yet turned."""
+        """x (B, L, width) → q (B, L, Hq, D), k and v (B, L, Hkv, D), not yet rotated."""
         q_heads, kv_heads, _ = self.heads
         qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (q_heads + 2 * kv_heads, -1))
         return qkv.split(self.heads, dim=2)
 
     def finish(self, x: Tensor, o: Tensor) -> Tensor:
-        """Add what attention found, o (B, L, Hq, D), to x (B, L, width), then what SwiGLU makes."""
+        """Add what attention found, o (B, L, Hq, D), to x (B, L, width), then SwiGLU's output."""
         x = x + self.out(o.flatten(2))
         gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, -1)
         return x + self.down(F.silu(gate) * up)
@@ -166,10 +167,10 @@ class Transformer(nn.Module):
         self.embedding = nn.Embedding(config.vocabulary, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.width)
-        # no buffers: they would be rounded when the model goes to fp16, and angles must not be
+        # not buffers: those are rounded when the model goes to fp16, and angles must not be
         self.angles = rotary_table(config.context, config.D)
         for name, weight in self.named_parameters():
-            if weight.ndim == 2:  # what adds to the stream starts smaller, the more layers add
+            if weight.ndim == 2:  # what adds to the stream starts smaller the more layers there are
                 adds = name.endswith(("out.weight", "down.weight"))
                 nn.init.normal_(weight, std=0.02 / (2 * config.layers) ** 0.5 if adds else 0.02)
 
@@ -182,7 +183,7 @@ class Transformer(nn.Module):
         """Logits `(B, L, vocabulary)` over what follows each of the tokens.
 
         tokens: int64 (B, L). cache: the tokens follow what is in it, and are appended; after an
-        error its lengths are as before. attend: `attend(q, k, v, lengths, causal=True)`, with
+        error, its lengths are as before. attend: `attend(q, k, v, lengths, causal=True)`, in
         the layout of `reference`; without a cache, lengths is None.
         Raises ValueError for shapes that don't fit, or more tokens than there is room for;
         TypeError unless tokens are int64.
@@ -205,22 +206,22 @@ class Transformer(nn.Module):
 
     def _check(self, tokens: Tensor, cache: KVCache | None) -> None:
         if tokens.dtype != torch.int64:
-            raise TypeError(f"tokens should be int64; got {tokens.dtype}")
+            raise TypeError(f"tokens must be int64; got {tokens.dtype}")
         if tokens.ndim != 2 or tokens.shape[1] < 1:
-            raise ValueError(f"tokens should be (B, L) with L ≥ 1; got {tuple(tokens.shape)}")
+            raise ValueError(f"tokens must be (B, L) with L ≥ 1; got {tuple(tokens.shape)}")
         B, L = tokens.shape
         if cache is None and self.config.context < L:
             raise ValueError(f"the context has {self.config.context} places; got {L} tokens")
         if cache is not None and cache.lengths.shape != (B,):
-            raise ValueError(f"the cache holds {len(cache.lengths)} rows; got tokens of {B}")
+            raise ValueError(f"the cache holds {len(cache.lengths)} rows; got tokens for {B}")
         if cache is not None and cache.room < L:
             raise ValueError(f"the cache has room for {cache.room} more tokens; got {L}")
 
 
 def over_prefix(attention: Attend) -> Attend:
-    """Let `flash_attention(q, k, v, *, causal)`, which knows no lengths, read a cache.
+    """Let `flash_attention(q, k, v, *, causal)`, which takes no lengths, read a cache.
 
-    The valid prefix of a cache is a view. The bottom-right mask does the rest, also where the
+    The valid prefix of a cache is a view. The bottom-right mask does the rest, even if the
     queries follow earlier tokens. Raises ValueError, when called, for rows of unequal lengths.
     """
 
@@ -230,7 +231,7 @@ def over_prefix(attention: Attend) -> Attend:
         if cache_seqlens is not None:
             lengths = cache_seqlens.tolist()
             if len(set(lengths)) != 1:
-                raise ValueError(f"the rows should be equally long; got lengths {lengths}")
+                raise ValueError(f"the rows must be equally long; got lengths {lengths}")
             k, v = k[:, : lengths[0]], v[:, : lengths[0]]
         return attention(q, k, v, causal=causal)
 

@@ -183,14 +183,14 @@ def test_decoding_with_a_cache_is_the_whole_at_once():
 
 Q, K, V = make()
 MISUSE = [
-    pytest.param((Q[0], K, V), ValueError, r"q should be \(B, L, H, D\).*\(3, 4, 16\)", id="rank"),
-    pytest.param((Q, K, V[:, 1:]), ValueError, r"k and v should agree", id="lengths-of-k-and-v"),
-    pytest.param((Q[:1], K, V), ValueError, r"q and k should agree in B and D", id="batch"),
-    pytest.param((Q[..., 1:], K, V), ValueError, r"q and k should agree in B and D", id="head-dim"),
-    pytest.param((Q[:, :, :3], K, V), ValueError, r"Hq = 3, Hkv = 2", id="not-a-multiple"),
+    pytest.param((Q[0], K, V), ValueError, r"q must be \(B, L, H, D\).*\(3, 4, 16\)", id="rank"),
+    pytest.param((Q, K, V[:, 1:]), ValueError, r"k and v must agree", id="lengths-of-k-and-v"),
+    pytest.param((Q[:1], K, V), ValueError, r"q and k must agree in B and D", id="batch"),
+    pytest.param((Q[..., 1:], K, V), ValueError, r"q and k must agree in B and D", id="head-dim"),
+    pytest.param((Q[:, :, :3], K, V), ValueError, r"Hq = 3 and Hkv = 2", id="not-a-multiple"),
     pytest.param((Q, K[:, :, :0], V[:, :, :0]), ValueError, r"Hkv = 0", id="no-kv-heads"),
-    pytest.param((Q.long(), K, V), TypeError, r"q should be floating point.*int64", id="integers"),
-    pytest.param((Q.half(), K, V), TypeError, r"share one dtype.*float16", id="mixed-dtypes"),
+    pytest.param((Q.long(), K, V), TypeError, r"q must be floating point.*int64", id="integers"),
+    pytest.param((Q.half(), K, V), TypeError, r"must have one dtype.*float16", id="mixed-dtypes"),
 ]
 
 
@@ -216,7 +216,7 @@ def test_wrong_lengths(seqlens, error, message):
 
 
 def test_group_queries_wants_a_multiple():
-    with pytest.raises(ValueError, match="Hq = 4, Hkv = 3"):
+    with pytest.raises(ValueError, match="Hq = 4 and Hkv = 3"):
         group_queries(Q, 3)
 
 

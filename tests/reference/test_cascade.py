@@ -108,7 +108,7 @@ def test_misuse(change, error, says):
 
 
 def test_a_mask_wants_the_new_tokens_in_the_cache():
-    with pytest.raises(ValueError, match=r"at least Lq = 3 keys; got \[2, 9, 9\]"):
+    with pytest.raises(ValueError, match=r"at least Lq = 3 own keys; got \[2, 9, 9\]"):
         cascade_decode(*make(6, 3, [2, 9, 9]), torch.tensor([2, 9, 9]), mask=torch.zeros(3, 3))
 
 

@@ -65,11 +65,15 @@ MISUSE = {
     ),
     "int8-no-scales": (INT8, ValueError, "int8 cache needs.*neither"),
     "int8-one-scale": ({**INT8, "k_scale": ONE}, ValueError, "needs.*got k_scale"),
-    "scale-unquantised": ({"v_scale": ONE}, ValueError, "v_scale belong.*got torch.float"),
+    "scale-unquantised": (
+        {"v_scale": ONE},
+        ValueError,
+        "v_scale must be None unless.*got torch.float",
+    ),
     "scale-shape": (
         {**INT8, "k_scale": torch.ones(HQ), "v_scale": ONE},
         ValueError,
-        r"k_scale should be .*\(2,\) or \(2, 16, 2\); got \(4,\)",
+        r"k_scale must be .*\(2,\) or \(2, 16, 2\); got \(4,\)",
     ),
     "scale-dtype": ({**INT8, "k_scale": ONE.half(), "v_scale": ONE}, TypeError, "float32.*float16"),
     "scale-number": ({**INT8, "k_scale": 1.0, "v_scale": ONE}, TypeError, "got float"),
@@ -85,8 +89,8 @@ def test_misuse(function, keywords, error, message):
 
 @pytest.mark.parametrize("function", [attention_with_cache, flash_decode])
 def test_one_dtype(function):
-    """Only the oracle takes any: it is wider than all of them."""
-    with pytest.raises(TypeError, match=r"share one dtype.*float16"):
+    """The oracle alone takes any: it is wider than all of them."""
+    with pytest.raises(TypeError, match=r"must have one dtype.*float16"):
         call(function, dtype=torch.float16, window=2)
     assert call(oracle_with_cache, dtype=torch.float16, window=2)[0].dtype == torch.float64
 
@@ -95,8 +99,8 @@ def test_one_dtype(function):
     "cut, message",
     [
         ({"num_splits": 2, "split_size": 16}, "num_splits or split_size; got 2 and 16"),
-        ({"split_size": 0}, "split_size should be ≥ 1; got 0"),
-        ({"num_splits": 0, "window": 3}, "num_splits ≥ 1"),
+        ({"split_size": 0}, "split_size must be at least 1; got 0"),
+        ({"num_splits": 0, "window": 3}, "num_splits at least 1"),
     ],
 )
 def test_wrong_splits(cut, message):
@@ -113,5 +117,5 @@ def test_two_kinds_of_eight_bits():
 
 def test_queries_are_not_quantised():
     q, k, v = (torch.zeros(1, 4, 1, 8).to(torch.float8_e5m2) for _ in range(3))
-    with pytest.raises(TypeError, match="q should be fp16, bf16"):
+    with pytest.raises(TypeError, match="q must be fp16, bf16"):
         attention_with_cache(q, k, v)

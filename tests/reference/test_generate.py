@@ -141,19 +141,19 @@ def test_text_from_bytes():
 @pytest.mark.parametrize(
     ("prompt", "options", "error", "message"),
     [
-        ("text", {}, TypeError, r"prompt should be bytes \(text\.encode\(\)\); got str"),
-        (PROMPT, {"stop": 10}, TypeError, "stop should be bytes"),
+        ("text", {}, TypeError, r"prompt must be bytes \(text\.encode\(\)\); got str"),
+        (PROMPT, {"stop": 10}, TypeError, "stop must be bytes"),
         (b"", {}, ValueError, "1…40 bytes; got 0"),
         (b"x" * 41, {}, ValueError, "1…40 bytes; got 41"),
-        (PROMPT, {"max_bytes": 0}, ValueError, "max_bytes should be ≥ 1"),
-        (PROMPT, {"temperature": -1.0}, ValueError, "temperature ≥ 0; got 128 and -1"),
-        (PROMPT, {"prefill_chunk": 0}, ValueError, "chunk should be ≥ 1; got 0"),
+        (PROMPT, {"max_bytes": 0}, ValueError, "max_bytes must be at least 1"),
+        (PROMPT, {"temperature": -1.0}, ValueError, "temperature at least 0; got 128 and -1"),
+        (PROMPT, {"prefill_chunk": 0}, ValueError, "chunk must be at least 1; got 0"),
     ],
 )
 def test_misuse_is_told_at_the_call(prompt, options, error, message):
     with pytest.raises(error, match=message):
         generate(small_model(), prompt, **options)
-    with pytest.raises(ValueError, match="temperature should be ≥ 0"):
+    with pytest.raises(ValueError, match="temperature must be at least 0"):
         choose(torch.zeros(2), -1.0)
 
 

@@ -139,8 +139,8 @@ MISUSE = {
     "rotate_at": ({"rotate_at": "last"}, ValueError, "'last'"),
     "heads of k": ({"k": torch.zeros(2, 2, 3, 16)}, ValueError, r"\(2, 2, 3, 16\)"),
     "head dim of q": ({"q": torch.zeros(2, 2, 4, 8)}, ValueError, "agree with k"),
-    "dtype": ({"k_cache": torch.zeros(2, 12, 2, 16).half()}, TypeError, "like k.*float16"),
-    "scale": ({"k_scale": torch.tensor(1.0)}, ValueError, "k_scale belongs to"),
+    "dtype": ({"k_cache": torch.zeros(2, 12, 2, 16).half()}, TypeError, "as k.*float16"),
+    "scale": ({"k_scale": torch.tensor(1.0)}, ValueError, "k_scale must be None unless"),
     "batch": ({"k_cache": torch.zeros(3, 12, 2, 16), "v_cache": torch.zeros(3, 12, 2, 16)},
               ValueError, "batch of k, 2"),
 }  # fmt: skip

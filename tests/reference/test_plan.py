@@ -138,7 +138,7 @@ def test_keys_to_visit_by_hand():
         ([-1], {}, "must not be negative"),
         ([1], {"window": -1}, "must not be negative"),
         ([1], {"cache_leftpad": [-1]}, "must not be negative"),
-        ([1], {"cache_leftpad": [1, 2]}, "a number a row; got 2 for 1 rows"),
+        ([1], {"cache_leftpad": [1, 2]}, "one number per row; got 2 for 1 rows"),
     ],
 )
 def test_misuse_is_told(lengths, wrong, says):

@@ -149,8 +149,8 @@ def test_angles_are_not_rounded_with_the_weights():
     ("sizes", "message"),
     [
         ({"Hq": 6, "Hkv": 4}, "multiple of Hkv; got 6 and 4"),
-        ({"D": 5}, "D should be even"),
-        ({"layers": 0}, "layers should be ≥ 1; got 0"),
+        ({"D": 5}, "D must be even"),
+        ({"layers": 0}, "layers must be at least 1; got 0"),
     ],
 )
 def test_sizes_that_do_not_fit(sizes, message):
@@ -168,7 +168,7 @@ def test_misuse():
         model(some_tokens(1, 3)[0])
     with pytest.raises(ValueError, match="40 places; got 41 tokens"):
         model(some_tokens(1, 41))
-    with pytest.raises(ValueError, match="holds 1 rows; got tokens of 2"):
+    with pytest.raises(ValueError, match="holds 1 rows; got tokens for 2"):
         model(some_tokens(2, 3), cache)
     model(some_tokens(1, 3), cache)
     with pytest.raises(ValueError, match="room for 1 more tokens; got 2"):
