@@ -33,6 +33,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kernels.checks import (
+    check_last_contiguous,
+    check_no_grad,
+    check_same_device,
+    check_tensor,
+)
 from kernels.flash_decoding import flash_decode
 from kernels.flash_decoding.features import Features
 from kernels.merge import merge_states
@@ -166,8 +172,7 @@ def _positions(q: Tensor, k_cache: Tensor, features: Features) -> Tensor:
 
 def _check_prefix(q: Tensor, prefix_k: Tensor, prefix_v: Tensor, k: Tensor, v: Tensor) -> None:
     for name, x, cache in (("prefix_k", prefix_k, k), ("prefix_v", prefix_v, v)):
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{name} must be a tensor; got {type(x).__name__}")
+        check_tensor(name, x)
         if x.ndim != 3 or x.shape[1:] != cache.shape[2:]:
             raise ValueError(
                 f"{name} must be (Lp, Hkv, D) = (…, {cache.shape[2]}, {cache.shape[3]}), as the "
@@ -175,14 +180,9 @@ def _check_prefix(q: Tensor, prefix_k: Tensor, prefix_v: Tensor, k: Tensor, v: T
             )
         if x.dtype != q.dtype:
             raise TypeError(f"{name} must have the dtype of q, {q.dtype}; got {x.dtype}")
-        if x.device != q.device:
-            raise ValueError(f"{name} must be on the device of q, {q.device}; got {x.device}")
-        if x.stride(2) != 1 and x.shape[2] > 1:
-            raise ValueError(
-                f"{name} must be contiguous in D, its last dimension; got strides {x.stride()}"
-            )
-        if x.requires_grad and torch.is_grad_enabled():
-            raise ValueError(f"{name} requires grad, but decoding has no backward")
+        check_same_device(name, x, q.device, "q")
+        check_last_contiguous(name, x)
+        check_no_grad(name, x, "decoding has no backward")
     if len(prefix_k) != len(prefix_v):
         raise ValueError(
             f"prefix_k and prefix_v must agree in Lp; got {len(prefix_k)} and {len(prefix_v)}"

@@ -13,6 +13,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_HEAD_DIM = 256
 INDICES = (torch.int32, torch.int64)
 QUANTISED = (torch.int8, torch.float8_e4m3fn, torch.float8_e5m2)
+Window = int | tuple[int | None, int | None] | None
 MAX_SCALE = 2.0**127  # multiplied by log2(e), still below the largest fp32
 
 
@@ -37,11 +38,7 @@ def check_qkv(q: Tensor, k: Tensor, v: Tensor) -> None:
         raise ValueError(f"q and k must have one head dim D; got q {_shape(q)} and k {_shape(k)}")
     if not 1 <= q.shape[3] <= MAX_HEAD_DIM:
         raise ValueError(f"head dim D must be from 1 to {MAX_HEAD_DIM}; got q {_shape(q)}")
-    if k.shape[2] == 0 or q.shape[2] % k.shape[2]:
-        raise ValueError(
-            f"Hq must be a multiple of Hkv; got Hq = {q.shape[2]} and Hkv = {k.shape[2]} "
-            f"(q {_shape(q)}, k {_shape(k)})"
-        )
+    check_groups(q.shape[2], k.shape[2], f"q {_shape(q)}, k {_shape(k)}")
     if not q.dtype == k.dtype == v.dtype:
         raise TypeError(f"q, k and v must have one dtype; got {q.dtype}, {k.dtype} and {v.dtype}")
     if not q.device == k.device == v.device:
@@ -73,18 +70,65 @@ def _shape(x: Tensor) -> tuple[int, ...]:
 
 def _check_tensor(name: str, x: Tensor) -> None:
     """Check what can be checked on one of q, k, v alone."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name} must be a tensor; got {type(x).__name__}")
+    check_tensor(name, x)
     if x.ndim != 4:
         layout = "(B, Lq, Hq, D)" if name == "q" else "(B, Lk, Hkv, D)"
         raise ValueError(f"{name} must be {layout}, four dimensions; got {_shape(x)}")
     if x.dtype not in DTYPES:
         raise TypeError(f"{name} must be float32, float16 or bfloat16; got {x.dtype}")
-    if x.stride(3) != 1 and x.shape[3] > 1:
+    check_last_contiguous(name, x)
+
+
+def check_tensor(name: str, x: object) -> None:
+    """Raise TypeError unless x is a tensor."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a tensor; got {type(x).__name__}")
+
+
+def check_last_contiguous(name: str, x: Tensor) -> None:
+    """Raise ValueError unless the elements of x's last dimension are next to each other."""
+    if x.ndim and x.stride(-1) != 1 and x.shape[-1] > 1:
         raise ValueError(
-            f"{name} must be contiguous in D, its last dimension; got {_shape(x)} with strides "
+            f"{name} must be contiguous in its last dimension; got {_shape(x)} with strides "
             f"{x.stride()}: call .contiguous() on it"
         )
+
+
+def check_no_grad(name: str, x: Tensor, why: str) -> None:
+    """Raise ValueError if autograd wants a gradient of x; why: the reason that there is none."""
+    if x.requires_grad and torch.is_grad_enabled():
+        raise ValueError(f"{name} requires grad, but {why}: call it under torch.no_grad()")
+
+
+def check_same_device(name: str, x: Tensor, device: torch.device, whose: str) -> None:
+    """Raise ValueError unless x is on that device; whose: the tensor that is known to be there."""
+    if x.device != device:
+        raise ValueError(f"{name} must be on the device of {whose}, {device}; got {x.device}")
+
+
+def check_groups(Hq: int, Hkv: int, shapes: str) -> None:
+    """Raise ValueError unless the query heads divide evenly among the KV heads."""
+    if Hkv == 0 or Hq % Hkv:
+        raise ValueError(f"Hq must be a multiple of Hkv; got Hq = {Hq} and Hkv = {Hkv} ({shapes})")
+
+
+def check_int(name: str, x: object, least: int, limit: int = 2**31) -> None:
+    """Raise TypeError unless x is an int, ValueError unless it is from least to below limit."""
+    if isinstance(x, bool) or not isinstance(x, int):
+        raise TypeError(f"{name} must be an int; got {x!r}")
+    if not least <= x < limit:
+        below = "" if x < least else f" and below 2^{limit.bit_length() - 1}"
+        raise ValueError(f"{name} must be at least {least}{below}; got {x}")
+
+
+def check_window(window: Window) -> None:
+    """Raise TypeError or ValueError unless window is None, a number of keys, or a pair of these."""
+    sides = window if isinstance(window, tuple) else (window, None)
+    numbers = [side for side in sides if side is not None]
+    if len(sides) != 2 or any(isinstance(x, bool) or not isinstance(x, int) for x in numbers):
+        raise TypeError(f"window must be an int, None, or a pair of these; got {window!r}")
+    if any(not 0 <= x < 2**31 for x in numbers):
+        raise ValueError(f"window must not be negative (None: no bound); got {window!r}")
 
 
 def check_device(device: torch.device) -> None:
@@ -117,11 +161,7 @@ def check_indices(name: str, x: Tensor | None, shape: tuple[int, ...], wanted: s
         raise TypeError(f"{name} must be int32 or int64; got {x.dtype}")
     if x.shape != shape:
         raise ValueError(f"{name} must be {wanted}; got {tuple(x.shape)}")
-    if x.stride(-1) != 1 and x.shape[-1] > 1:
-        raise ValueError(
-            f"{name} must be contiguous in its last dimension; got {tuple(x.shape)} with strides "
-            f"{x.stride()}"
-        )
+    check_last_contiguous(name, x)
 
 
 def check_rows(name: str, x: Tensor | None, B: int) -> None:
@@ -166,8 +206,7 @@ def check_index(name: str, x: Tensor | None, B: int, device: torch.device, most:
     check_rows(name, x, B)
     if x is None:
         return
-    if x.device != device:
-        raise ValueError(f"{name} must be on the device of the cache, {device}; got {x.device}")
+    check_same_device(name, x, device, "the cache")
     if (INTERPRETED or device.type == "cpu") and device.type != "meta" and B > 0:
         low, high = x.min().item(), x.max().item()
         if low < 0 or high > most:

@@ -168,13 +168,12 @@ def choose_decode_launch(
 
 
 class DecodeChoice(NamedTuple):
-    """How a decode call runs: tile sizes, tiles of query rows per KV head, splits.
+    """How a decode call runs: tile sizes and the number of splits.
 
     columns: those of K and V that are read per key. shape: what a split rule sees.
     """
 
     launch: Launch
-    m_tiles: int
     columns: int
     shape: SplitShape
     num_splits: int
@@ -223,22 +222,14 @@ def choose_decode(
         interpreted=interpreted,
         max_len=capacity,
     )
-    m_tiles = max(1, math.ceil(rows / launch.block_m))
     shared = latent and launch.block_dv == launch.block_d
     columns = head_dim if shared else head_dim + value_dim
-    asked = {
-        "batch": batch,
-        "kv_heads": heads[1],
-        "m_tiles": m_tiles,
-        "max_len": max_len,
-        "block_n": launch.block_n,
-        "num_sms": num_sms,
-        "token_bytes": columns * element_size,
-        "partial_bytes": 4 * min(rows, launch.block_m) * (value_dim + 1),
-    }
-    if num_splits is None:
-        num_splits = choose_num_splits(**asked)
-    return DecodeChoice(launch, m_tiles, columns, split_shape(**asked), num_splits)
+    m_tiles, filled = max(1, math.ceil(rows / launch.block_m)), min(rows, launch.block_m)
+    asked = {"batch": batch, "kv_heads": heads[1], "max_len": max_len, "num_sms": num_sms}
+    tile = {"m_tiles": m_tiles, "block_n": launch.block_n, "token_bytes": columns * element_size}
+    asked = {**asked, **tile, "partial_bytes": 4 * filled * (value_dim + 1)}
+    num_splits = num_splits or choose_num_splits(**asked)
+    return DecodeChoice(launch, columns, split_shape(**asked), num_splits)
 
 
 _PREFILL = {  # head dim up to → block_m, block_n, num_warps, num_stages

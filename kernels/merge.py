@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kernels.checks import DTYPES, check_device
+from kernels.checks import DTYPES, check_device, check_no_grad, check_same_device
 from kernels.flash_decoding.combine import combine_call
 
 
@@ -73,10 +73,8 @@ def _check(o: Tensor, lse: Tensor, dtype: torch.dtype) -> None:
         if x.dtype not in dtypes:
             names = " or ".join(str(kind).removeprefix("torch.") for kind in dtypes)
             raise ValueError(f"{name} must be {names}; got {x.dtype}")
-        if x.requires_grad and torch.is_grad_enabled():
-            raise ValueError(f"{name} requires grad, but merging has no backward")
-    if o.device != lse.device:
-        raise ValueError(f"o and lse must be on one device; got {o.device} and {lse.device}")
+        check_no_grad(name, x, "merging has no backward")
+    check_same_device("lse", lse, o.device, "o")
     if o.ndim < 2 or o.shape[:-1] != lse.shape or o.shape[0] == 0 or o.shape[-1] == 0:
         raise ValueError(
             "o and lse must be (S, ..., D) and (S, ...) with S ≥ 1 and D ≥ 1; got "

@@ -44,12 +44,12 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False) ->
     """
     R = 2 * cos.shape[-1]
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    turned, rest = x[..., :R].to(wide), x[..., R:].to(wide)
+    rotated, rest = x[..., :R].to(wide), x[..., R:].to(wide)
     cos, sin = cos.to(wide)[:, None], sin.to(wide)[:, None]  # the same for every head
-    a, b = turned.unflatten(-1, (-1, 2)).unbind(-1) if interleaved else turned.chunk(2, -1)
+    a, b = rotated.unflatten(-1, (-1, 2)).unbind(-1) if interleaved else rotated.chunk(2, -1)
     a, b = a * cos - b * sin, b * cos + a * sin
-    turned = torch.stack((a, b), -1).flatten(-2) if interleaved else torch.cat((a, b), -1)
-    return torch.cat((turned, rest), -1)
+    rotated = torch.stack((a, b), -1).flatten(-2) if interleaved else torch.cat((a, b), -1)
+    return torch.cat((rotated, rest), -1)
 
 
 def append_kv(
@@ -104,10 +104,10 @@ def append_kv(
         _store(v[b], v_cache, v_scale, cell)
     if q is None or rotary_cos is None:
         return q
-    turned = torch.empty_like(q)
+    rotated = torch.empty_like(q)
     for b in range(B):
-        turned[b] = rotate(q[b], *q_angles[b], interleaved=interleaved)
-    return turned
+        rotated[b] = rotate(q[b], *q_angles[b], interleaved=interleaved)
+    return rotated
 
 
 def cells_of(

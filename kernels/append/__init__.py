@@ -72,8 +72,8 @@ def append_kv(
     if rotary_cos is None:  # no rotation: q itself is the result
         x = x._replace(q=None)
     run = _append_op if torch.compiler.is_compiling() else _append
-    turned = run(*x, interleaved, rotate_at == "each")
-    return q if x.q is None else turned
+    rotated = run(*x, interleaved, rotate_at == "each")
+    return q if x.q is None else rotated
 
 
 def _append(

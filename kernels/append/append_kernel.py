@@ -93,8 +93,8 @@ def append_kernel(
             asked = offs_t < Lq
             position = place if EACH else place - offs_t
             q_ptrs = q.ptr + b * q.stride_b + offs_t * q.stride_n + head * q.stride_h
-            turned = load_rotated(q_ptrs, asked, position, rotary, D, R, INTERLEAVED, BLOCK_D)
-            store(turned, q_out, None, (b, offs_t, head), asked, D, False)
+            new_q = load_rotated(q_ptrs, asked, position, rotary, D, R, INTERLEAVED, BLOCK_D)
+            store(new_q, q_out, None, (b, offs_t, head), asked, D, False)
     else:
         kv_head = head - Hq
         exists = (offs_t < Ln) & (place >= 0) & (place < capacity)

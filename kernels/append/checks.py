@@ -4,11 +4,20 @@
 a GPU that would make the host wait.
 """
 
-import torch
 from torch import Tensor
 
 from kernels.append.append_kernel import Tokens
-from kernels.checks import DTYPES, QUANTISED, check_pages, check_rows, check_scale
+from kernels.checks import (
+    DTYPES,
+    QUANTISED,
+    check_device,
+    check_last_contiguous,
+    check_no_grad,
+    check_pages,
+    check_rows,
+    check_scale,
+    check_tensor,
+)
 from kernels.runtime import INTERPRETED
 
 
@@ -82,25 +91,16 @@ def _per_token(scale: Tensor | None) -> bool:
     return scale is not None and scale.ndim == 3
 
 
-def _check_tensor(name: str, x: object) -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name} must be a tensor; got {type(x).__name__}")
-
-
 def _check_rows(name: str, x: Tensor) -> None:
     """Check one of the four-dimensional tensors on its own."""
-    _check_tensor(name, x)
+    check_tensor(name, x)
     if x.ndim != 4 or 0 in x.shape[2:]:
         raise ValueError(
             f"{name} must have four dimensions, (…, length, heads, head dim), with heads and head "
             f"dim at least 1; got {_shape(x)}"
         )
-    if x.stride(3) != 1 and x.shape[3] > 1:
-        raise ValueError(
-            f"{name} must be contiguous in its last dimension; got strides {x.stride()}"
-        )
-    if x.requires_grad and torch.is_grad_enabled():
-        raise ValueError(f"{name} requires grad, but appending has no backward: use no_grad()")
+    check_last_contiguous(name, x)
+    check_no_grad(name, x, "appending has no backward")
 
 
 def _check_equal(name: str, x: Tensor, wanted: tuple[int, ...], what: str) -> None:
@@ -142,7 +142,7 @@ def _check_rotary(x: Tokens, rotate_at: str) -> None:
     if cos is None and sin is None:
         return
     for name, table in (("rotary_cos", cos), ("rotary_sin", sin)):
-        _check_tensor(name, table)
+        check_tensor(name, table)
         if table.dtype not in DTYPES:
             raise TypeError(f"{name} must be float32, float16 or bfloat16; got {table.dtype}")
     D = x.k.shape[3]
@@ -151,8 +151,8 @@ def _check_rotary(x: Tokens, rotate_at: str) -> None:
             f"rotary_cos and rotary_sin must both be (max_pos, R/2) with 2 ≤ R ≤ D = {D}; got "
             f"{_shape(cos)} and {_shape(sin)}"
         )
-    if cos.shape[1] > 1 and (cos.stride(1) != 1 or sin.stride(1) != 1):
-        raise ValueError("rotary_cos and rotary_sin must be contiguous in their last dimension")
+    check_last_contiguous("rotary_cos", cos)
+    check_last_contiguous("rotary_sin", sin)
 
 
 def _check_range(name: str, values: Tensor, limit: int, what: str) -> None:
@@ -169,8 +169,4 @@ def _check_devices(x: Tokens) -> None:
     devices = {str(tensor.device) for tensor in x if tensor is not None}
     if len(devices) > 1:
         raise ValueError(f"all tensors must be on one device; got {sorted(devices)}")
-    if not INTERPRETED and x.k.device.type != "cuda":
-        raise ValueError(
-            f"this process compiles its kernels for a GPU, so tensors must be on cuda; got "
-            f"{x.k.device}. To interpret them on the CPU, set TRITON_INTERPRET=1 first"
-        )
+    check_device(x.k.device)

@@ -56,18 +56,18 @@ def load_rotated(
     x = to_fp32(tl.load(ptrs[:, None] + offs_d[None, :], mask=mask, other=0.0))
     if rotary is not None:
         if INTERLEAVED:
-            first, partner, angle = offs_d % 2 == 0, offs_d ^ 1, offs_d // 2
+            is_first, partner, angle = offs_d % 2 == 0, offs_d ^ 1, offs_d // 2
         else:
-            first, angle = offs_d < R // 2, offs_d % (R // 2)
-            partner = tl.where(first, offs_d + R // 2, offs_d - R // 2)
-        turned = exists[:, None] & (offs_d < R)[None, :]
-        y = to_fp32(tl.load(ptrs[:, None] + partner[None, :], mask=turned, other=0.0))
+            is_first, angle = offs_d < R // 2, offs_d % (R // 2)
+            partner = tl.where(is_first, offs_d + R // 2, offs_d - R // 2)
+        mask_r = exists[:, None] & (offs_d < R)[None, :]
+        y = to_fp32(tl.load(ptrs[:, None] + partner[None, :], mask=mask_r, other=0.0))
 
-        known = turned & ((position >= 0) & (position < rotary.max_pos))[:, None]
+        known = mask_r & ((position >= 0) & (position < rotary.max_pos))[:, None]
         cos_ptrs = rotary.cos_ptr + (position * rotary.stride_cos)[:, None] + angle[None, :]
         sin_ptrs = rotary.sin_ptr + (position * rotary.stride_sin)[:, None] + angle[None, :]
         cos = to_fp32(tl.load(cos_ptrs, mask=known, other=0.0))
         sin = to_fp32(tl.load(sin_ptrs, mask=known, other=0.0))
-        new = x * cos + tl.where(first[None, :], -y, y) * sin
-        x = tl.where(turned, tl.where(known, new, float("nan")), x)
+        new = x * cos + tl.where(is_first[None, :], -y, y) * sin
+        x = tl.where(mask_r, tl.where(known, new, float("nan")), x)
     return x

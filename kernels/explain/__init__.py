@@ -112,19 +112,7 @@ def explain(
     device = Device.named(device) if isinstance(device, str) else device or Device.here()
     sight = capacity if window is None else min(capacity, window + queries)
     fast = dtype != "fp32" and device.tensor_cores
-    choice = choose_decode(
-        batch=batch,
-        queries=queries,
-        heads=heads,
-        head_dim=head_dim,
-        value_dim=value_dim,
-        element_size=DTYPES[kv_dtype].itemsize,
-        tensor_cores=fast,
-        max_len=sight,
-        num_sms=device.sms,
-        num_splits=num_splits,
-        latent=latent,
-    )
+    choice = _choose(counts, heads, kv_dtype, fast, sight, device.sms, num_splits, latent)
     dots = fast and choice.launch.block_m > 1
     keys, rows = min(length, sight), batch * queries * heads[0]
     pages = 0 if page_size is None else batch * -(-keys // page_size)
@@ -140,11 +128,37 @@ def explain(
     )
 
 
+def _choose(
+    counts: dict[str, int],
+    heads: tuple[int, int],
+    kv_dtype: str,
+    tensor_cores: bool,
+    sight: int,
+    sms: int,
+    num_splits: int | None,
+    latent: bool,
+) -> DecodeChoice:
+    """Choose as `flash_decode` does; sight: keys that a row can see."""
+    return choose_decode(
+        batch=counts["batch"],
+        queries=counts["queries"],
+        heads=heads,
+        head_dim=counts["head_dim"],
+        value_dim=counts["value_dim"],
+        element_size=DTYPES[kv_dtype].itemsize,
+        tensor_cores=tensor_cores,
+        max_len=sight,
+        num_sms=sms,
+        num_splits=num_splits,
+        latent=latent,
+    )
+
+
 def _cut(
     choice: DecodeChoice, keys: int, rows: int, readers: int, D: int, Dv: int
 ) -> dict[str, int]:
     """Count splits, programs, and what grows with them; readers: B·Hkv, rows: B·Lq·Hq."""
-    launch, m_tiles, splits = choice.launch, choice.m_tiles, choice.num_splits
+    launch, m_tiles, splits = choice.launch, choice.shape.m_tiles, choice.num_splits
     blocks = -(-keys // launch.block_n)
     chunk = max(1, -(-blocks // splits))  # blocks per split
     whole = readers * m_tiles

@@ -1,4 +1,7 @@
-"""Checks what `kernels.explain` accepts: TypeError or ValueError for anything else."""
+"""Checks what `kernels.explain` accepts: TypeError or ValueError for anything else.
+
+Nothing from `kernels.checks`, which needs triton: explaining needs none.
+"""
 
 
 def check_counts(

@@ -18,11 +18,9 @@ import triton.language as tl
 @triton.jit
 def over_queries(
     grads,
-    k,
-    v,
+    kv,
     queries,
     scale_log2,
-    G,
     start,
     stop,
     sees_from,
@@ -36,12 +34,13 @@ def over_queries(
     sees_from (BLOCK_N,): key j is seen by the queries from sees_from[j] on; used only if
     MASKED. Tiles are computed transposed, (BLOCK_N, BLOCK_M), since dv and dk need pᵀ and dsᵀ.
     """
-    dk, dv = grads
+    (dk, dv), (k, v) = grads, kv
     (
         (q_ptr, stride_qm, stride_qh),
         (do_ptr, stride_dom, stride_doh),
         (lse_log2_ptr, delta_ptr, Tq),
         Lq,
+        G,
     ) = queries
     offs_d = tl.arange(0, k.shape[1])[None, :]
     offs_dv = tl.arange(0, v.shape[1])[None, :]
@@ -116,6 +115,7 @@ def dkdv_kernel(
     v_ptr = v.ptr + row * v.stride_b + first_k * v.stride_n + head_kv * v.stride_h
     k_tile = tl.load(k_ptr + rows * k.stride_n + offs_d, mask=mask_k, other=0.0)
     v_tile = tl.load(v_ptr + rows * v.stride_n + offs_dv, mask=mask_v, other=0.0)
+    kv = (k_tile, v_tile)
 
     head = head_kv * G  # the first of the group
     stats = (row * G * tl.num_programs(1) + head) * Tq + first_q
@@ -126,6 +126,7 @@ def dkdv_kernel(
         (do_ptr, do.stride_n, do.stride_h),
         (lse_log2_ptr + stats, delta_ptr + stats, Tq),
         Lq,
+        G,
     )
 
     # Queries before `first_query` see none of these keys; those from `full` on see all of them.
@@ -138,36 +139,12 @@ def dkdv_kernel(
 
     grads = (tl.zeros((BLOCK_N, BLOCK_D), tl.float32), tl.zeros((BLOCK_N, BLOCK_DV), tl.float32))
     if CAUSAL:
-        stop = tl.minimum(full, Lq)
+        end = tl.minimum(full, Lq)
         grads = over_queries(
-            grads,
-            k_tile,
-            v_tile,
-            queries,
-            scale_log2,
-            G,
-            first_query,
-            stop,
-            sees_from,
-            D,
-            DV,
-            BLOCK_M,
-            MASKED=True,
+            grads, kv, queries, scale_log2, first_query, end, sees_from, D, DV, BLOCK_M, MASKED=True
         )
     dk, dv = over_queries(
-        grads,
-        k_tile,
-        v_tile,
-        queries,
-        scale_log2,
-        G,
-        full,
-        Lq,
-        sees_from,
-        D,
-        DV,
-        BLOCK_M,
-        MASKED=False,
+        grads, kv, queries, scale_log2, full, Lq, sees_from, D, DV, BLOCK_M, MASKED=False
     )
 
     first_row = (row * Tk + first_k) * tl.num_programs(1) + head_kv  # of B·Lk·Hkv

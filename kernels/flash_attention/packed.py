@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from kernels.checks import check_same_device, kind
 from kernels.runtime import INTERPRETED
 
 # isort: split
@@ -67,15 +68,13 @@ def check_cu_seqlens(name: str, cu_seqlens: Tensor, device: torch.device) -> Non
         TypeError: not an int32 tensor. ValueError: wrong shape, strides or device.
     """
     if not isinstance(cu_seqlens, Tensor) or cu_seqlens.dtype != torch.int32:
-        came = cu_seqlens.dtype if isinstance(cu_seqlens, Tensor) else type(cu_seqlens).__name__
-        raise TypeError(f"{name} must be an int32 tensor; got {came}")
+        raise TypeError(f"{name} must be an int32 tensor; got {kind(cu_seqlens)}")
     if cu_seqlens.ndim != 1 or not cu_seqlens.numel() or not cu_seqlens.is_contiguous():
         raise ValueError(
             f"{name} must be (B + 1,) and contiguous, where each of B sequences begins and, last, "
             f"the number of tokens; got {tuple(cu_seqlens.shape)}"
         )
-    if cu_seqlens.device != device:
-        raise ValueError(f"{name} must be on the device of q, {device}; got {cu_seqlens.device}")
+    check_same_device(name, cu_seqlens, device, "q")
 
 
 def check_sequences(name: str, cu_seqlens: Tensor | None, tokens: int, longest: int) -> None:

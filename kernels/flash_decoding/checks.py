@@ -13,9 +13,15 @@ from kernels.checks import (
     MAX_HEAD_DIM,
     QUANTISED,
     check_device,
+    check_groups,
     check_index,
+    check_last_contiguous,
+    check_no_grad,
     check_pages,
+    check_same_device,
     check_scale,
+    check_tensor,
+    check_window,
     kind,
 )
 from kernels.flash_decoding.features import Features
@@ -37,11 +43,8 @@ def check_decode(
         raise ValueError("block_table needs cache_seqlens: a table does not say where a row ends")
     given = {"q": q, "k_cache": k_cache, "v_cache": v_cache} | vars(features)
     for name, tensor in given.items():
-        if isinstance(tensor, Tensor) and tensor.requires_grad and torch.is_grad_enabled():
-            raise ValueError(
-                f"{name} requires grad, but decoding has no backward: call it under "
-                "torch.no_grad(), or differentiate through `kernels.flash_attention` or `reference`"
-            )
+        if isinstance(tensor, Tensor):
+            check_no_grad(name, tensor, "decoding has no backward (flash_attention has one)")
     check_device(q.device)
     B, rows, capacity = q.shape[0], k_cache.shape[0], features.capacity(k_cache)
     check_index("cache_seqlens", features.cache_seqlens, B, q.device, capacity)
@@ -80,22 +83,16 @@ def _check_plain(name: str, x: Tensor, q: Tensor) -> None:
     """Check that a pointer and strides describe x fully, and that it is on the device of q."""
     if x.is_nested or x.layout != torch.strided:
         raise ValueError(f"{name} must be a dense, strided tensor; got {x.layout}, {type(x)}")
-    if x.device != q.device:
-        raise ValueError(f"{name} must be on the device of q, {q.device}; got {x.device}")
+    check_same_device(name, x, q.device, "q")
 
 
 def _check_tensor(name: str, x: Tensor, q: Tensor) -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name} must be a tensor; got {type(x).__name__}")
+    check_tensor(name, x)
     _check_plain(name, x, q)
     if x.ndim != 4:
         layout = "(B, Lq, Hq, D)" if name == "q" else "(B, Lk, Hkv, D) or (pages, size, Hkv, D)"
         raise ValueError(f"{name} must be {layout}, four dimensions; got {tuple(x.shape)}")
-    if x.stride(3) != 1 and x.shape[3] > 1:
-        raise ValueError(
-            f"{name} must be contiguous in D, its last dimension; got {tuple(x.shape)} with "
-            f"strides {x.stride()}: call .contiguous() on it"
-        )
+    check_last_contiguous(name, x)
 
 
 def _check_dims(q: Tensor, k: Tensor, v: Tensor, features: Features) -> None:
@@ -111,8 +108,7 @@ def _check_dims(q: Tensor, k: Tensor, v: Tensor, features: Features) -> None:
         )
     if k.shape[3] != D:
         raise ValueError(f"q and k_cache must have one head dim D; got {shapes}")
-    if Hkv == 0 or Hq % Hkv:
-        raise ValueError(f"Hq must be a multiple of Hkv; got Hq = {Hq} and Hkv = {Hkv} ({shapes})")
+    check_groups(Hq, Hkv, shapes)
     if not (1 <= D <= MAX_HEAD_DIM and 1 <= Dv <= MAX_HEAD_DIM):
         most = MAX_LATENT if Hkv == 1 else (MAX_HEAD_DIM, MAX_HEAD_DIM)
         if not (1 <= D <= most[0] and 1 <= Dv <= most[1]):
@@ -139,19 +135,7 @@ def _check_dtypes(q: Tensor, k: Tensor, v: Tensor, features: Features) -> None:
 
 def _check_scores(B: int, Lq: int, Hq: int, features: Features) -> None:
     """Check what decides how a key scores and which queries see it."""
-    if isinstance(features.window, tuple) and len(features.window) != 2:
-        raise ValueError(
-            f"window must be an int, None, or a pair of these; got {features.window!r}"
-        )
-    for side in features.sides:
-        if side is not None and (isinstance(side, bool) or not isinstance(side, int)):
-            raise TypeError(
-                f"window must be an int, None, or a pair of these; got {features.window!r}"
-            )
-        if side is not None and not 0 <= side < 2**31:
-            raise ValueError(
-                f"window must not be negative (None: no bound); got {features.window!r}"
-            )
+    check_window(features.window)
     if features.softcap is not None:
         if isinstance(features.softcap, bool) or not isinstance(features.softcap, int | float):
             raise TypeError(f"softcap must be a number or None; got {features.softcap!r}")
@@ -180,8 +164,7 @@ def _check_float(
         raise TypeError(f"{name} must be a tensor, {wanted}; got {kind(x)}")
     if tuple(x.shape) not in shapes:
         raise ValueError(f"{name} must be {' or '.join(map(str, shapes))}; got {tuple(x.shape)}")
-    if x.ndim and x.shape[-1] > 1 and x.stride(-1) != 1:
-        raise ValueError(f"{name} must be contiguous in its last dimension; got {x.stride()}")
+    check_last_contiguous(name, x)
 
 
 def check_workspace(x: Tensor, numbers: int, device: torch.device) -> None:
@@ -193,8 +176,7 @@ def check_workspace(x: Tensor, numbers: int, device: torch.device) -> None:
             f"workspace must be one contiguous row of numbers on {device}; got {tuple(x.shape)} on "
             f"{x.device}"
         )
-    if x.requires_grad and torch.is_grad_enabled():
-        raise ValueError("workspace requires grad, but it is overwritten")
+    check_no_grad("workspace", x, "it is overwritten")
     if x.numel() < numbers:
         raise ValueError(
             f"workspace must hold {numbers} fp32 numbers for the partial results; got {x.numel()}: "

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from kernels.call import Cells
+from kernels.checks import Window, check_int
 from kernels.flash_decoding.attend import Cache
 from kernels.flash_decoding.rows import HeadScale, HeadScales, Rows, Rules
 from kernels.plan import Plan
-
-Window = int | tuple[int | None, int | None] | None
 
 
 @dataclass(frozen=True)
@@ -110,13 +109,8 @@ class Splits:
         if len(chosen) > 1:
             raise ValueError(f"{' and '.join(chosen)} each cut the keys their own way: give one")
         for name in ("num_splits", "split_size", "num_sms"):
-            number = getattr(self, name)
-            if number is None:
-                continue
-            if isinstance(number, bool) or not isinstance(number, int):
-                raise TypeError(f"{name} must be an int or None; got {number!r}")
-            if not 1 <= number < 2**31:
-                raise ValueError(f"{name} must be at least 1; got {number}")
+            if getattr(self, name) is not None:
+                check_int(name, getattr(self, name), 1)
 
     def check_fits(self, block_n: int, B: int, Lq: int, max_len: int, features: Features) -> None:
         """Raise TypeError or ValueError unless split size and plan fit the call.

@@ -47,36 +47,10 @@ def decode(
     lse = torch.empty(B, Lq, Hq, dtype=torch.float32, device=q.device)
     latent = shares_memory(k_cache, v_cache)
     choice = choose_splits(q, k_cache, v_cache, features, splits, latent)
-    if lse.numel() == 0:
-        return o, lse
-    plan, items, first_slot = splits.plan, None, None
-    if plan is not None:
-        items, first_slot = plan.items, plan.first_slot
-        if INTERPRETED:
-            check_plan_fits(items, first_slot, plan.block_n, Lq, k_cache, features)
     if workspace is not None:
         check_workspace(workspace, 0, q.device)
-    whole = choice.parts == 1 and plan is None and features.sinks is None
-    partials = (o, lse)  # a single split is the answer
-    if not whole:
-        rows = (choice.parts, B, Lq, Hq) if plan is None else (choice.parts, Lq, Hq)
-        partials = _partials(rows, Dv, workspace, q.device)
-    split_call(
-        q,
-        k_cache,
-        None if choice.latent else v_cache,
-        features,
-        *partials,
-        num_splits=choice.parts,
-        causal=causal,
-        scale=scale,
-        launch=choice.launch,
-        split_blocks=choice.split_blocks,
-        items=items,
-    ).launch(q.device)
-    if not whole:
-        merge = combine_call(*partials, o, lse, first_slot=first_slot, sinks=features.sinks)
-        merge.launch(q.device)
+    if lse.numel():
+        _launch(q, k_cache, v_cache, features, splits, choice, (o, lse), causal, scale, workspace)
     return o, lse
 
 
@@ -127,7 +101,7 @@ def choose_splits(
         capacity=0 if splits.split_size else capacity,  # a fixed size fits the smaller block too
     )
     launch, parts, split_blocks = choice.launch, choice.num_splits, None
-    check_grid(q, Hkv * choice.m_tiles, launch.block_m)
+    check_grid(q, Hkv * choice.shape.m_tiles, launch.block_m)
     splits.check_fits(launch.block_n, B, Lq, capacity, features)
     if splits.plan is not None:
         parts = len(splits.plan.items)
@@ -137,6 +111,44 @@ def choose_splits(
     elif splits.num_splits is not None:  # more splits than blocks would be empty
         parts = min(splits.num_splits, max(1, -(-capacity // launch.block_n)))
     return Choice(launch, parts, split_blocks, latent and choice.columns == D)
+
+
+def _launch(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    features: Features,
+    splits: Splits,
+    choice: Choice,
+    out: tuple[Tensor, Tensor],
+    causal: bool,
+    scale: float,
+    workspace: Tensor | None,
+) -> None:
+    """Launch stage 1 and, unless it writes the answer itself, stage 2; out: o and lse."""
+    (B, Lq, Hq, _), plan, sinks = q.shape, splits.plan, features.sinks
+    items, first_slot = (None, None) if plan is None else (plan.items, plan.first_slot)
+    if plan is not None and INTERPRETED:
+        check_plan_fits(items, first_slot, plan.block_n, Lq, k_cache, features)
+    partials = out  # a single split is the answer
+    if choice.parts > 1 or plan is not None or sinks is not None:
+        rows = (choice.parts, B, Lq, Hq) if plan is None else (choice.parts, Lq, Hq)
+        partials = _partials(rows, v_cache.shape[3], workspace, q.device)
+    split_call(
+        q,
+        k_cache,
+        None if choice.latent else v_cache,
+        features,
+        *partials,
+        num_splits=choice.parts,
+        causal=causal,
+        scale=scale,
+        launch=choice.launch,
+        split_blocks=choice.split_blocks,
+        items=items,
+    ).launch(q.device)
+    if partials is not out:
+        combine_call(*partials, *out, first_slot=first_slot, sinks=sinks).launch(q.device)
 
 
 def _partials(

@@ -49,6 +49,8 @@ from kernels.primitives import LOG2_E, finalize, round_to
 import triton
 import triton.language as tl
 
+EDGE_STAGES = tl.constexpr(2)  # of a loop over few blocks: there is little to pipeline
+
 
 @triton.jit
 def cut(first_key, length, SPLIT_BLOCKS: tl.constexpr, BLOCK_N: tl.constexpr) -> tuple:
@@ -95,11 +97,7 @@ def split_kernel(
     NUM_STAGES: tl.constexpr,
 ) -> None:
     """Attend with the query rows of one KV head to one split of one row of the cache."""
-    m_tiles = tl.cdiv(Lq * G, BLOCK_M)
-    item, program = tl.program_id(0), tl.program_id(1)
-    if rows.items_ptr is not None:  # programs start in the order of items, all heads of one first
-        item, program = item // (Hq // G * m_tiles), item % (Hq // G * m_tiles)
-    kv_head, m_tile = program // m_tiles, program % m_tiles
+    m_tiles, program = tl.cdiv(Lq * G, BLOCK_M), tl.program_id(1)
 
     # 1. Which keys.
     if rows.items_ptr is None:
@@ -107,7 +105,9 @@ def split_kernel(
         part = tl.program_id(0) * tl.num_programs(2) + b
         length, first_key = row_range(rows, rules, b, Lq, Lk)
         start, stop = cut(first_key, length, SPLIT_BLOCKS, BLOCK_N)
-    else:  # kernels.plan has cut the splits
+    else:  # kernels.plan has cut the splits; programs start item by item, with all heads of it
+        programs = Hq // G * m_tiles
+        item, program = tl.program_id(0) // programs, tl.program_id(0) % programs
         item_ptr = rows.items_ptr + item * 4
         b, part = tl.load(item_ptr).to(tl.int64), tl.load(item_ptr + 3).to(tl.int64)
         if b < 0:  # more programs than items
@@ -116,6 +116,7 @@ def split_kernel(
         start, stop = tl.load(item_ptr + 1), tl.load(item_ptr + 2)
 
     # 2. Which queries: G heads by Lq queries, packed.
+    kv_head, m_tile = program // m_tiles, program % m_tiles
     offs_m = m_tile * BLOCK_M + tl.arange(0, BLOCK_M)
     query, head = offs_m // G, kv_head * G + offs_m % G
     mask_m = query < Lq
@@ -137,11 +138,9 @@ def split_kernel(
 
     # 4. Blocks that all rows see in full: no masks. Then those cut by an end or the diagonal.
     scale_log2 = scaled(scale_log2, head_scales.of_k, kv_head)
-    where = row_cells(rows, b, kv_head)
-    task = Task(q_tile, q_rest, cache, where, rules, tile, scale_log2, bounds)
+    task = Task(q_tile, q_rest, cache, row_cells(rows, b, kv_head), rules, tile, scale_log2, bounds)
     m_log2 = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     state = (m_log2, tl.zeros_like(m_log2), tl.zeros((BLOCK_M, BLOCK_DV), tl.float32))
-    EDGE_STAGES: tl.constexpr = 2  # few blocks: little to pipeline
     MASKED: tl.constexpr = 1 if rules.left is None and rows.leftpad_ptr is None else 2
     if MASKED == 2:  # before them, those cut by a window or padding
         state = attend_split(

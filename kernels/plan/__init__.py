@@ -38,12 +38,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.checks import check_device, check_index
+from kernels.checks import (
+    Window,
+    check_device,
+    check_index,
+    check_int,
+    check_tensor,
+    check_window,
+)
 from kernels.plan.plan_kernel import plan_call
 from kernels.runtime import num_sms as sms_of
 from kernels.split_rules import PROGRAMS_PER_SM
-
-Window = int | tuple[int | None, int | None] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,8 +122,7 @@ def decode_plan(
 
     Source: see the module docstring; `reference.plan.decode_plan` is the twin.
     """
-    if not isinstance(cache_seqlens, Tensor):
-        raise TypeError(f"cache_seqlens must be a tensor; got {type(cache_seqlens).__name__}")
+    check_tensor("cache_seqlens", cache_seqlens)
     _check_numbers(
         kv_heads=kv_heads,
         block_n=block_n,
@@ -132,22 +136,15 @@ def decode_plan(
     if programs is None:
         slots = PROGRAMS_PER_SM * (num_sms or sms_of(cache_seqlens.device))
         programs = max(1, slots // (kv_heads * -(-rows_per_head // block_m)))
-    left, B = _left(window), cache_seqlens.numel()
+    check_window(window)
+    left, B = window[0] if isinstance(window, tuple) else window, cache_seqlens.numel()
     made_for = (block_n, B, Lq, max_len, left, cache_leftpad is not None)
     plan = _room(programs + B, made_for, cache_seqlens.device) if out is None else out
     _check_out(plan, programs + B, made_for, cache_seqlens.device)
     reach = None if left is None else min(Lq + left, 2**31 - 1)
     fill = _fill_op if torch.compiler.is_compiling() else _fill
-    fill(
-        plan.items,
-        plan.first_slot,
-        cache_seqlens,
-        cache_leftpad,
-        programs,
-        max_len,
-        reach,
-        block_n,
-    )
+    room = (plan.items, plan.first_slot)
+    fill(*room, cache_seqlens, cache_leftpad, programs, max_len, reach, block_n)
     return plan
 
 
@@ -193,26 +190,11 @@ def _fake(*_: object) -> None:
     """Nothing is returned: the op writes into items and first_slot."""
 
 
-def _left(window: Window) -> int | None:
-    """Return the left side of a window, in keys; None: no bound."""
-    sides = window if isinstance(window, tuple) else (window, None)
-    if len(sides) != 2 or any(
-        x is not None and (isinstance(x, bool) or not isinstance(x, int)) for x in sides
-    ):
-        raise TypeError(f"window must be an int, None, or a pair of these; got {window!r}")
-    if any(x is not None and not 0 <= x < 2**31 for x in sides):
-        raise ValueError(f"window must not be negative (None: no bound); got {window!r}")
-    return sides[0]
-
-
 def _check_numbers(**numbers: int | None) -> None:
     for name, x in numbers.items():
         if x is None and name in ("num_sms", "programs"):
             continue
-        if isinstance(x, bool) or not isinstance(x, int):
-            raise TypeError(f"{name} must be an int; got {x!r}")
-        if not (0 if name == "max_len" else 1) <= x < 2**30:
-            raise ValueError(f"{name} must be at least 1 (max_len: 0) and below 2^30; got {x}")
+        check_int(name, x, 0 if name == "max_len" else 1, 2**30)
     block_n = numbers["block_n"]
     if block_n < 16 or block_n & (block_n - 1):
         raise ValueError(f"block_n must be a power of two, at least 16; got {block_n}")

@@ -29,7 +29,7 @@ def make(Lp, Lq):
         (
             lambda q, pk, pv, k, v: (q, pk.mT.contiguous().mT, pv, k, v),
             ValueError,
-            "prefix_k must be contiguous in D",
+            "prefix_k must be contiguous in its last dimension",
         ),
         (
             lambda q, pk, pv, k, v: (q, pk.clone().requires_grad_(), pv, k, v),

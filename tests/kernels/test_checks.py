@@ -78,7 +78,7 @@ MISUSE = {
     "D not contiguous": (
         {"k_cache": zeros(2, 8, 16, 2).transpose(2, 3)},
         ValueError,
-        r"k_cache must be contiguous in D.*strides \(256, 32, 1, 2\)",
+        r"k_cache must be contiguous in its last dimension.*strides \(256, 32, 1, 2\)",
     ),
     "lengths: list": ({"cache_seqlens": [8, 5]}, TypeError, r"cache_seqlens must be a tensor"),
     "lengths: float": (
@@ -97,8 +97,8 @@ MISUSE = {
         r"cache_seqlens must be on the device of q.*got meta",
     ),
     "num_splits = 0": ({"num_splits": 0}, ValueError, r"num_splits must be at least 1; got 0"),
-    "num_splits = 2.0": ({"num_splits": 2.0}, TypeError, r"must be an int or None; got 2.0"),
-    "num_splits = True": ({"num_splits": True}, TypeError, r"must be an int or None; got True"),
+    "num_splits = 2.0": ({"num_splits": 2.0}, TypeError, r"num_splits must be an int; got 2.0"),
+    "num_splits = True": ({"num_splits": True}, TypeError, r"num_splits must be an int; got True"),
     "scale: text": ({"scale": "1"}, TypeError, r"scale must be a number or None; got '1'"),
     "scale: inf": ({"scale": math.inf}, ValueError, r"scale must be finite in fp32; got inf"),
 }

@@ -185,7 +185,7 @@ def test_torch_knows_the_operator():
         (seqlens([1]), {"block_n": None}, TypeError, "block_n must be an int; got None"),
         (seqlens([1]), {"programs": 0}, ValueError, "programs must be at least 1"),
         (seqlens([1]), {"num_sms": 1.5}, TypeError, "num_sms must be an int; got 1.5"),
-        (seqlens([1]), {"max_len": -1}, ValueError, "max_len must be at least 1"),
+        (seqlens([1]), {"max_len": -1}, ValueError, "max_len must be at least 0"),
         (seqlens([1]), {"max_len": 2**31}, ValueError, "below 2\\^30; got"),
         (seqlens([1]), {"window": True}, TypeError, "window must be an int"),
         (seqlens([1]), {"window": (1, 2, 3)}, TypeError, "or a pair of these"),

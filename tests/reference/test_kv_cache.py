@@ -73,17 +73,17 @@ def test_token_by_token_is_the_whole_prompt():
     cos, sin = rotary_table(5, 8)
     tables = {"rotary_cos": cos, "rotary_sin": sin}
     whole, steps = torch.zeros(2, 2, 2, 5, 2, 8)
-    turned = append_kv(*whole, k, v, q=q, **tables)
-    o = attention(turned, *whole, causal=True)
+    rotated = append_kv(*whole, k, v, q=q, **tables)
+    o = attention(rotated, *whole, causal=True)
     for i in range(5):
         now = torch.tensor([i, i])
         new = [x[:, i : i + 1] for x in (q, k, v)]
         q_i = append_kv(*steps, *new[1:], now, q=new[0], **tables)
-        assert torch.equal(q_i, turned[:, i : i + 1])
+        assert torch.equal(q_i, rotated[:, i : i + 1])
         o_i = attention(q_i, *steps[:, :, : i + 1], causal=True)
         assert torch.allclose(o_i[:, 0], o[:, i], atol=1e-6)
     assert torch.equal(whole, steps)
-    assert torch.allclose(o.double(), oracle(turned, *whole, causal=True)[0], atol=1e-6)
+    assert torch.allclose(o.double(), oracle(rotated, *whole, causal=True)[0], atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", LARGEST, ids=str)

@@ -221,7 +221,7 @@ def test_misuse_is_told(error, says, given):
 
 def test_other_misuse_is_told():
     q, k, v = tensors()
-    with pytest.raises(ValueError, match="contiguous in D"):
+    with pytest.raises(ValueError, match="must be contiguous in its last dimension"):
         flash_attention(q, torch.zeros(1, 8, 16, 2, device=DEVICE).transpose(2, 3), v)
     with pytest.raises(ValueError, match="finite"):
         flash_attention(q, k, v, scale=math.inf)

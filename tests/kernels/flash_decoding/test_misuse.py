@@ -192,7 +192,10 @@ def test_a_keyword_that_there_is_not():
         ({"scale": 1e39}, r"scale must be finite in fp32; got 1e\+39"),
         ({"softcap": 1e-31}, r"softcap must be above 0, from 1e-30 to 1e\+30"),
         ({"split_size": 65, "num_splits": None}, "split_size must be a multiple of 64"),
-        ({"k_cache": K[:, :, :, ::2]}, r"q and k_cache must have one|must be contiguous in D"),
+        (
+            {"k_cache": K[:, :, :, ::2]},
+            r"q and k_cache must have one|must be contiguous in its last",
+        ),
         ({"cache_leftpad": torch.tensor([25, 0])}, "cache_leftpad must be from 0 to 24"),
     ],
 )
