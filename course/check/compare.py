@@ -29,7 +29,7 @@ class Complaint:
 
 
 @dataclass(frozen=True)
-class Closeness:
+class Tolerance:
     """The tolerances of one `Seen`, and whether the dtype matters."""
 
     atol: float | None
@@ -54,22 +54,22 @@ def complain(seen: Seen) -> Complaint | None:
             return Complaint(
                 "guard", f"It wrote outside {which}: a mask or an offset lets a store go too far."
             )
-    closeness = Closeness(seen.atol, seen.rtol, seen.any_dtype, bool(seen.guards))
-    return _differ(seen.got, seen.wanted, closeness, seen.names, "")
+    tolerance = Tolerance(seen.atol, seen.rtol, seen.any_dtype, bool(seen.guards))
+    return _differ(seen.got, seen.wanted, tolerance, seen.names, "")
 
 
 def same(got: Any, other: Any, like: Seen) -> bool:
     """Return whether two answers to the same question agree, within that question's tolerance."""
-    closeness = Closeness(like.atol, like.rtol, any_dtype=False)
-    return _differ(got, other, closeness, (), "") is None
+    tolerance = Tolerance(like.atol, like.rtol, any_dtype=False)
+    return _differ(got, other, tolerance, (), "") is None
 
 
 def contrast(seen: Seen) -> tuple[str, str]:
     """Return got and wanted in short form: large tensors from where they first differ."""
-    return _contrast(seen.got, seen.wanted, Closeness(seen.atol, seen.rtol, seen.any_dtype))
+    return _contrast(seen.got, seen.wanted, Tolerance(seen.atol, seen.rtol, seen.any_dtype))
 
 
-def _contrast(got: Any, wanted: Any, near: Closeness) -> tuple[str, str]:
+def _contrast(got: Any, wanted: Any, near: Tolerance) -> tuple[str, str]:
     lists = (tuple, list)
     if isinstance(got, lists) and isinstance(wanted, lists) and len(got) == len(wanted) <= FEW:
         pairs = [_contrast(g, w, near) for g, w in zip(got, wanted, strict=True)]
@@ -89,7 +89,7 @@ def _contrast(got: Any, wanted: Any, near: Closeness) -> tuple[str, str]:
     return short(got, start=start, digits=8), short(wanted, start=start, digits=8)
 
 
-def _first(got: torch.Tensor, wanted: torch.Tensor, near: Closeness) -> int:
+def _first(got: torch.Tensor, wanted: torch.Tensor, near: Tolerance) -> int:
     """Flat index of the first wrong entry; 0 if it is among the first three."""
     atol, rtol = near.of(got, wanted)
     close = torch.isclose(got.double(), wanted.double(), rtol=rtol, atol=atol, equal_nan=True)
@@ -97,7 +97,7 @@ def _first(got: torch.Tensor, wanted: torch.Tensor, near: Closeness) -> int:
     return first if first > 2 else 0
 
 
-def _differ(got: Any, wanted: Any, near: Closeness, names: tuple, where: str) -> Complaint | None:
+def _differ(got: Any, wanted: Any, near: Tolerance, names: tuple, where: str) -> Complaint | None:
     if isinstance(wanted, torch.Tensor) or _is_number(wanted):
         return _differ_in_numbers(got, wanted, near, where)
     if isinstance(wanted, dict):
@@ -131,7 +131,7 @@ def _kind(x: Any) -> str:
     return f"{'an' if type(x).__name__[0] in 'aeiou' else 'a'} {type(x).__name__}"
 
 
-def _differ_in_numbers(got: Any, wanted: Any, near: Closeness, where: str) -> Complaint | None:
+def _differ_in_numbers(got: Any, wanted: Any, near: Tolerance, where: str) -> Complaint | None:
     named = f"`{where}`" if where else "The answer"
     plain = _is_number(wanted)
     if not (isinstance(got, torch.Tensor) or _is_number(got)):
@@ -152,7 +152,7 @@ def _differ_in_numbers(got: Any, wanted: Any, near: Closeness, where: str) -> Co
 
 
 def _differ_in_values(
-    got: torch.Tensor, wanted: torch.Tensor, near: Closeness, where: str, plain: bool
+    got: torch.Tensor, wanted: torch.Tensor, near: Tolerance, where: str, plain: bool
 ) -> Complaint | None:
     # a plain number may have been computed in fp32, though Python holds it in fp64
     coarse = got.float() if plain and got.dtype.is_floating_point else got

@@ -50,9 +50,9 @@ def over_queries(
         head = (i // tiles).to(tl.int64)
         offs_m = start + i % tiles * BLOCK_M + tl.arange(0, BLOCK_M)
         mask_m = offs_m < Lq
-        rows = offs_m.to(tl.int64)[:, None]
+        tokens = offs_m.to(tl.int64)[:, None]
         mask = mask_m[:, None] & (offs_d < D)
-        q_ptrs = q_ptr + head * stride_qh + rows * stride_qm + offs_d
+        q_ptrs = q_ptr + head * stride_qh + tokens * stride_qm + offs_d
         q = tl.load(q_ptrs, mask=mask, other=0.0)  # (BLOCK_M, BLOCK_D)
         # Past the last query lse is +inf: p is 0 there, as in a row without keys.
         lse_log2 = tl.load(lse_log2_ptr + head * Tq + offs_m, mask=mask_m, other=float("inf"))
@@ -63,7 +63,7 @@ def over_queries(
         p = tl.exp2(scores_log2 - lse_log2[None, :])
 
         mask = mask_m[:, None] & (offs_dv < DV)
-        do_ptrs = do_ptr + head * stride_doh + rows * stride_dom + offs_dv
+        do_ptrs = do_ptr + head * stride_doh + tokens * stride_dom + offs_dv
         do = tl.load(do_ptrs, mask=mask, other=0.0)  # (BLOCK_M, BLOCK_DV)
         dv = dot(round_to(p, do.dtype), do, dv)  # (BLOCK_N, BLOCK_DV)
         delta = tl.load(delta_ptr + head * Tq + offs_m, mask=mask_m, other=0.0)
@@ -110,11 +110,11 @@ def dkdv_kernel(
     offs_d, offs_dv = tl.arange(0, BLOCK_D)[None, :], tl.arange(0, BLOCK_DV)[None, :]
     mask_k = (offs_n[:, None] < Lk) & (offs_d < D)
     mask_v = (offs_n[:, None] < Lk) & (offs_dv < DV)
-    rows = offs_n.to(tl.int64)[:, None]
+    tokens = offs_n.to(tl.int64)[:, None]
     k_ptr = k.ptr + row * k.stride_b + first_k * k.stride_n + head_kv * k.stride_h
     v_ptr = v.ptr + row * v.stride_b + first_k * v.stride_n + head_kv * v.stride_h
-    k_tile = tl.load(k_ptr + rows * k.stride_n + offs_d, mask=mask_k, other=0.0)
-    v_tile = tl.load(v_ptr + rows * v.stride_n + offs_dv, mask=mask_v, other=0.0)
+    k_tile = tl.load(k_ptr + tokens * k.stride_n + offs_d, mask=mask_k, other=0.0)
+    v_tile = tl.load(v_ptr + tokens * v.stride_n + offs_dv, mask=mask_v, other=0.0)
     kv = (k_tile, v_tile)
 
     head = head_kv * G  # the first of the group
@@ -148,8 +148,8 @@ def dkdv_kernel(
     )
 
     first_row = (row * Tk + first_k) * tl.num_programs(1) + head_kv  # of B·Lk·Hkv
-    rows = rows * tl.num_programs(1)
+    offs_out = tokens * tl.num_programs(1)
     dk = round_to(dk * scale, dk_ptr.dtype.element_ty)
-    tl.store(dk_ptr + first_row * D + rows * D + offs_d, dk, mask=mask_k)
+    tl.store(dk_ptr + first_row * D + offs_out * D + offs_d, dk, mask=mask_k)
     dv = round_to(dv, dv_ptr.dtype.element_ty)
-    tl.store(dv_ptr + first_row * DV + rows * DV + offs_dv, dv, mask=mask_v)
+    tl.store(dv_ptr + first_row * DV + offs_out * DV + offs_dv, dv, mask=mask_v)

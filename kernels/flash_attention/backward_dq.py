@@ -42,19 +42,19 @@ def over_keys(
     zeros = tl.zeros((q.shape[0], BLOCK_N), tl.float32)
     for tile in range(start, stop, BLOCK_N):
         offs_n = tile + tl.arange(0, BLOCK_N)
-        rows = offs_n.to(tl.int64)[:, None]
+        tokens = offs_n.to(tl.int64)[:, None]
         mask_k, mask_v = offs_d < D, offs_dv < DV
         if MASKED:
             mask_k = mask_k & (offs_n[:, None] < stop)
             mask_v = mask_v & (offs_n[:, None] < stop)
 
-        k = tl.load(k_ptr + rows * stride_kn + offs_d, mask=mask_k, other=0.0)
+        k = tl.load(k_ptr + tokens * stride_kn + offs_d, mask=mask_k, other=0.0)
         scores_log2 = dot(q, tl.trans(k), zeros) * scale_log2  # (BLOCK_M, BLOCK_N)
         if MASKED:
             scores_log2 = tl.where(offs_n[None, :] < sees[:, None], scores_log2, float("-inf"))
         p = tl.exp2(scores_log2 - lse_log2[:, None])
 
-        v = tl.load(v_ptr + rows * stride_vn + offs_dv, mask=mask_v, other=0.0)
+        v = tl.load(v_ptr + tokens * stride_vn + offs_dv, mask=mask_v, other=0.0)
         ds = p * dot(do, tl.trans(v), zeros - delta[:, None])  # the sum begins with -delta
         dq = dot(round_to(ds, k.dtype), k, dq)  # (BLOCK_M, BLOCK_D)
     return dq
@@ -101,12 +101,12 @@ def dq_kernel(
     offs_d, offs_dv = tl.arange(0, BLOCK_D)[None, :], tl.arange(0, BLOCK_DV)[None, :]
     mask_m = offs_m < Lq
     mask_q = mask_m[:, None] & (offs_d < D)
-    rows = offs_m.to(tl.int64)[:, None]
+    tokens = offs_m.to(tl.int64)[:, None]
     q_ptr = q.ptr + row * q.stride_b + first_q * q.stride_n + head * q.stride_h
     do_ptr = do.ptr + row * do.stride_b + first_q * do.stride_n + head * do.stride_h
-    q_tile = tl.load(q_ptr + rows * q.stride_n + offs_d, mask=mask_q, other=0.0)
+    q_tile = tl.load(q_ptr + tokens * q.stride_n + offs_d, mask=mask_q, other=0.0)
     mask_do = mask_m[:, None] & (offs_dv < DV)
-    do_tile = tl.load(do_ptr + rows * do.stride_n + offs_dv, mask=mask_do, other=0.0)
+    do_tile = tl.load(do_ptr + tokens * do.stride_n + offs_dv, mask=mask_do, other=0.0)
     first_row = (row * tl.num_programs(1) + head) * Tq + first_q  # of B·Hq·Lq
     # Past the last query lse is +inf: p is 0 there, as in a row without keys.
     lse_log2 = tl.load(lse_log2_ptr + first_row + offs_m, mask=mask_m, other=float("inf"))
@@ -118,5 +118,5 @@ def dq_kernel(
     dq = over_keys(dq, queries, keys, scale_log2, 0, full, sees, D, DV, BLOCK_N, MASKED=False)
     dq = over_keys(dq, queries, keys, scale_log2, full, stop, sees, D, DV, BLOCK_N, MASKED=True)
     first_row = (row * Tq + first_q) * tl.num_programs(1) + head  # of B·Lq·Hq
-    dq_ptrs = dq_ptr + first_row * D + rows * tl.num_programs(1) * D + offs_d
+    dq_ptrs = dq_ptr + first_row * D + tokens * tl.num_programs(1) * D + offs_d
     tl.store(dq_ptrs, round_to(dq * scale, dq_ptr.dtype.element_ty), mask=mask_q)

@@ -44,8 +44,8 @@ def rows_kernel(
     row = (batch * Lq + offs_m) * tl.num_programs(1) + head  # of B·Lq·Hq
     o = tl.load(o_ptr + row[:, None] * DV + offs_d, mask=mask, other=0.0)
     do_ptr += batch * stride_dob + head * stride_doh
-    rows = offs_m.to(tl.int64)[:, None]
-    do = tl.load(do_ptr + rows * stride_dom + offs_d, mask=mask, other=0.0)
+    tokens = offs_m.to(tl.int64)[:, None]
+    do = tl.load(do_ptr + tokens * stride_dom + offs_d, mask=mask, other=0.0)
 
     delta = tl.sum(to_fp32(o) * to_fp32(do), 1)  # (BLOCK_M,)
     if dlse_ptr is not None:

@@ -58,12 +58,12 @@ def attend(
     offs_d = tl.arange(0, q.shape[1])[None, :]
     for tile in range(start, stop, BLOCK_N):
         offs_n = tile + tl.arange(0, BLOCK_N)
-        rows = offs_n.to(tl.int64)[:, None]  # int64: a cache may exceed 2^31 elements
+        tokens = offs_n.to(tl.int64)[:, None]  # int64: a cache may exceed 2^31 elements
         mask = offs_d < D  # the compiler removes it if D fills the block
         if MASKED:
             mask = mask & (offs_n[:, None] < stop)
 
-        k = tl.load(k_ptr + rows * stride_kn + offs_d, mask=mask, other=0.0)  # (BLOCK_N, BLOCK_D)
+        k = tl.load(k_ptr + tokens * stride_kn + offs_d, mask=mask, other=0.0)  # (BLOCK_N, BLOCK_D)
         scores = dot(q, tl.trans(k), tl.zeros((q.shape[0], BLOCK_N), tl.float32))
         scores_log2 = scores * scale_log2  # (BLOCK_M, BLOCK_N)
         if MASKED:
@@ -71,7 +71,7 @@ def attend(
         m_log2, l, acc, p = online_softmax_step(m_log2, l, acc, scores_log2)
 
         # Past the end V is loaded as 0, not left undefined: p is 0 there, but 0 · NaN is NaN.
-        v = tl.load(v_ptr + rows * stride_vn + offs_d, mask=mask, other=0.0)  # (BLOCK_N, BLOCK_D)
+        v = tl.load(v_ptr + tokens * stride_vn + offs_d, mask=mask, other=0.0)  # (BLOCK_N, BLOCK_D)
         acc = dot(round_to(p, v.dtype), v, acc)  # (BLOCK_M, BLOCK_D)
     return m_log2, l, acc
 
@@ -144,9 +144,9 @@ def flash_attention_kernel(
     offs_m = start_m + tl.arange(0, BLOCK_M)
     offs_d = tl.arange(0, BLOCK_D)[None, :]
     mask_q = (offs_m[:, None] < Lq) & (offs_d < D)
-    rows = offs_m.to(tl.int64)[:, None]
+    tokens = offs_m.to(tl.int64)[:, None]
     q_ptr += batch * stride_qb + first_q * stride_qm + head * stride_qh
-    q_ptrs = q_ptr + rows * stride_qm + offs_d
+    q_ptrs = q_ptr + tokens * stride_qm + offs_d
     q = tl.load(q_ptrs, mask=mask_q, other=0.0)  # (BLOCK_M, BLOCK_D)
 
     # Keys before `full` are seen by every row of the tile, keys from `stop` on by none.

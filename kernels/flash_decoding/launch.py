@@ -132,8 +132,8 @@ def _launch(
         check_plan_fits(items, first_slot, plan.block_n, Lq, k_cache, features)
     partials = out  # a single split is the answer
     if choice.parts > 1 or plan is not None or sinks is not None:
-        rows = (choice.parts, B, Lq, Hq) if plan is None else (choice.parts, Lq, Hq)
-        partials = _partials(rows, v_cache.shape[3], workspace, q.device)
+        shape = (choice.parts, B, Lq, Hq) if plan is None else (choice.parts, Lq, Hq)
+        partials = _partials(shape, v_cache.shape[3], workspace, q.device)
     split_call(
         q,
         k_cache,
@@ -152,16 +152,16 @@ def _launch(
 
 
 def _partials(
-    rows: tuple[int, ...], Dv: int, workspace: Tensor | None, device: torch.device
+    shape: tuple[int, ...], Dv: int, workspace: Tensor | None, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Room for o (*rows, Dv) and lse (*rows), fp32: in the caller's workspace, or a new one."""
-    count = torch.Size(rows).numel()
+    """Room for o (*shape, Dv) and lse (*shape), fp32: in the caller's workspace, or a new one."""
+    count = torch.Size(shape).numel()
     if workspace is None:
         workspace = torch.empty(count * (Dv + 1), dtype=torch.float32, device=device)
     check_workspace(workspace, count * (Dv + 1), device)
     return (
-        workspace[: count * Dv].view(*rows, Dv),
-        workspace[count * Dv : count * (Dv + 1)].view(rows),
+        workspace[: count * Dv].view(*shape, Dv),
+        workspace[count * Dv : count * (Dv + 1)].view(shape),
     )
 
 
