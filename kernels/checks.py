@@ -38,7 +38,7 @@ def check_qkv(q: Tensor, k: Tensor, v: Tensor) -> None:
         raise ValueError(f"q and k must have one head dim D; got q {_shape(q)} and k {_shape(k)}")
     if not 1 <= q.shape[3] <= MAX_HEAD_DIM:
         raise ValueError(f"head dim D must be from 1 to {MAX_HEAD_DIM}; got q {_shape(q)}")
-    check_groups(q.shape[2], k.shape[2], f"q {_shape(q)}, k {_shape(k)}")
+    check_groups(q, k)
     if not q.dtype == k.dtype == v.dtype:
         raise TypeError(f"q, k and v must have one dtype; got {q.dtype}, {k.dtype} and {v.dtype}")
     if not q.device == k.device == v.device:
@@ -106,10 +106,14 @@ def check_same_device(name: str, x: Tensor, device: torch.device, whose: str) ->
         raise ValueError(f"{name} must be on the device of {whose}, {device}; got {x.device}")
 
 
-def check_groups(Hq: int, Hkv: int, shapes: str) -> None:
-    """Raise ValueError unless the query heads divide evenly among the KV heads."""
+def check_groups(q: Tensor, k: Tensor) -> None:
+    """Raise ValueError unless the query heads, (…, Hq, D), divide evenly among those of k."""
+    Hq, Hkv = q.shape[2], k.shape[2]
     if Hkv == 0 or Hq % Hkv:
-        raise ValueError(f"Hq must be a multiple of Hkv; got Hq = {Hq} and Hkv = {Hkv} ({shapes})")
+        raise ValueError(
+            f"Hq must be a multiple of Hkv; got Hq = {Hq} and Hkv = {Hkv} (q {_shape(q)}, "
+            f"k {_shape(k)})"
+        )
 
 
 def check_int(name: str, x: object, least: int, limit: int = 2**31) -> None:
@@ -203,9 +207,9 @@ def check_scale(name: str, scale: Tensor | None, cache: Tensor) -> None:
 
 def check_index(name: str, x: Tensor | None, B: int, device: torch.device, most: int) -> None:
     """Check one integer per row, from 0 to most: TypeError or ValueError; None passes."""
-    check_rows(name, x, B)
     if x is None:
         return
+    check_rows(name, x, B)
     check_same_device(name, x, device, "the cache")
     if (INTERPRETED or device.type == "cpu") and device.type != "meta" and B > 0:
         low, high = x.min().item(), x.max().item()

@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.call import Cells, KernelCall
+from kernels.call import KernelCall
 from kernels.flash_attention.backward_dkdv import dkdv_kernel
 from kernels.flash_attention.backward_dq import dq_kernel
 from kernels.flash_attention.backward_rows import rows_call
@@ -49,16 +49,16 @@ import triton
 
 def dkdv_call(
     inputs: tuple[Tensor, Tensor, Tensor, Tensor],
-    rows: tuple[Tensor, Tensor],
+    stats: tuple[Tensor, Tensor],
     grads: tuple[Tensor, Tensor],
     packing: Packing | None,
     scale: float,
     causal: bool,
     tiles: Tiles,
 ) -> KernelCall:
-    """Step 2. inputs: q, k, v, do; rows: lse_log2, delta → grads: dk, dv, contiguous."""
+    """Step 2. inputs: q, k, v, do; stats: lse_log2, delta → grads: dk, dv, contiguous."""
     outputs = {"dk_ptr": grads[0], "dv_ptr": grads[1]}
-    args = _arguments(inputs, rows, outputs, packing, scale, causal, tiles)
+    args = _arguments(inputs, stats, outputs, packing, scale, causal, tiles)
     sequences, _, Lk = extent(*inputs[:2], packing)
     grid = (triton.cdiv(Lk, tiles.block_n), inputs[1].shape[2], sequences)
     return KernelCall(dkdv_kernel, grid, args, tiles.num_warps, tiles.num_stages)
@@ -66,15 +66,15 @@ def dkdv_call(
 
 def dq_call(
     inputs: tuple[Tensor, Tensor, Tensor, Tensor],
-    rows: tuple[Tensor, Tensor],
+    stats: tuple[Tensor, Tensor],
     dq: Tensor,
     packing: Packing | None,
     scale: float,
     causal: bool,
     tiles: Tiles,
 ) -> KernelCall:
-    """Step 3. inputs: q, k, v, do; rows: lse_log2, delta → dq, contiguous."""
-    args = _arguments(inputs, rows, {"dq_ptr": dq}, packing, scale, causal, tiles)
+    """Step 3. inputs: q, k, v, do; stats: lse_log2, delta → dq, contiguous."""
+    args = _arguments(inputs, stats, {"dq_ptr": dq}, packing, scale, causal, tiles)
     sequences, Lq, _ = extent(*inputs[:2], packing)
     grid = (triton.cdiv(Lq, tiles.block_m), inputs[0].shape[2], sequences)
     return KernelCall(dq_kernel, grid, args, tiles.num_warps, tiles.num_stages)
@@ -82,7 +82,7 @@ def dq_call(
 
 def _arguments(
     inputs: tuple[Tensor, Tensor, Tensor, Tensor],
-    rows: tuple[Tensor, Tensor],
+    stats: tuple[Tensor, Tensor],
     outputs: dict[str, Tensor],
     packing: Packing | None,
     scale: float,
@@ -92,15 +92,19 @@ def _arguments(
     """The arguments of steps 2 and 3, in the order of their parameters; outputs by name."""
     q, k, v, do = inputs
     return {
-        "q": Cells(q, *q.stride()[:3]),
-        "k": Cells(k, *k.stride()[:3]),
-        "v": Cells(v, *v.stride()[:3]),
-        "do": Cells(do, *do.stride()[:3]),
-        "lse_log2_ptr": rows[0],
-        "delta_ptr": rows[1],
+        "q_ptr": q,
+        "k_ptr": k,
+        "v_ptr": v,
+        "do_ptr": do,
+        "lse_log2_ptr": stats[0],
+        "delta_ptr": stats[1],
         **outputs,
         "cu_seqlens_q_ptr": packing.cu_seqlens_q if packing else None,
         "cu_seqlens_k_ptr": packing.cu_seqlens_k if packing else None,
+        **dict(zip(("stride_qb", "stride_qm", "stride_qh"), q.stride(), strict=False)),
+        **dict(zip(("stride_kb", "stride_kn", "stride_kh"), k.stride(), strict=False)),
+        **dict(zip(("stride_vb", "stride_vn", "stride_vh"), v.stride(), strict=False)),
+        **dict(zip(("stride_dob", "stride_dom", "stride_doh"), do.stride(), strict=False)),
         "Lq": q.shape[1],
         "Lk": k.shape[1],
         "G": q.shape[2] // k.shape[2],
@@ -136,11 +140,11 @@ def backward_calls(
     """
     B, Lq, Hq, _ = q.shape
     lse_log2, delta = torch.empty(2, B, Hq, Lq, dtype=torch.float32, device=q.device)
-    inputs, rows, (dq, dk, dv) = (q, k, v, do), (lse_log2, delta), grads
+    inputs, stats, (dq, dk, dv) = (q, k, v, do), (lse_log2, delta), grads
     calls = [
         rows_call(o, do, lse, dlse, delta, lse_log2),
-        dkdv_call(inputs, rows, (dk, dv), packing, scale, causal, tiles.dkdv),
-        dq_call(inputs, rows, dq, packing, scale, causal, tiles.dq),
+        dkdv_call(inputs, stats, (dk, dv), packing, scale, causal, tiles.dkdv),
+        dq_call(inputs, stats, dq, packing, scale, causal, tiles.dq),
     ]
     return [call for call in calls if math.prod(call.grid)]  # nothing to compute, nothing to launch
 

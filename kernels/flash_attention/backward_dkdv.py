@@ -18,9 +18,11 @@ import triton.language as tl
 @triton.jit
 def over_queries(
     grads,
-    kv,
+    k,
+    v,
     queries,
     scale_log2,
+    G,
     start,
     stop,
     sees_from,
@@ -34,13 +36,12 @@ def over_queries(
     sees_from (BLOCK_N,): key j is seen by the queries from sees_from[j] on; used only if
     MASKED. Tiles are computed transposed, (BLOCK_N, BLOCK_M), since dv and dk need pᵀ and dsᵀ.
     """
-    (dk, dv), (k, v) = grads, kv
+    dk, dv = grads
     (
         (q_ptr, stride_qm, stride_qh),
         (do_ptr, stride_dom, stride_doh),
         (lse_log2_ptr, delta_ptr, Tq),
         Lq,
-        G,
     ) = queries
     offs_d = tl.arange(0, k.shape[1])[None, :]
     offs_dv = tl.arange(0, v.shape[1])[None, :]
@@ -74,16 +75,28 @@ def over_queries(
 
 @triton.jit
 def dkdv_kernel(
-    q,  # kernels.call.Cells: (B, Lq, Hq, D)
-    k,  # (B, Lk, Hkv, D)
-    v,  # (B, Lk, Hkv, DV)
-    do,  # (B, Lq, Hq, DV)
+    q_ptr,  # (B, Lq, Hq, D)
+    k_ptr,  # (B, Lk, Hkv, D)
+    v_ptr,  # (B, Lk, Hkv, DV)
+    do_ptr,  # (B, Lq, Hq, DV)
     lse_log2_ptr,  # (B, Hq, Lq), contiguous, as are the next three
     delta_ptr,  # (B, Hq, Lq)
     dk_ptr,  # (B, Lk, Hkv, D)
     dv_ptr,  # (B, Lk, Hkv, DV)
     cu_seqlens_q_ptr,  # (sequences + 1,) or None: see kernels.flash_attention.packed
     cu_seqlens_k_ptr,
+    stride_qb,
+    stride_qm,
+    stride_qh,
+    stride_kb,
+    stride_kn,
+    stride_kh,
+    stride_vb,
+    stride_vn,
+    stride_vh,
+    stride_dob,
+    stride_dom,
+    stride_doh,
     Lq,
     Lk,
     G,
@@ -111,22 +124,20 @@ def dkdv_kernel(
     mask_k = (offs_n[:, None] < Lk) & (offs_d < D)
     mask_v = (offs_n[:, None] < Lk) & (offs_dv < DV)
     tokens = offs_n.to(tl.int64)[:, None]
-    k_ptr = k.ptr + row * k.stride_b + first_k * k.stride_n + head_kv * k.stride_h
-    v_ptr = v.ptr + row * v.stride_b + first_k * v.stride_n + head_kv * v.stride_h
-    k_tile = tl.load(k_ptr + tokens * k.stride_n + offs_d, mask=mask_k, other=0.0)
-    v_tile = tl.load(v_ptr + tokens * v.stride_n + offs_dv, mask=mask_v, other=0.0)
-    kv = (k_tile, v_tile)
+    k_ptr += row * stride_kb + first_k * stride_kn + head_kv * stride_kh
+    v_ptr += row * stride_vb + first_k * stride_vn + head_kv * stride_vh
+    k = tl.load(k_ptr + tokens * stride_kn + offs_d, mask=mask_k, other=0.0)  # (BLOCK_N, BLOCK_D)
+    v = tl.load(v_ptr + tokens * stride_vn + offs_dv, mask=mask_v, other=0.0)
 
     head = head_kv * G  # the first of the group
     stats = (row * G * tl.num_programs(1) + head) * Tq + first_q
-    q_ptr = q.ptr + row * q.stride_b + first_q * q.stride_n + head * q.stride_h
-    do_ptr = do.ptr + row * do.stride_b + first_q * do.stride_n + head * do.stride_h
+    q_ptr += row * stride_qb + first_q * stride_qm + head * stride_qh
+    do_ptr += row * stride_dob + first_q * stride_dom + head * stride_doh
     queries = (
-        (q_ptr, q.stride_n, q.stride_h),
-        (do_ptr, do.stride_n, do.stride_h),
+        (q_ptr, stride_qm, stride_qh),
+        (do_ptr, stride_dom, stride_doh),
         (lse_log2_ptr + stats, delta_ptr + stats, Tq),
         Lq,
-        G,
     )
 
     # Queries before `first_query` see none of these keys; those from `full` on see all of them.
@@ -139,12 +150,24 @@ def dkdv_kernel(
 
     grads = (tl.zeros((BLOCK_N, BLOCK_D), tl.float32), tl.zeros((BLOCK_N, BLOCK_DV), tl.float32))
     if CAUSAL:
-        end = tl.minimum(full, Lq)
+        stop = tl.minimum(full, Lq)
         grads = over_queries(
-            grads, kv, queries, scale_log2, first_query, end, sees_from, D, DV, BLOCK_M, MASKED=True
+            grads,
+            k,
+            v,
+            queries,
+            scale_log2,
+            G,
+            first_query,
+            stop,
+            sees_from,
+            D,
+            DV,
+            BLOCK_M,
+            MASKED=True,
         )
     dk, dv = over_queries(
-        grads, kv, queries, scale_log2, full, Lq, sees_from, D, DV, BLOCK_M, MASKED=False
+        grads, k, v, queries, scale_log2, G, full, Lq, sees_from, D, DV, BLOCK_M, MASKED=False
     )
 
     first_row = (row * Tk + first_k) * tl.num_programs(1) + head_kv  # of B·Lk·Hkv

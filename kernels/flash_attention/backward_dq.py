@@ -62,15 +62,27 @@ def over_keys(
 
 @triton.jit
 def dq_kernel(
-    q,  # kernels.call.Cells: (B, Lq, Hq, D)
-    k,  # (B, Lk, Hkv, D)
-    v,  # (B, Lk, Hkv, DV)
-    do,  # (B, Lq, Hq, DV)
+    q_ptr,  # (B, Lq, Hq, D)
+    k_ptr,  # (B, Lk, Hkv, D)
+    v_ptr,  # (B, Lk, Hkv, DV)
+    do_ptr,  # (B, Lq, Hq, DV)
     lse_log2_ptr,  # (B, Hq, Lq), contiguous, as are the next two
     delta_ptr,  # (B, Hq, Lq)
     dq_ptr,  # (B, Lq, Hq, D)
     cu_seqlens_q_ptr,  # (sequences + 1,) or None: see kernels.flash_attention.packed
     cu_seqlens_k_ptr,
+    stride_qb,
+    stride_qm,
+    stride_qh,
+    stride_kb,
+    stride_kn,
+    stride_kh,
+    stride_vb,
+    stride_vn,
+    stride_vh,
+    stride_dob,
+    stride_dom,
+    stride_doh,
     Lq,
     Lk,
     G,
@@ -92,28 +104,29 @@ def dq_kernel(
     row, first_q, Lq = sequence(cu_seqlens_q_ptr, batch, Lq)
     if start_m >= Lq:  # a sequence shorter than the longest
         return
-    head_kv = head // G
-    k_ptr = k.ptr + row * k.stride_b + first_k * k.stride_n + head_kv * k.stride_h
-    v_ptr = v.ptr + row * v.stride_b + first_k * v.stride_n + head_kv * v.stride_h
-    keys = (k_ptr, k.stride_n, v_ptr, v.stride_n)
+    k_ptr += row * stride_kb + first_k * stride_kn + head // G * stride_kh
+    v_ptr += row * stride_vb + first_k * stride_vn + head // G * stride_vh
+    keys = (k_ptr, stride_kn, v_ptr, stride_vn)
 
     offs_m = start_m + tl.arange(0, BLOCK_M)
     offs_d, offs_dv = tl.arange(0, BLOCK_D)[None, :], tl.arange(0, BLOCK_DV)[None, :]
     mask_m = offs_m < Lq
     mask_q = mask_m[:, None] & (offs_d < D)
     tokens = offs_m.to(tl.int64)[:, None]
-    q_ptr = q.ptr + row * q.stride_b + first_q * q.stride_n + head * q.stride_h
-    do_ptr = do.ptr + row * do.stride_b + first_q * do.stride_n + head * do.stride_h
-    q_tile = tl.load(q_ptr + tokens * q.stride_n + offs_d, mask=mask_q, other=0.0)
+    q_ptr += row * stride_qb + first_q * stride_qm + head * stride_qh
+    do_ptr += row * stride_dob + first_q * stride_dom + head * stride_doh
+    q = tl.load(q_ptr + tokens * stride_qm + offs_d, mask=mask_q, other=0.0)  # (BLOCK_M, BLOCK_D)
     mask_do = mask_m[:, None] & (offs_dv < DV)
-    do_tile = tl.load(do_ptr + tokens * do.stride_n + offs_dv, mask=mask_do, other=0.0)
+    do = tl.load(do_ptr + tokens * stride_dom + offs_dv, mask=mask_do, other=0.0)
     first_row = (row * tl.num_programs(1) + head) * Tq + first_q  # of B·Hq·Lq
     # Past the last query lse is +inf: p is 0 there, as in a row without keys.
     lse_log2 = tl.load(lse_log2_ptr + first_row + offs_m, mask=mask_m, other=float("inf"))
     delta = tl.load(delta_ptr + first_row + offs_m, mask=mask_m, other=0.0)
-    queries = (q_tile, do_tile, lse_log2, delta)
+    queries = (q, do, lse_log2, delta)
 
-    sees, full, stop = causal_bounds(start_m, Lq, Lk, CAUSAL, BLOCK_M, BLOCK_N)
+    full, stop, sees = causal_bounds(offs_m, start_m, Lq, Lk, CAUSAL, BLOCK_M)
+    full = full // BLOCK_N * BLOCK_N
+
     dq = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
     dq = over_keys(dq, queries, keys, scale_log2, 0, full, sees, D, DV, BLOCK_N, MASKED=False)
     dq = over_keys(dq, queries, keys, scale_log2, full, stop, sees, D, DV, BLOCK_N, MASKED=True)

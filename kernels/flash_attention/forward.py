@@ -77,27 +77,19 @@ def attend(
 
 
 @triton.jit
-def causal_bounds(
-    start_m,
-    Lq,
-    Lk,
-    CAUSAL: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-) -> tuple:
-    """Return (sees, full, stop) for the queries start_m … start_m + BLOCK_M - 1.
+def causal_bounds(offs_m, start_m, Lq, Lk, CAUSAL: tl.constexpr, BLOCK_M: tl.constexpr) -> tuple:
+    """Return (full, stop, sees) for the queries offs_m = start_m … start_m + BLOCK_M - 1.
 
-    sees (BLOCK_M,): row i sees keys 0 … sees[i] - 1. Keys before `full`, whole tiles, are seen by
-    every row, keys from `stop` on by none.
+    Keys before `full` are seen by every row, keys from `stop` on by none. sees (BLOCK_M,): row i
+    sees keys 0 … sees[i] - 1.
     """
     full, stop = Lk, Lk
     sees = tl.full((BLOCK_M,), 0, tl.int32) + Lk
     if CAUSAL:  # bottom-right: the last query sees all keys, the one before it one fewer, …
-        offs_m = start_m + tl.arange(0, BLOCK_M)
         sees = tl.minimum(offs_m + 1 + (Lk - Lq), Lk)
         full = tl.maximum(start_m + 1 + (Lk - Lq), 0)
         stop = tl.maximum(tl.minimum(start_m + BLOCK_M + (Lk - Lq), Lk), 0)
-    return sees, full // BLOCK_N * BLOCK_N, stop
+    return full, stop, sees
 
 
 @triton.jit
@@ -149,8 +141,8 @@ def flash_attention_kernel(
     q_ptrs = q_ptr + tokens * stride_qm + offs_d
     q = tl.load(q_ptrs, mask=mask_q, other=0.0)  # (BLOCK_M, BLOCK_D)
 
-    # Keys before `full` are seen by every row of the tile, keys from `stop` on by none.
-    sees, full, stop = causal_bounds(start_m, Lq, Lk, CAUSAL, BLOCK_M, BLOCK_N)
+    full, stop, sees = causal_bounds(offs_m, start_m, Lq, Lk, CAUSAL, BLOCK_M)
+    full = full // BLOCK_N * BLOCK_N
     m_log2 = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     l = tl.zeros((BLOCK_M,), tl.float32)
     acc = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)

@@ -41,10 +41,11 @@ def check_decode(
         raise TypeError(f"causal must be True or False; got {causal!r}")
     if features.block_table is not None and features.cache_seqlens is None:
         raise ValueError("block_table needs cache_seqlens: a table does not say where a row ends")
-    given = {"q": q, "k_cache": k_cache, "v_cache": v_cache} | vars(features)
-    for name, tensor in given.items():
-        if isinstance(tensor, Tensor):
-            check_no_grad(name, tensor, "decoding has no backward (flash_attention has one)")
+    if torch.is_grad_enabled():
+        given = {"q": q, "k_cache": k_cache, "v_cache": v_cache, **vars(features)}
+        for name, tensor in given.items():
+            if isinstance(tensor, Tensor):
+                check_no_grad(name, tensor, "decoding has no backward (flash_attention has one)")
     check_device(q.device)
     B, rows, capacity = q.shape[0], k_cache.shape[0], features.capacity(k_cache)
     check_index("cache_seqlens", features.cache_seqlens, B, q.device, capacity)
@@ -95,26 +96,29 @@ def _check_tensor(name: str, x: Tensor, q: Tensor) -> None:
     check_last_contiguous(name, x)
 
 
+def _shapes(q: Tensor, k: Tensor, v: Tensor) -> str:
+    return f"q {tuple(q.shape)}, k_cache {tuple(k.shape)}, v_cache {tuple(v.shape)}"
+
+
 def _check_dims(q: Tensor, k: Tensor, v: Tensor, features: Features) -> None:
-    shapes = f"q {tuple(q.shape)}, k_cache {tuple(k.shape)}, v_cache {tuple(v.shape)}"
     (B, _, Hq, D), Hkv, Dv = q.shape, k.shape[2], v.shape[3]
     if k.shape[:3] != v.shape[:3]:
-        raise ValueError(f"k_cache and v_cache must agree in all but D; got {shapes}")
+        raise ValueError(f"k_cache and v_cache must agree in all but D; got {_shapes(q, k, v)}")
     elsewhere = features.block_table is not None or features.cache_batch_idx is not None
     if not elsewhere and k.shape[0] != B:
         raise ValueError(
             "q and the caches must have one batch size B, without block_table or cache_batch_idx; "
-            f"got {shapes}"
+            f"got {_shapes(q, k, v)}"
         )
     if k.shape[3] != D:
-        raise ValueError(f"q and k_cache must have one head dim D; got {shapes}")
-    check_groups(Hq, Hkv, shapes)
+        raise ValueError(f"q and k_cache must have one head dim D; got {_shapes(q, k, v)}")
+    check_groups(q, k)
     if not (1 <= D <= MAX_HEAD_DIM and 1 <= Dv <= MAX_HEAD_DIM):
         most = MAX_LATENT if Hkv == 1 else (MAX_HEAD_DIM, MAX_HEAD_DIM)
         if not (1 <= D <= most[0] and 1 <= Dv <= most[1]):
             raise ValueError(
                 f"head dims must be from 1 to {MAX_HEAD_DIM}, or, with a single KV head, D up to "
-                f"{MAX_LATENT[0]} and Dv up to {MAX_LATENT[1]}; got {shapes}"
+                f"{MAX_LATENT[0]} and Dv up to {MAX_LATENT[1]}; got {_shapes(q, k, v)}"
             )
     if B > 65535 or Hq > 65535:
         raise ValueError(f"B and Hq must be at most 65535, the limit of a grid; got {B} and {Hq}")
@@ -123,11 +127,10 @@ def _check_dims(q: Tensor, k: Tensor, v: Tensor, features: Features) -> None:
 def _check_dtypes(q: Tensor, k: Tensor, v: Tensor, features: Features) -> None:
     if q.dtype not in DTYPES:
         raise TypeError(f"q must be float32, float16 or bfloat16; got {q.dtype}")
-    dtypes = f"q {q.dtype}, k_cache {k.dtype}, v_cache {v.dtype}"
     if k.dtype != v.dtype or k.dtype not in (q.dtype, *QUANTISED):
         raise TypeError(
             "k_cache and v_cache must have the dtype of q, or both int8, float8_e4m3fn or "
-            f"float8_e5m2; got {dtypes}"
+            f"float8_e5m2; got q {q.dtype}, k_cache {k.dtype}, v_cache {v.dtype}"
         )
     for name in ("k_scale", "v_scale"):
         check_scale(name, getattr(features, name), k)
