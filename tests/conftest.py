@@ -13,6 +13,39 @@ else:
     collect_ignore_glob += ["lessons/test_lesson_09_exercises.py"]
 
 
+def list_builtins_once() -> None:
+    """Spare Triton's interpreter a search through `tl` and `tl.tensor` at each call of a helper.
+
+    It looks for builtins among hundreds of members, to replace them for as long as a kernel runs.
+    Their names never change: the same replacements are made from a list.
+    """
+    import inspect
+
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    if not hasattr(interpreter, "_patch_builtin") or not hasattr(interpreter, "_patch_attr"):
+        return  # private, so that another version of Triton may do without
+    search = interpreter._patch_builtin
+    names = {
+        owner: [name for name, member in inspect.getmembers(owner) if tl.core.is_builtin(member)]
+        for owner in (tl, tl.core, tl.math, tl.tensor, tl.core.tensor_descriptor_base)
+    }
+
+    def replace(owner: object, *rest: object) -> None:
+        if owner not in names:
+            return search(owner, *rest)
+        for name in names[owner]:
+            if tl.core.is_builtin(member := getattr(owner, name)):
+                interpreter._patch_attr(owner, name, member, *rest)
+
+    interpreter._patch_builtin = replace
+
+
+if HAS_TRITON and runtime.INTERPRETED:
+    list_builtins_once()
+
+
 def pytest_report_header() -> str:
     """Say at the top of every run what was tested: the interpreter or a GPU."""
     if not HAS_TRITON:

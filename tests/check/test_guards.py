@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from course.check import Exercise, Mistake, Property, Seen, judge
-from course.check.guards import guarded, poisoned
+from course.check.guards import empty_is_nan, guarded, poisoned
 from course.check.report import Status
 from course.check.spec import Guarded
 
@@ -153,3 +153,10 @@ def test_guards_in_a_check():
     assert "It wrote outside the buffer `y`" in str(judge(COPY, _unmasked_store))
     text = " ".join(str(judge(COPY, _unmasked_load)).split())
     assert "NaN (not a number)" in text and "read outside an input" in text
+
+
+def test_empty_is_nan_only_as_long_as_asked():
+    before = torch.are_deterministic_algorithms_enabled()
+    with empty_is_nan():
+        assert torch.empty(3).isnan().all()
+    assert torch.are_deterministic_algorithms_enabled() == before

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-GUARD = 3  # cells of NaN on every side of a cache, so that a write beside it shows
+from course.check.guards import poisoned
+
+GUARD = 3  # cells of poison on every side of a cache, so that a write beside it shows
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,9 @@ APPENDS = (
 )
 
 
-def guarded(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor]:
-    """A cache of NaN (int8: 111) inside a larger buffer of the same: (buffer, cache)."""
-    wide = [n + 2 * GUARD for n in shape]
-    fill = 111 if dtype == torch.int8 else math.nan
-    buffer = torch.full(wide, fill, device=device).to(dtype)
+def surrounded(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor]:
+    """A cache of poison inside a larger buffer of the same: (buffer, cache)."""
+    buffer = poisoned(tuple(n + 2 * GUARD for n in shape), dtype, device=device).tensor
     return buffer, buffer[tuple(slice(GUARD, GUARD + n) for n in shape)]
 
 
@@ -94,10 +94,10 @@ def arguments(case: Append, dtype: torch.dtype, device: str, cache_dtype=None, s
         given["block_table"] = table.to(device)
     if case.rows:
         given["cache_batch_idx"] = torch.tensor(case.rows, device=device)
-    k_buffer, given["k_cache"] = guarded(
+    k_buffer, given["k_cache"] = surrounded(
         (rows, length, case.Hkv, case.D), cache_dtype or dtype, device
     )
-    v_buffer, given["v_cache"] = guarded(
+    v_buffer, given["v_cache"] = surrounded(
         (rows, length, case.Hkv, case.DV), cache_dtype or dtype, device
     )
     given["k"] = random(B, case.Ln, case.Hkv, case.D)
@@ -155,14 +155,15 @@ def expected(case: Append, given: dict) -> tuple[Tensor, Tensor, Tensor, Tensor 
 
 
 def untouched_but_for(buffer: Tensor, written: Tensor) -> bool:
-    """Whether everything in the buffer, outside the written cells of its cache, is still NaN."""
+    """Whether everything in the buffer, outside the written cells of its cache, is still poison."""
     inside = torch.zeros(buffer.shape, dtype=torch.bool)
     rows, slots, heads, D = (n - 2 * GUARD for n in buffer.shape)
     inside[
         GUARD : GUARD + rows, GUARD : GUARD + slots, GUARD : GUARD + heads, GUARD : GUARD + D
     ] = written[..., None]
     buffer = buffer.cpu()
-    left = buffer == 111 if buffer.dtype == torch.int8 else buffer.float().isnan()
+    integers = not buffer.dtype.is_floating_point  # their poison is -2
+    left = buffer == -2 if integers else buffer.float().isnan()
     return bool(left[~inside].all())
 
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from shapes import poisoned_memory
+from poison import dead_poisoned, paged
 from torch import Tensor
 
+from course.check.guards import empty_is_nan
 from kernels.flash_decoding import flash_decode, flash_decode_plan
 from kernels.runtime import INTERPRETED, device
 from reference.attention import attention_with_cache, oracle_with_cache
@@ -20,7 +21,6 @@ from reference.quantization import quantize
 
 DEVICE = device()
 LONGER = 1 if INTERPRETED else 24  # compiled, the same calls with more keys: more blocks a split
-WILD = torch.tensor([-1, 2**31 - 1, -(2**31), 10**6])  # what dead entries of a table may hold
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def judge(call: Call, **splits: Any) -> tuple[Tensor, Tensor]:
         q, k, v, lengths = call.arguments
         lengths = torch.full((len(q),), k.shape[1], device=DEVICE) if lengths is None else lengths
         splits["plan"] = flash_decode_plan(q, k, v, lengths, **call.features)
-    with poisoned_memory():
+    with empty_is_nan():
         got = flash_decode(
             *call.arguments, **call.options, **call.features, **splits, return_lse=True
         )
@@ -79,7 +79,7 @@ def make_call(levels: dict[str, Any], seed: int = 0) -> Call:
         live[rows[b], first[b] : ends[b]] = True
     caches = [torch.randn(C, capacity, Hkv, d, generator=rng) for d in (D, Dv)]
     tensors = _stored(caches, levels["eight"], levels["per"], dtype)
-    tensors = [_poisoned(x, live) for x in tensors]
+    tensors = [dead_poisoned(x, live) for x in tensors]
     if levels["layout"] == "batch_idx":
         features["cache_batch_idx"] = rows.int()
     elif levels["layout"] != "rows":
@@ -132,38 +132,6 @@ def _stored(caches: list[Tensor], eight: Any, per: str, dtype: torch.dtype) -> l
         return [cache.to(dtype) for cache in caches]
     stored, scales = zip(*(quantize(cache, eight, per=per) for cache in caches), strict=True)
     return [*stored, *scales]
-
-
-def _poison(dtype: torch.dtype) -> float:
-    return -128.0 if dtype == torch.int8 else math.nan
-
-
-def _poisoned(x: Tensor, live: Tensor) -> Tensor:
-    """NaN (in int8: −128, which `quantize` never gives) in the cells that nobody may read."""
-    if x.shape[:2] != live.shape:
-        return x  # a scale for all tokens
-    wide = x.float()
-    wide[~live] = _poison(x.dtype)
-    return wide.to(x.dtype)
-
-
-def paged(
-    tensors: list[Tensor], live: Tensor, size: int, rng: torch.Generator
-) -> tuple[list[Tensor], Tensor]:
-    """Cut rows (B, capacity, ...) in pages, shuffle these; the table's dead entries are wild."""
-    B, capacity = live.shape
-    pages = B * capacity // size
-    number = torch.randperm(pages + 3, generator=rng)[:pages]  # three pages belong to nobody
-    wild = WILD[torch.randint(len(WILD), (pages,), generator=rng)]
-    table = torch.where(live.view(pages, size).any(1), number, wild).view(B, -1)
-    out = []
-    for x in tensors:
-        if x.shape[:2] == live.shape:
-            wide = torch.full((pages + 3, size, *x.shape[2:]), _poison(x.dtype))
-            wide[number] = x.float().reshape(pages, size, *x.shape[2:])
-            x = wide.to(x.dtype)
-        out.append(x)
-    return out, table.int()
 
 
 def plain_call(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from poison import dead_poisoned, paged
 from torch import Tensor
 
 from reference.quantization import quantize
@@ -57,9 +58,9 @@ def draw_case(seed: int, features: tuple[str, ...], dtype: torch.dtype = torch.f
         left = _sides(keywords.get("window"))[0]
         first = max(first, 0 if left is None else int(lengths[b]) - Lq - left)
         live[rows[b], first : lengths[b]] = True
-    tensors = [_poison(x, live) for x in (*stored, *scales)]
+    tensors = [dead_poisoned(x, live) for x in (*stored, *scales)]
     if layout == "block_table":
-        tensors, keywords["block_table"] = _paged(tensors, live, pick(1, 2, 8), rng)
+        tensors, keywords["block_table"] = paged(tensors, live, pick(1, 2, 8), rng)
     for name, scale in zip(("k_scale", "v_scale"), tensors[2:], strict=False):
         keywords[name] = scale
     return Case((q.to(dtype), *tensors[:2], lengths.int()), keywords, *(x[rows] for x in true))
@@ -97,37 +98,6 @@ def _store(caches: list[Tensor], quantised: bool, dtype: torch.dtype, pick: Any)
         true.append(x.double() * spread.double())
     stored, scales = (list(x) for x in zip(*pairs, strict=True))
     return stored, [x.reshape(1) if pick(True, False) and x.ndim == 0 else x for x in scales], true
-
-
-def _poisonous(dtype: torch.dtype) -> float:
-    return -128.0 if dtype == torch.int8 else math.nan
-
-
-def _poison(x: Tensor, live: Tensor) -> Tensor:
-    """NaN (int8: −128, which `quantize` never gives) in dead cells of (rows, places, ...)."""
-    if x.shape[:2] != live.shape:
-        return x  # a scale for all tokens
-    wide = x.double()  # holds every number of eight bits, and fp8 tensors can't be written to
-    wide[~live] = _poisonous(x.dtype)
-    return wide.to(x.dtype)
-
-
-def _paged(tensors: list[Tensor], live: Tensor, page_size: int, rng: torch.Generator) -> tuple:
-    """Rows (B, capacity, ...) cut in pages and shuffled; the table's dead entries are wild."""
-    pages = live.numel() // page_size
-    number = torch.randperm(pages + 3, generator=rng)[:pages]
-    wild = torch.tensor([-1, 2**31 - 1, -(2**31), pages + 3])
-    wild = wild[torch.randint(len(wild), (pages,), generator=rng)]
-    table = torch.where(live.view(pages, page_size).any(1), number, wild).view(len(live), -1)
-    out = []
-    for x in tensors:
-        if x.shape[:2] == live.shape:
-            shape = (pages + 3, page_size, *x.shape[2:])
-            wide = torch.full(shape, _poisonous(x.dtype), dtype=torch.float64)
-            wide[number] = x.double().reshape(pages, *shape[1:])
-            x = wide.to(x.dtype)
-        out.append(x)
-    return out, table.int()
 
 
 def _sides(window: Any) -> tuple[int | None, int | None]:

@@ -1,8 +1,6 @@
-"""Named shapes, each with the reason it is in the grid, and the poison that makes bugs visible."""
+"""Named shapes, each with the reason it is in the grid."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -70,14 +68,3 @@ def decode_inputs(
             k[b, length:] = v[b, length:] = math.nan
         lengths = torch.tensor(shape.lengths, dtype=torch.int32, device=device)
     return q.to(device, dtype), k.to(device, dtype), v.to(device, dtype), lengths
-
-
-@contextmanager
-def poisoned_memory() -> Iterator[None]:
-    """Fill whatever `torch.empty` hands out with NaN: memory read before it was written shows."""
-    torch.use_deterministic_algorithms(True, warn_only=True)  # fill_uninitialized_memory is on
-    try:
-        assert torch.empty(1).isnan().item()
-        yield
-    finally:
-        torch.use_deterministic_algorithms(False)

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from shapes import poisoned_memory
 
+from course.check.guards import empty_is_nan
 from kernels import cascade as module
 from kernels.cascade import cascade_decode
 from kernels.flash_decoding import flash_decode
@@ -65,7 +65,7 @@ def here(keywords):
 
 
 def run(q, pk, pv, k, v, lengths, **keywords):
-    with poisoned_memory():
+    with empty_is_nan():
         o, lse = cascade_decode(q, pk, pv, k, v, lengths, return_lse=True, **keywords)
     assert o.shape == (*q.shape[:3], pv.shape[2]) and o.dtype == q.dtype
     assert lse.shape == q.shape[:3] and lse.dtype == torch.float32

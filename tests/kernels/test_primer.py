@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from shapes import DTYPES, poisoned_memory
+from shapes import DTYPES
 
-from course.check.guards import guarded, poisoned
+from course.check.guards import empty_is_nan, guarded, poisoned
 from kernels import softmax as softmax_module
 from kernels.primer import matmul, matmul_kernel, vector_add, vector_add_kernel
 from kernels.runtime import device
@@ -36,7 +36,7 @@ def random(*shape, dtype=torch.float32, gap=0, seed=0):
 @pytest.mark.parametrize("n", [1, 2, 1023, 1024, 1025, 5000])
 def test_vector_add(n):
     x, y = random(n), random(n, seed=1)
-    with poisoned_memory():
+    with empty_is_nan():
         assert torch.equal(vector_add(x, y), x + y)
 
 
@@ -51,7 +51,7 @@ def test_vector_add_takes_any_shape():
 def test_matmul(sizes, dtype):
     M, N, K = sizes
     a, b = random(M, K, dtype=dtype, gap=8), random(K, N, dtype=dtype, gap=8, seed=1)
-    with poisoned_memory():
+    with empty_is_nan():
         c = matmul(a, b)
     assert c.dtype == dtype and c.is_contiguous()
     assert_close_to_oracle(c, a @ b, a.double() @ b.double(), name="c")
@@ -72,7 +72,7 @@ def test_matmul_sums_in_fp32():
 @pytest.mark.parametrize("cols", COLUMNS)
 def test_softmax(cols, dtype):
     x = random(3, cols, dtype=dtype, gap=40)
-    with poisoned_memory():
+    with empty_is_nan():
         p = softmax(x)
     assert p.dtype == dtype and p.is_contiguous()
     assert_close_to_oracle(p, x.softmax(1), x.double().softmax(1), name="p")

@@ -4,9 +4,9 @@ import doctest
 
 import pytest
 import torch
-from shapes import poisoned_memory
 from small_models import TINY, small_model, some_tokens
 
+from course.check.guards import empty_is_nan
 from reference import transformer as module
 from reference.attention import attention, attention_with_cache
 from reference.closeness import assert_close_to_oracle
@@ -32,7 +32,7 @@ def read_in_chunks(model, tokens, chunks, attend=attention_with_cache, **cache):
 def test_logits_with_and_without_cache_are_equal(chunks):
     """All fp64 but the angles, which are the same either way: only the order of sums differs."""
     model, tokens = small_model(), some_tokens(2, 33)
-    with poisoned_memory():
+    with empty_is_nan():
         got = read_in_chunks(model, tokens, chunks)
     wanted = model(tokens)
     assert wanted.std() > 0.5  # the logits say something
@@ -44,7 +44,7 @@ def test_a_cache_costs_no_precision(dtype):
     rounded, tokens = small_model(dtype=dtype), some_tokens(2, 33)
     truth = small_model()
     truth.load_state_dict(rounded.state_dict())
-    with poisoned_memory():
+    with empty_is_nan():
         got = read_in_chunks(rounded, tokens, (30, 1, 1, 1))
     assert got.dtype == dtype
     assert_close_to_oracle(got, rounded(tokens), truth(tokens), name="logits")
@@ -58,7 +58,7 @@ def test_a_cache_costs_no_precision(dtype):
 def test_any_attention_drives_it(attend):
     model, tokens = small_model(dtype=torch.float32), some_tokens(2, 33)
     naive, truth = model(tokens), small_model()(tokens)
-    with poisoned_memory():
+    with empty_is_nan():
         got = read_in_chunks(model, tokens, (30, 1, 1, 1), attend)
     assert_close_to_oracle(got, naive, truth, name="logits")
     assert_close_to_oracle(model(tokens, attend=attend), naive, truth, name="logits")

@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from decode_calls import DEVICE, WILD, Call, judge, paged, plain_call, to
+from decode_calls import DEVICE, Call, judge, plain_call, to
+from poison import paged, wild
 from shapes import DTYPES
 
 from kernels.flash_decoding import flash_decode
@@ -87,7 +88,8 @@ def paged_call(size, **features):
     live = ~tensors[0].isnan().any(-1).any(-1)
     rng = torch.Generator().manual_seed(size)
     (k, v), table = paged(tensors, live, size, rng)
-    wide = WILD[torch.randint(4, (3, table.shape[1] + 2), generator=rng)].int()
+    none = wild(len(k))
+    wide = none[torch.randint(len(none), (3, table.shape[1] + 2), generator=rng)].int()
     wide[:, 1:-1] = table
     features = call.features | {"block_table": wide.to(DEVICE)[:, 1:-1]}
     return call, Call((to(q), to(k), to(v), to(lengths)), features, call.options)

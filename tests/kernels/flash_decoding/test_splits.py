@@ -6,8 +6,9 @@ import math
 import pytest
 import torch
 from decode_calls import DEVICE, judge, plain_call
-from shapes import DecodeShape, decode_inputs, poisoned_memory
+from shapes import DecodeShape, decode_inputs
 
+from course.check.guards import empty_is_nan
 from kernels.flash_decoding import flash_decode, flash_decode_plan, workspace_bytes
 from kernels.flash_decoding.features import Features, Splits
 from kernels.flash_decoding.launch import choose_splits
@@ -184,7 +185,7 @@ def test_a_single_split_takes_no_workspace():
     """Stage 1 writes the answer itself; the workspace is checked all the same."""
     inputs = decode_inputs(DecodeShape("one", "", Lk=70), torch.float16, DEVICE)
     nothing = torch.empty(0, device=DEVICE)
-    with poisoned_memory():
+    with empty_is_nan():
         got = flash_decode(*inputs, num_splits=1, workspace=nothing)
     assert torch.equal(got, flash_decode(*inputs, num_splits=1))
     for wrong in (torch.empty(9, device=DEVICE).half(), 3, [0.0]):
