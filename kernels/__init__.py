@@ -1,27 +1,32 @@
 """Attention in Triton: the functions of `reference`, fast. Names and arguments are the same there.
 
-    ground floor      runtime (compiled or interpreted; what this GPU has) · primitives (steps of
-                      the online softmax) · call (a launch as a value) · checks (of arguments,
-                      shared) · heuristics (chooses tile sizes and the number of splits) ·
-                      split_rules (the rules it chooses by) · devices (GPUs in numbers)
-    first kernels     primer · softmax
-    FlashAttention-2  flash_attention/: forward, backward and their tiles · flash_attention_varlen
+    ground floor      runtime (compiled or interpreted; asks about this machine's GPU) · primitives
+                      (steps of the online softmax) · call (a launch as a value) · checks (of
+                      arguments, those that several folders share) · heuristics (chooses the number
+                      of splits, and the tiles of forward and decode) · split_rules (what a number
+                      of splits costs) · devices (datasheets of GPUs)
+    first kernels     primer (vector sum, matmul) · softmax
+    FlashAttention-2  flash_attention/: forward · backward and its kernels _rows, _dkdv, _dq, with
+                      their own tiles · packed (sequences without padding) · op (autograd,
+                      torch.compile); flash_attention_varlen is the door for packed sequences
     Flash-Decoding    flash_decoding/, in the order of a call:
         checks, features    what is accepted; the optional arguments
-        launch, op          both stages launched; the same for torch.compile
+        launch, op          launches both stages; wraps that for torch.compile
         split               stage 1, the kernel: which keys and queries a program takes
-        attend              its loop: where a key lies (rows, pages), K and V loaded and multiplied
+        attend              its loop: where a key lies (cache, pages), eight bits widened, products
         rows                a row's length and padding; window, softcap, ALiBi, mask on its scores
         combine             stage 2, the kernel: the splits of one call become the answer
-    around it         append/ (new tokens into the cache: rotary, quantization) · plan/ (ragged
-                      batches in equal chunks) · merge (results of separate calls become one) ·
-                      cascade (a prefix that rows share) · kvcache_api (flash-attn's own call)
-    without a GPU     explain/ (a model of time) · compile_report/: targets (GPUs), launches/ (what
-                      is compiled for them, and what they do not support), promises (what must
-                      hold), rows, load_widths, sass, amdgcn (what the compiler made of it)
+    around it         append/ (new tokens, rotated and quantised, written into the cache) · plan/
+                      (ragged batches in equal chunks) · merge (results of separate calls become
+                      one) · cascade (a prefix that rows share) · kvcache_api (flash-attn's own call)
+    without a GPU     explain/ (model: predicted time) · compile_report/: targets (the GPUs compiled
+                      for) · launches/ (one file per folder of kernels: what is compiled, and for
+                      which GPU it is unsupported) · promises (what must hold, e.g. no spills) ·
+                      case, compiling · rows, load_widths, sass, amdgcn (reading the result)
 
 A folder is a door with several rooms: import its function from the folder itself, for instance
-`from kernels.flash_decoding import flash_decode`. In every folder `checks` says what is accepted.
+`from kernels.flash_decoding import flash_decode`. A folder's own `checks`, where it has one, says
+what its function accepts.
 
 `heuristics`, `split_rules`, `devices`, `explain` and `call` import without triton. Every module
 that has a kernel imports `kernels.runtime` before triton, which decides whether kernels are
