@@ -6,19 +6,19 @@
                       of splits, and the tiles of forward and decode) · split_rules (what a number
                       of splits costs) · devices (datasheets of GPUs)
     first kernels     primer (vector sum, matmul) · softmax
-    FlashAttention-2  flash_attention/: forward · backward and its kernels _rows, _dkdv, _dq, with
-                      their own tiles · packed (sequences without padding) · op (autograd,
+    FlashAttention-2  flash_attention/: forward · backward and its kernels _rows, _dkdv, _dq ·
+                      tiles (of the backward) · packed (sequences without padding) · op (autograd,
                       torch.compile); flash_attention_varlen is the door for packed sequences
     Flash-Decoding    flash_decoding/, in the order of a call:
         checks, features    what is accepted; the optional arguments
         launch, op          launches both stages; wraps that for torch.compile
         split               stage 1, the kernel: which keys and queries a program takes
-        attend              its loop: where a key lies (cache, pages), eight bits widened, products
+        attend              its loop: where a key lies (cache, pages), int8 and fp8 widened, products
         rows                a row's length and padding; window, softcap, ALiBi, mask on its scores
         combine             stage 2, the kernel: the splits of one call become the answer
     around it         append/ (new tokens, rotated and quantised, written into the cache) · plan/
                       (ragged batches in equal chunks) · merge (results of separate calls become
-                      one) · cascade (a prefix that rows share) · kvcache_api (flash-attn's own call)
+                      one) · cascade (a prefix shared by rows) · kvcache_api (that of flash-attn)
     without a GPU     explain/ (model: predicted time) · compile_report/: targets (the GPUs compiled
                       for) · launches/ (one file per folder of kernels: what is compiled, and for
                       which GPU it is unsupported) · promises (what must hold, e.g. no spills) ·
