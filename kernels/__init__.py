@@ -13,7 +13,7 @@
         checks, features    what is accepted; the optional arguments
         launch, op          launches both stages; wraps that for torch.compile
         split               stage 1, the kernel: which keys and queries a program takes
-        attend              its loop: where a key lies (cache, pages), int8 and fp8 widened, products
+        attend              its loop: where a key lies (row, page), int8 and fp8 widened, products
         rows                a row's length and padding; window, softcap, ALiBi, mask on its scores
         combine             stage 2, the kernel: the splits of one call become the answer
     around it         append/ (new tokens, rotated and quantised, written into the cache) · plan/
