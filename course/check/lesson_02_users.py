@@ -50,7 +50,7 @@ def user_by_user(
 
 
 def _seen(answer: Callable, *sizes: int) -> Seen:
-    return Seen.of(answer, sizes, wanted=user_by_user(*sizes), names=("bytes a token", "users"))
+    return Seen.of(answer, sizes, wanted=user_by_user(*sizes), names=("bytes per token", "users"))
 
 
 def _sizes(rng: Generator, Hkv: int, group: int) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Appends to try, each with its reason, and what must come of them: loops over single numbers."""
+"""Appends to try, each with its reason, and their expected result: loops over single numbers."""
 
 import math
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from torch import Tensor
 
 from course.check.guards import poisoned
 
-GUARD = 3  # cells of poison on every side of a cache, so that a write beside it shows
+GUARD = 3  # cells of poison on every side of a cache, so a stray write shows
 
 
 @dataclass(frozen=True)
 class Append:
-    """One call of append_kv; `starts` are the lengths before, `R` 0 turns nothing."""
+    """One call of append_kv; `starts` are the lengths before, `R` 0 rotates nothing."""
 
     name: str
     reason: str
@@ -36,9 +36,9 @@ class Append:
 
 
 APPENDS = (
-    Append("decode", "one token a row, ragged lengths, one of them 0"),
+    Append("decode", "one token per row, ragged lengths, one of them 0"),
     Append("decode-pairs", "the other way to pair dimensions", interleaved=True),
-    Append("plain", "nothing to turn", R=0),
+    Append("plain", "nothing to rotate", R=0),
     Append("first-tokens", "no lengths: places from 0 on", starts=None, Ln=4, Lq=4),
     Append(
         "prefill",
@@ -50,10 +50,10 @@ APPENDS = (
         capacity=140,
     ),
     Append("to-the-brim", "the last place of a row", starts=(11, 4), Ln=1),
-    Append("nothing-new", "no token: only q is turned", Ln=0),
+    Append("nothing-new", "no token: only q is rotated", Ln=0),
     Append("D=80", "a head dim that is padded", D=80, DV=80, R=80, Ln=3, Lq=3),
-    Append("D=64", "an LLM's", D=64, DV=64, R=64, Ln=3, Lq=3, interleaved=True),
-    Append("R<D", "the last dimensions are not turned", D=64, DV=40, R=24, Ln=2, Lq=2),
+    Append("D=64", "the head dim of an LLM", D=64, DV=64, R=64, Ln=3, Lq=3, interleaved=True),
+    Append("R<D", "the last dimensions are not rotated", D=64, DV=40, R=24, Ln=2, Lq=2),
     Append("R<D-pairs", "the same in pairs", D=80, DV=16, R=30, Ln=2, Lq=2, interleaved=True),
     Append("odd-D", "the last one has no partner", D=33, DV=7, R=32, Ln=2),
     Append("R=2", "one pair", D=5, DV=5, R=2, Ln=2, interleaved=True),
@@ -88,7 +88,7 @@ def arguments(case: Append, dtype: torch.dtype, device: str, cache_dtype=None, s
         pages = case.capacity // case.page
         rows, length = B * pages + 1, case.page
         table = torch.randperm(rows, generator=rng)[: B * pages].reshape(B, pages).int()
-        for b, start in enumerate(case.starts):  # entries that nobody should follow
+        for b, start in enumerate(case.starts):  # entries that must not be followed
             table[b, : start // case.page] = -1
             table[b, -(-(start + case.Ln) // case.page) :] = 2**31 - 1
         given["block_table"] = table.to(device)
@@ -113,14 +113,14 @@ def arguments(case: Append, dtype: torch.dtype, device: str, cache_dtype=None, s
     return given, (k_buffer, v_buffer)
 
 
-def turn(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
+def rotate_fp64(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
     """One head of one token in fp64: pairs as complex numbers, halves as Hugging Face writes it."""
     x, cos, sin = x.double(), cos.double(), sin.double()
     R = 2 * len(cos)
     head, rest = x[:R], x[R:]
     if interleaved:
-        turned = torch.complex(head[0::2], head[1::2]) * torch.complex(cos, sin)
-        head = torch.view_as_real(turned).reshape(-1)
+        rotated = torch.complex(head[0::2], head[1::2]) * torch.complex(cos, sin)
+        head = torch.view_as_real(rotated).reshape(-1)
     else:
         rotate_half = torch.cat((-head[R // 2 :], head[: R // 2]))
         head = head * torch.cat((cos, cos)) + rotate_half * torch.cat((sin, sin))
@@ -128,7 +128,7 @@ def turn(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
 
 
 def expected(case: Append, given: dict) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """k_cache and v_cache in fp64, NaN where nothing is written; where it is; and q turned."""
+    """k_cache and v_cache in fp64, NaN where nothing is written; what is written; q rotated."""
     k_cache = torch.full(given["k_cache"].shape, math.nan, dtype=torch.float64)
     v_cache = torch.full(given["v_cache"].shape, math.nan, dtype=torch.float64)
     cos, sin = (given[name].cpu() if case.R else None for name in ("rotary_cos", "rotary_sin"))
@@ -144,18 +144,18 @@ def expected(case: Append, given: dict) -> tuple[Tensor, Tensor, Tensor, Tensor 
                 new = k[b, i, h].double()
                 at = start + i
                 k_cache[row, slot, h] = (
-                    turn(new, cos[at], sin[at], case.interleaved) if case.R else new
+                    rotate_fp64(new, cos[at], sin[at], case.interleaved) if case.R else new
                 )
                 v_cache[row, slot, h] = v[b, i, h].double()
         for i in range(case.Lq if case.R else 0):
             at = start + (i if case.rotate_at == "each" else 0)
             for h in range(case.Hq):
-                q[b, i, h] = turn(q[b, i, h], cos[at], sin[at], case.interleaved)
+                q[b, i, h] = rotate_fp64(q[b, i, h], cos[at], sin[at], case.interleaved)
     return k_cache, v_cache, ~k_cache[..., 0].isnan(), q
 
 
 def untouched_but_for(buffer: Tensor, written: Tensor) -> bool:
-    """Whether everything in the buffer, outside the written cells of its cache, is still poison."""
+    """Whether the buffer is still poison everywhere but in the written cells of its cache."""
     inside = torch.zeros(buffer.shape, dtype=torch.bool)
     rows, slots, heads, D = (n - 2 * GUARD for n in buffer.shape)
     inside[
@@ -168,5 +168,5 @@ def untouched_but_for(buffer: Tensor, written: Tensor) -> bool:
 
 
 def one_rounding(exact: Tensor, dtype: torch.dtype) -> Tensor:
-    """What computing in fp32 and rounding once to dtype may be off by: |numbers| stay below 8."""
+    """The largest error of computing in fp32 and rounding once to dtype; |numbers| stay below 8."""
     return torch.finfo(dtype).eps / 2 * exact.abs() * (1 + 2**-20) + 2**-20

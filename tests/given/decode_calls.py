@@ -1,4 +1,4 @@
-"""Calls of flash_decode made to order from named levels, all that may not be read poisoned.
+"""Calls of flash_decode built from named levels; everything that must not be read is poisoned.
 
 Unlike `feature_cases`, whose small calls loops over numbers can judge, these are large enough for
 several blocks, pages and splits; the fp64 oracle of `reference` judges them.
@@ -20,12 +20,12 @@ from reference.closeness import assert_close_to_oracle
 from reference.quantization import quantize
 
 DEVICE = device()
-LONGER = 1 if INTERPRETED else 24  # compiled, the same calls with more keys: more blocks a split
+LONGER = 1 if INTERPRETED else 24  # compiled, the same calls with more keys: more blocks per split
 
 
 @dataclass(frozen=True)
 class Call:
-    """Positional arguments, features, and what of flash_decode the oracle does not know."""
+    """Positional arguments, features, and the options that the oracle does not take."""
 
     arguments: tuple[Tensor, Tensor, Tensor, Tensor | None]
     features: dict[str, Any]
@@ -127,7 +127,7 @@ def _score_features(levels: dict, B: int, Lq: int, Hq: int, rng: torch.Generator
 
 
 def _stored(caches: list[Tensor], eight: Any, per: str, dtype: torch.dtype) -> list[Tensor]:
-    """The caches as they are stored; behind them their scales, if they have any."""
+    """The caches as they are stored; then their scales, if they have any."""
     if eight is None:
         return [cache.to(dtype) for cache in caches]
     stored, scales = zip(*(quantize(cache, eight, per=per) for cache in caches), strict=True)
@@ -148,7 +148,7 @@ def plain_call(
     shift: float = 0.0,
     **features: Any,
 ) -> Call:
-    """A call of rows with these lengths in a cache with a little more room, NaN behind each row.
+    """A call of rows with these lengths in a cache with a little more room, NaN past each row.
 
     shift: added to all scores. Places that a window or padding hides from all queries are NaN, too.
     """
@@ -156,7 +156,7 @@ def plain_call(
     q = torch.randn(B, Lq, Hq, D, generator=rng)
     k = torch.randn(B, capacity, Hkv, D, generator=rng)
     v = torch.randn(B, capacity, Hkv, Dv or D, generator=rng)
-    if shift:  # the first column alone makes the shift: 16 · (shift · √D / 16) / √D
+    if shift:  # the first column alone causes the shift: 16 · (shift · √D / 16) / √D
         q[..., 0], k[..., 0] = 16.0, shift * D**0.5 / 16
     window, pads = features.get("window"), features.get("cache_leftpad")
     left = window[0] if isinstance(window, tuple) else window

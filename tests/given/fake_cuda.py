@@ -1,4 +1,4 @@
-"""A stand-in for `torch.cuda` with a clock of its own: tests of the GPU's stopwatch need no GPU.
+"""A stand-in for `torch.cuda` with its own clock: tests of the GPU's stopwatch need no GPU.
 
 The host enqueues work (`work(ms)`); the GPU does it in order, as soon as it was enqueued and what
 went before is done. While a graph is captured, work is noted and not done.

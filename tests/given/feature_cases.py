@@ -1,4 +1,4 @@
-"""Random calls of decoding with any features, every cell that may not be read poisoned, and the
+"""Random calls of decoding with any features, every cell that must not be read poisoned, and the
 answer by brute force: loops over numbers, sharing no code with what they judge."""
 
 import math
@@ -86,7 +86,7 @@ def _draw(name: str, rng: torch.Generator, pick: Any, B: int, Lq: int, Hq: int, 
 
 
 def _store(caches: list[Tensor], quantised: bool, dtype: torch.dtype, pick: Any) -> tuple:
-    """The caches as stored, their scales if any, and what they truly say, in fp64."""
+    """The caches as stored, their scales if any, and the numbers they stand for, in fp64."""
     if not quantised:
         stored = [cache.to(dtype) for cache in caches]
         return stored, [], [x.double() for x in stored]
@@ -131,7 +131,7 @@ def brute_force(case: Case) -> tuple[Tensor, Tensor]:
 
 def _score(given: dict, q: Tensor, k: Tensor, b: int, i: int, h: int, j: int, length: int,
            Lq: int) -> float | None:  # fmt: skip
-    """What key j scores for query i of row b, head h; None if it may not be seen."""
+    """What key j scores for query i of row b, head h; None if it must not be seen."""
     pos = length - Lq + i
     left, right = _sides(given.get("window"))
     if given["causal"] and j > pos:

@@ -24,7 +24,7 @@ def leaves(tensors, dtype=None):
 def autograd(attend, inputs, weights, rows=slice(None)):
     """o, lse and dq, dk, dv of a loss that weighs o with weights[0] and lse with weights[1].
 
-    weights[1] None: no gradient flows into lse. rows: the only ones that weigh at all.
+    weights[1] None: no gradient flows into lse. rows: the only ones with a weight.
     """
     o, lse = attend(*inputs)
     outs = [(o, weights[0])] + [(lse, weights[1])] * (weights[1] is not None)
@@ -62,8 +62,8 @@ def price_of_lse(naive, inputs, weights, rows):
 def judge_gradients(fast, naive, inputs, weights, *, keyless=0):
     """Assert that the gradients of `fast` are about as near to fp64 as those of `naive`.
 
-    fast, naive: (q, k, v) → o, lse. weights: see `autograd`. keyless: the first so many queries see
-    no key; there naive attention has no gradient of lse, so it is asked about the others.
+    fast, naive: (q, k, v) → o, lse. weights: see `autograd`. keyless: this many queries at the start
+    see no key; naive attention has no gradient of lse there, so only the others are compared.
     """
     with empty_is_nan():
         o, lse, got = autograd(fast, leaves(inputs), weights)
@@ -73,10 +73,10 @@ def judge_gradients(fast, naive, inputs, weights, *, keyless=0):
     for name, x, g, b, t in zip("qkv", inputs, got, base, true, strict=True):
         assert g.shape == x.shape and g.dtype == x.dtype
         close = compare(g, b, t, name=f"d{name}")
-        if not t.any():  # one key: p is 1 whatever it is, and dq and dk are 0 but for rounding
+        if not t.any():  # one key: p is always 1, and dq and dk are 0 up to rounding
             worst = 2 * v.shape[3] * q.shape[1]  # every rounding of a sum, in every row
             assert close.max_error <= cancellation(q, k, v, weights[0], worst), str(close)
-        elif not close.ok:  # 2 × naive attention's, or what the way of computing costs
+        elif not close.ok:  # 2 × naive attention's, or what this way of computing costs
             price = price_of_lse(naive, inputs, weights, rows)
             extra = price if name == "v" else cancellation(q, k, v, weights[0])
             close = replace(close, band=close.band + extra)

@@ -19,7 +19,7 @@ quick = settings(max_examples=60, deadline=None)
 
 
 def roundings(keys: int, rescalings: int, dtype: torch.dtype) -> float:
-    """The relative error allowed to a quotient of two sums (see above)."""
+    """The relative error allowed in a quotient of two sums (see above)."""
     return 2 * (keys + 4 * rescalings + 4) * torch.finfo(dtype).eps
 
 
@@ -35,7 +35,7 @@ def truth(scores, v):
 
 
 def assert_same(result, scores, v, rescalings):
-    """`result` (o, lse) is the truth for these keys, to within the roundings it went through."""
+    """`result` (o, lse) is the truth for these keys, within the roundings it went through."""
     o, lse = result
     want_o, want_lse = truth(scores, v)
     off = roundings(scores.shape[-1], rescalings, o.dtype)
@@ -65,11 +65,11 @@ def keys(draw, min_keys=0, max_keys=16, dtypes=(torch.float32, torch.float64)):
 
 
 def seen_by(scores, v, index):
-    """The state of a worker who saw the keys of `index` at once."""
+    """The state of a worker that saw all keys of `index` at once."""
     return update(init(scores.shape[0], v.shape[1], dtype=scores.dtype), scores[:, index], v[index])
 
 
 def partition(draw, n, workers):
-    """A random worker for each key: some may get none, and keys need not be neighbours."""
+    """A random worker for each key; some may get none, and their keys need not be neighbours."""
     owners = draw(st.lists(st.integers(0, workers - 1), min_size=n, max_size=n))
     return [[i for i in range(n) if owners[i] == w] for w in range(workers)]

@@ -1,4 +1,4 @@
-"""Every two levels of any two factors together, in few cases: a covering list, made greedily.
+"""All pairs of levels of any two factors, in few cases: a covering list, made greedily.
 
 The full cross of a kernel's features has millions of cases; most bugs need two features to meet.
 """
@@ -19,7 +19,7 @@ def pairs_of(row: Row) -> set[tuple]:
 def covering(
     factors: Mapping[str, Sequence[Any]], candidates: int = 20, seed: int = 0
 ) -> list[Row]:
-    """Return cases in which any two levels of any two factors meet; always the same cases.
+    """Return cases in which all pairs of levels of any two factors occur; always the same cases.
 
     Each case begins with a pair that is still missing; every further factor takes the level that
     covers most of what is missing. The best of some random candidates is kept.

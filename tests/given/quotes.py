@@ -1,4 +1,4 @@
-"""Lines of code that a lesson quotes, and the lines that they should be."""
+"""Lines of code that a lesson quotes, and the lines they must match."""
 
 import re
 

@@ -39,7 +39,7 @@ DECODE_SHAPES = (
         "ragged", "empty, one key, block edge, full", B=5, Lk=130, lengths=(0, 1, 64, 65, 130)
     ),
     DecodeShape("all-empty", "no key anywhere", B=2, lengths=(0, 0)),
-    DecodeShape("MHA", "one row a tile: sums, no dot", Hq=2, Hkv=2, Lk=149),
+    DecodeShape("MHA", "one row per tile: sums, no dot", Hq=2, Hkv=2, Lk=149),
     DecodeShape("MQA", "one KV head for all", Hq=5, Hkv=1),
     DecodeShape("G=3", "a group that is not a power of two", Hq=6, Hkv=2),
     DecodeShape("G=17", "a group larger than the smallest tile", Hq=17, Hkv=1),
@@ -58,7 +58,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 def decode_inputs(
     shape: DecodeShape, dtype: torch.dtype, device: str, seed: int = 0
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """q, k_cache, v_cache, cache_seqlens; what lies behind a row's length is NaN."""
+    """q, k_cache, v_cache, cache_seqlens; everything past a row's length is NaN."""
     rng = torch.Generator().manual_seed(seed)
     q = torch.randn(shape.B, shape.Lq, shape.Hq, shape.D, generator=rng)
     k, v = torch.randn(2, shape.B, shape.Lk, shape.Hkv, shape.D, generator=rng)

@@ -12,7 +12,7 @@ TINY = Config(layers=2, width=24, Hq=6, Hkv=2, D=4, hidden=20, context=40)
 def small_model(
     config: Config = TINY, seed: int = 0, dtype: torch.dtype = torch.float64
 ) -> Transformer:
-    """A model as after training: its scores spread, so that a token at the wrong place shows."""
+    """A model that looks trained: its scores are spread, so a token in the wrong place shows."""
     model = Transformer(config)
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -28,7 +28,7 @@ def some_tokens(B: int, L: int, seed: int = 1) -> Tensor:
 
 
 class Counting:
-    """An attention function that notes how many queries and keys each call had."""
+    """An attention function that records how many queries and keys each call has."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[int, int]] = []

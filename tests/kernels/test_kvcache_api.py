@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from appends import turn
+from appends import rotate_fp64
 
 from kernels.kvcache_api import flash_attn_with_kvcache
 from kernels.runtime import INTERPRETED, device
@@ -76,10 +76,10 @@ def truth(q, k, v, history, cos, sin, *, interleaved, each, causal, **features):
             rows[1, b, start + i] = v[b, i].double()
             for h in range(HKV):
                 at = start + i
-                rows[0, b, at, h] = turn(k[b, i, h], cos[at], sin[at], interleaved)
+                rows[0, b, at, h] = rotate_fp64(k[b, i, h], cos[at], sin[at], interleaved)
             for h in range(HQ):
                 at = start + i if each else start
-                q[b, i, h] = turn(q[b, i, h], cos[at], sin[at], interleaved)
+                q[b, i, h] = rotate_fp64(q[b, i, h], cos[at], sin[at], interleaved)
     lengths = torch.tensor(STARTS) + LN
     return oracle_with_cache(q, *rows, lengths, causal=causal, **features)
 

@@ -138,9 +138,9 @@ def test_decoding_follows_the_plan(features):
     lengths = (300, 0, 40, 64, 129)
     shape = DecodeShape("planned", "", B=5, Lq=2, Lk=300, D=16, lengths=lengths)
     inputs = decode_inputs(shape, torch.float32, DEVICE)
-    wishes = {"window": 90} if "window" in features else {}
+    options = {"window": 90} if "window" in features else {}
     if "leftpad" in features:
-        wishes["cache_leftpad"] = seqlens([5, 0, 40, 3, 70])
+        options["cache_leftpad"] = seqlens([5, 0, 40, 3, 70])
     made = decode_plan(
         inputs[3],
         kv_heads=2,
@@ -149,12 +149,12 @@ def test_decoding_follows_the_plan(features):
         max_len=300,
         Lq=2,
         programs=6,
-        **wishes,
+        **options,
     )
     with empty_is_nan():
-        o, lse = flash_decode(*inputs, plan=made, return_lse=True, **wishes)
-    baseline = attention_with_cache(*inputs, return_lse=True, **wishes)
-    truth = oracle_with_cache(*inputs, **wishes)
+        o, lse = flash_decode(*inputs, plan=made, return_lse=True, **options)
+    baseline = attention_with_cache(*inputs, return_lse=True, **options)
+    truth = oracle_with_cache(*inputs, **options)
     assert_close_to_oracle(o, baseline[0], truth[0])
     assert_close_to_oracle(lse, baseline[1], truth[1], name="lse")
 

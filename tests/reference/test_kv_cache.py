@@ -10,7 +10,7 @@ from appends import (
     arguments,
     expected,
     one_rounding,
-    turn,
+    rotate_fp64,
     untouched_but_for,
 )
 
@@ -157,7 +157,7 @@ def test_misuse_is_told_and_nothing_is_written(change, error, message):
 
 def test_the_brute_force_can_tell_halves_from_pairs():
     x, angle = torch.arange(1.0, 5.0), torch.tensor([0.3, 0.8])
-    a, b = (turn(x, angle.cos(), angle.sin(), interleaved) for interleaved in (False, True))
+    a, b = (rotate_fp64(x, angle.cos(), angle.sin(), interleaved) for interleaved in (False, True))
     assert (a - b).abs().max() > 0.1
 
 

@@ -80,10 +80,10 @@ def test_torch_agrees_with_the_operator(call, kind):
     arguments, features = call()
     splits = with_splits(kind, arguments, features)
     workspace = splits.pop("workspace", None)
-    wishes = Features(cache_seqlens=arguments[3], **features)
+    features = Features(cache_seqlens=arguments[3], **features)
     rest = {"causal": True, "scale": None, "workspace": workspace}
     torch.library.opcheck(
-        flash_decode_op, tuple(flat_arguments(arguments[:3], wishes, Splits(**splits), **rest))
+        flash_decode_op, tuple(flat_arguments(arguments[:3], features, Splits(**splits), **rest))
     )
 
 
