@@ -62,8 +62,8 @@ def price_of_lse(naive, inputs, weights, rows):
 def judge_gradients(fast, naive, inputs, weights, *, keyless=0):
     """Assert that the gradients of `fast` are about as near to fp64 as those of `naive`.
 
-    fast, naive: (q, k, v) → o, lse. weights: see `autograd`. keyless: this many queries at the start
-    see no key; naive attention has no gradient of lse there, so only the others are compared.
+    fast, naive: (q, k, v) → o, lse. weights: see `autograd`. keyless: so many first queries see no
+    key; naive attention has no gradient of lse there, so only the others are compared.
     """
     with empty_is_nan():
         o, lse, got = autograd(fast, leaves(inputs), weights)
