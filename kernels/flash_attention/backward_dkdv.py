@@ -22,10 +22,9 @@ def over_queries(
     v,
     queries,
     scale_log2,
-    G,
     start,
     stop,
-    sees_from,
+    since,
     D: tl.constexpr,
     DV: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -33,8 +32,8 @@ def over_queries(
 ) -> tuple[tl.tensor, tl.tensor]:
     """Add to grads = (dk, dv) of these keys what queries start to stop of G heads contribute.
 
-    sees_from (BLOCK_N,): key j is seen by the queries from sees_from[j] on; used only if
-    MASKED. Tiles are computed transposed, (BLOCK_N, BLOCK_M), since dv and dk need pᵀ and dsᵀ.
+    since (BLOCK_N,): key j is seen by the queries from since[j] on; used only if MASKED. Tiles are
+    computed transposed, (BLOCK_N, BLOCK_M), because dv and dk need pᵀ and dsᵀ.
     """
     dk, dv = grads
     (
@@ -42,6 +41,7 @@ def over_queries(
         (do_ptr, stride_dom, stride_doh),
         (lse_log2_ptr, delta_ptr, Tq),
         Lq,
+        G,
     ) = queries
     offs_d = tl.arange(0, k.shape[1])[None, :]
     offs_dv = tl.arange(0, v.shape[1])[None, :]
@@ -59,7 +59,7 @@ def over_queries(
         lse_log2 = tl.load(lse_log2_ptr + head * Tq + offs_m, mask=mask_m, other=float("inf"))
         scores_log2 = dot(k, tl.trans(q), zeros) * scale_log2  # (BLOCK_N, BLOCK_M)
         if MASKED:
-            seen = sees_from[:, None] <= offs_m[None, :]
+            seen = since[:, None] <= offs_m[None, :]
             scores_log2 = tl.where(seen, scores_log2, float("-inf"))
         p = tl.exp2(scores_log2 - lse_log2[None, :])
 
@@ -138,11 +138,12 @@ def dkdv_kernel(
         (do_ptr, stride_dom, stride_doh),
         (lse_log2_ptr + stats, delta_ptr + stats, Tq),
         Lq,
+        G,
     )
 
     # Queries before `first_query` see none of these keys; those from `full` on see all of them.
     first_query, full = 0, 0
-    sees_from = offs_n - (Lk - Lq)
+    since = offs_n - (Lk - Lq)
     if CAUSAL:
         first_query = tl.maximum(start_n - (Lk - Lq), 0) // BLOCK_M * BLOCK_M
         full = tl.maximum(tl.minimum(start_n + BLOCK_N, Lk) - 1 - (Lk - Lq), 0)
@@ -152,22 +153,10 @@ def dkdv_kernel(
     if CAUSAL:
         stop = tl.minimum(full, Lq)
         grads = over_queries(
-            grads,
-            k,
-            v,
-            queries,
-            scale_log2,
-            G,
-            first_query,
-            stop,
-            sees_from,
-            D,
-            DV,
-            BLOCK_M,
-            MASKED=True,
+            grads, k, v, queries, scale_log2, first_query, stop, since, D, DV, BLOCK_M, MASKED=True
         )
     dk, dv = over_queries(
-        grads, k, v, queries, scale_log2, G, full, Lq, sees_from, D, DV, BLOCK_M, MASKED=False
+        grads, k, v, queries, scale_log2, full, Lq, since, D, DV, BLOCK_M, MASKED=False
     )
 
     first_row = (row * Tk + first_k) * tl.num_programs(1) + head_kv  # of B·Lk·Hkv
