@@ -66,7 +66,8 @@ def cascade_decode(
         prefix_k, prefix_v: (Lp, Hkv, D) and (Lp, Hkv, Dv), shared by all rows, in the dtype of q
             and on its device, contiguous in D; other strides may be anything. Lp may be 0.
         k_cache, v_cache, cache_seqlens: the rows' own keys, without the prefix, as in
-            `flash_decode`; a row's own place j is place Lp + j in all. The caches may be quantised.
+            `flash_decode`; a row's own place j is place Lp + j overall. The caches may be
+            quantised.
         causal, scale, return_lse: as in `flash_decode`.
         num_splits: for the rows' own keys; `kernels.heuristics` chooses for the prefix.
         features: as in `flash_decode`, but neither alibi_slopes nor a left window. Right window and

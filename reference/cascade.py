@@ -43,7 +43,7 @@ def cascade_decode(
 
     q: (B, Lq, Hq, D); prefix_k: (Lp, Hkv, D), prefix_v: (Lp, Hkv, Dv), in q's dtype, shared by
     all rows; the caches, cache_seqlens (own keys, without the prefix), num_splits and features
-    as in `reference.flash_decoding.flash_decode`: a row's own place j is place Lp + j in all.
+    as in `reference.flash_decoding.flash_decode`: a row's own place j is place Lp + j overall.
     Returns o (B, Lq, Hq, Dv) in the dtype of q and, with return_lse, lse (B, Lq, Hq). Raises as
     flash_decode does, and also ValueError or TypeError for a prefix that doesn't fit, and
     ValueError for a mask if a row has fewer than Lq keys of its own.

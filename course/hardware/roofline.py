@@ -20,7 +20,7 @@ from course.hardware.sizes import check_counts, check_shape, element_bytes, posi
 from course.hardware.specifications import resolve
 from kernels.devices import Device
 
-NO_BF16 = ("sm_70", "sm_75")  # their tensor cores multiply only fp16
+NO_BF16 = ("sm_70", "sm_75")  # their tensor cores multiply fp16, but not bf16
 
 
 @dataclass(frozen=True)
