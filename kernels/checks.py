@@ -125,9 +125,19 @@ def check_int(name: str, x: object, least: int, limit: int = 2**31) -> None:
         raise ValueError(f"{name} must be at least {least}{below}; got {x}")
 
 
+def sides_of(window: Window) -> tuple[int | None, int | None]:
+    """Return a window as (left, right), None: no bound; a single number is the left side."""
+    return window if isinstance(window, tuple) else (window, None)
+
+
+def dtype_names(dtypes: tuple[torch.dtype, ...]) -> str:
+    """Return dtypes in words, for a message: "float32 or float16"."""
+    return " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+
+
 def check_window(window: Window) -> None:
     """Raise TypeError or ValueError unless window is None, a number of keys, or a pair of these."""
-    sides = window if isinstance(window, tuple) else (window, None)
+    sides = sides_of(window)
     numbers = [side for side in sides if side is not None]
     if len(sides) != 2 or any(isinstance(x, bool) or not isinstance(x, int) for x in numbers):
         raise TypeError(f"window must be an int, None, or a pair of these; got {window!r}")

@@ -228,8 +228,8 @@ def choose_decode(
     asked = {"batch": batch, "kv_heads": heads[1], "max_len": max_len, "num_sms": num_sms}
     tile = {"m_tiles": m_tiles, "block_n": launch.block_n, "token_bytes": columns * element_size}
     asked = {**asked, **tile, "partial_bytes": 4 * filled * (value_dim + 1)}
-    num_splits = num_splits or choose_num_splits(**asked)
-    return DecodeChoice(launch, columns, split_shape(**asked), num_splits)
+    shape = split_shape(**asked)
+    return DecodeChoice(launch, columns, shape, num_splits or cost_model(shape))
 
 
 _PREFILL = {  # head dim up to → block_m, block_n, num_warps, num_stages

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kernels.checks import DTYPES, check_device, check_no_grad, check_same_device
+from kernels.checks import DTYPES, check_device, check_no_grad, check_same_device, dtype_names
 from kernels.flash_decoding.combine import combine_call
 
 
@@ -71,8 +71,7 @@ def _check(o: Tensor, lse: Tensor, dtype: torch.dtype) -> None:
         if x.layout != torch.strided:
             raise ValueError(f"{name} must be a dense, strided tensor; got {x.layout}")
         if x.dtype not in dtypes:
-            names = " or ".join(str(kind).removeprefix("torch.") for kind in dtypes)
-            raise ValueError(f"{name} must be {names}; got {x.dtype}")
+            raise ValueError(f"{name} must be {dtype_names(dtypes)}; got {x.dtype}")
         check_no_grad(name, x, "merging has no backward")
     check_same_device("lse", lse, o.device, "o")
     if o.ndim < 2 or o.shape[:-1] != lse.shape or o.shape[0] == 0 or o.shape[-1] == 0:

@@ -22,6 +22,7 @@ from kernels.checks import (
     check_scale,
     check_tensor,
     check_window,
+    dtype_names,
     kind,
 )
 from kernels.flash_decoding.features import Features
@@ -163,8 +164,7 @@ def _check_float(
     if x is None:
         return
     if not isinstance(x, Tensor) or x.dtype not in dtypes:
-        wanted = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
-        raise TypeError(f"{name} must be a tensor, {wanted}; got {kind(x)}")
+        raise TypeError(f"{name} must be a tensor, {dtype_names(dtypes)}; got {kind(x)}")
     if tuple(x.shape) not in shapes:
         raise ValueError(f"{name} must be {' or '.join(map(str, shapes))}; got {tuple(x.shape)}")
     check_last_contiguous(name, x)

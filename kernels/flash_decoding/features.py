@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kernels.call import Cells
-from kernels.checks import Window, check_int
+from kernels.checks import Window, check_int, sides_of
 from kernels.flash_decoding.attend import Cache
 from kernels.flash_decoding.rows import HeadScale, HeadScales, Rows, Rules
 from kernels.plan import Plan
@@ -35,7 +35,7 @@ class Features:
     @property
     def sides(self) -> tuple[int | None, int | None]:
         """The window as (left, right): how many places before and after its own a query sees."""
-        return self.window if isinstance(self.window, tuple) else (self.window, None)
+        return sides_of(self.window)
 
     def capacity(self, k_cache: Tensor) -> int:
         """Return how many keys a row of k_cache (B or pages, Lk or page size, Hkv, D) can have."""

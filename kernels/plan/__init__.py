@@ -45,6 +45,7 @@ from kernels.checks import (
     check_int,
     check_tensor,
     check_window,
+    sides_of,
 )
 from kernels.plan.plan_kernel import plan_call
 from kernels.runtime import num_sms as sms_of
@@ -137,7 +138,7 @@ def decode_plan(
         slots = PROGRAMS_PER_SM * (num_sms or sms_of(cache_seqlens.device))
         programs = max(1, slots // (kv_heads * -(-rows_per_head // block_m)))
     check_window(window)
-    left, B = window[0] if isinstance(window, tuple) else window, cache_seqlens.numel()
+    left, B = sides_of(window)[0], cache_seqlens.numel()
     made_for = (block_n, B, Lq, max_len, left, cache_leftpad is not None)
     plan = _room(programs + B, made_for, cache_seqlens.device) if out is None else out
     _check_out(plan, programs + B, made_for, cache_seqlens.device)
