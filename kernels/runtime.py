@@ -1,12 +1,16 @@
 """Compiled or interpreted? Decided here, once, before any kernel is decorated.
 
 `@triton.jit` reads `TRITON_INTERPRET` at the moment it decorates, and triton's own helpers
-(`tl.sum`, `tl.max`, …) are decorated when triton is imported. The choice must therefore be made
-before the first `import triton`, and it holds for the whole process:
+(`tl.sum`, `tl.max`, …) are decorated when triton is imported. So the choice is made here, without
+importing triton, and it holds for the whole process:
 
     TRITON_INTERPRET is set     it is respected (1: interpreted; 0: compiled, GPU or not)
     not set, GPU present        compiled (CUDA, or ROCm, which torch also calls "cuda")
     not set, no GPU             interpreted: the kernel runs on the CPU in numpy, slowly but exactly
+
+PyTorch imports triton on its own: making an optimizer is enough. If it did so before this module
+was imported, triton's helpers may be decorated for a compiler where there is no GPU to compile for.
+They are then decorated again, for the interpreter.
 
 Every module with a kernel in it imports this one before triton; the comment "isort: split" keeps
 the import sorter from changing that order.
@@ -14,8 +18,12 @@ the import sorter from changing that order.
 
 import importlib.util
 import os
+import sys
+from collections.abc import Callable
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -37,33 +45,87 @@ _NUMPY_TOO_NEW = (
 )
 
 
+def _decide() -> bool:
+    """Decide the mode, put triton into it if it is loaded, return whether kernels are interpreted.
+
+    Raises:
+        ImportError: triton is missing, too old for the installed numpy, or loaded in a mode that it
+            cannot leave; the message says what to do.
+    """
+    if importlib.util.find_spec("triton") is None:
+        raise ImportError(_NO_TRITON, name="triton")
+    # Asking NVML, as device_count does, leaves CUDA untouched: the process can still fork.
+    if "TRITON_INTERPRET" not in os.environ and torch.cuda.device_count() == 0:
+        os.environ["TRITON_INTERPRET"] = "1"
+    # a * b + c as one instruction, rounded once: Triton 3.9 warns unless it is told to.
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+
+    interpreted = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on", "y")
+    if interpreted:
+        _check_numpy()
+    if "triton" in sys.modules:
+        _adopt(sys.modules["triton"], interpreted)
+    return interpreted
+
+
+def _check_numpy() -> None:
+    """Raise ImportError if the interpreter of this triton is older than a change in numpy."""
+    numpy = version("numpy")
+    if _version(numpy) < (2, 4):
+        return
+    for name in ("triton", "triton-windows"):
+        try:
+            triton = version(name)
+        except PackageNotFoundError:
+            continue
+        if _version(triton) < (3, 7):
+            raise ImportError(_NUMPY_TOO_NEW.format(triton=triton, numpy=numpy))
+
+
 def _version(text: str) -> tuple[int, int]:
     major, minor = text.split(".")[:2]
     return int(major), int(minor)
 
 
-def _decide() -> bool:
-    """Decide the mode, import triton in it, and return whether kernels are interpreted."""
-    if importlib.util.find_spec("triton") is None:
-        raise ImportError(_NO_TRITON, name="triton")
-    if "TRITON_INTERPRET" not in os.environ and not torch.cuda.is_available():
-        os.environ["TRITON_INTERPRET"] = "1"
-    # a * b + c as one instruction, rounded once: Triton 3.9 warns unless it is told to.
-    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
-
-    import triton
-    import triton.language as tl
-
-    wanted = bool(triton.knobs.runtime.interpret)
-    actual = type(tl.sum).__name__ == "InterpretedFunction"  # what `import triton` decided
-    if wanted != actual:
-        names = {True: "interpreted", False: "compiled"}
-        raise ImportError(
-            _TOO_LATE.format(actual=names[actual], wanted=names[wanted], setting=int(wanted))
+def _adopt(triton: ModuleType, interpreted: bool) -> None:
+    """Make sure that a triton which is already loaded is in this mode, or raise ImportError."""
+    is_interpreted = type(triton.language.sum).__name__ == "InterpretedFunction"
+    if interpreted == is_interpreted:
+        return
+    # With a GPU, torch.compile uses these helpers too, and needs them compiled.
+    if interpreted and torch.cuda.device_count() == 0:
+        _interpret_helpers(triton)
+        return
+    names = {True: "interpreted", False: "compiled"}
+    raise ImportError(
+        _TOO_LATE.format(
+            actual=names[is_interpreted], wanted=names[interpreted], setting=int(interpreted)
         )
-    if wanted and _version(triton.__version__) < (3, 7) and _version(version("numpy")) >= (2, 4):
-        raise ImportError(_NUMPY_TOO_NEW.format(triton=triton.__version__, numpy=version("numpy")))
-    return wanted
+    )
+
+
+def _interpret_helpers(triton: ModuleType) -> None:
+    """Decorate triton's own helpers again, for the interpreter: `tl.sum`, `tensor.max`, …
+
+    A helper calls others by their names in its module, so each is replaced wherever it has a name.
+    """
+    from triton.runtime.jit import JITFunction
+
+    @cache
+    def again(function: Callable[..., Any]) -> Any:
+        return triton.jit(function)
+
+    def as_method(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **kwargs: again(function)(*args, **kwargs)
+
+    owners = [module for name, module in sys.modules.items() if name.startswith("triton.language")]
+    for owner, wrap in [
+        *((module, again) for module in owners),
+        (triton.language.tensor, as_method),
+    ]:
+        for name, member in list(vars(owner).items()):
+            if type(member) is JITFunction:  # its hash would compile it: pass on what it decorates
+                setattr(owner, name, wrap(member.fn))
 
 
 INTERPRETED: bool = _decide()

@@ -47,7 +47,6 @@ from kernels.checks import (
     check_window,
     sides_of,
 )
-from kernels.plan.plan_kernel import plan_call
 from kernels.runtime import num_sms as sms_of
 from kernels.split_rules import PROGRAMS_PER_SM
 
@@ -169,6 +168,8 @@ def _fill(
     check_index("cache_seqlens", lengths, B, device, max_len)
     check_index("cache_leftpad", leftpad, B, device, max_len)
     check_device(device)
+    from kernels.plan.plan_kernel import plan_call  # at the first call, since it loads triton
+
     plan_call(
         items,
         first_slot,
