@@ -97,17 +97,17 @@ def sockets_work(folder: Path) -> bool:
         path.unlink(missing_ok=True)
 
 
-def private_kernels(runtime: Path) -> list[str]:
-    """Return the options by which nobody else on this machine can listen to a kernel.
+def private_kernels(runtime: Path) -> dict[str, str]:
+    """Return KernelManager's settings by which no other user can listen to a kernel.
 
     Jupyter's own choice, open TCP ports, makes ipykernel 7 warn at each start. Where sockets can't
     be files, TCP is encrypted, if this pyzmq can do that.
     """
     if sockets_work(runtime):
-        return ["--KernelManager.transport=ipc"]
-    import zmq  # not at the top: only `lab` needs it
+        return {"transport": "ipc"}
+    import zmq  # not at the top: only kernels need it
 
-    return ["--KernelManager.transport_encryption=auto"] if zmq.has("curve") else []
+    return {"transport_encryption": "auto"} if zmq.has("curve") else {}
 
 
 def lab_command() -> list[str]:
@@ -118,8 +118,9 @@ def lab_command() -> list[str]:
         f"--LabApp.default_url=/lab/tree/{FIRST_LESSON}",
         # Looking for language servers would start npm and others, which write into the home folder.
         "--LanguageServerManager.autodetect=False",
-        *private_kernels(Path(private_environment(ROOT)["JUPYTER_RUNTIME_DIR"])),
     ]
+    settings = private_kernels(Path(private_environment(ROOT)["JUPYTER_RUNTIME_DIR"]))
+    command += [f"--KernelManager.{name}={value}" for name, value in settings.items()]
     print("JupyterLab runs until you press Ctrl-C twice here.")
     missing = browser_missing()
     if missing:
