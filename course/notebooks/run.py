@@ -14,6 +14,7 @@ from tqdm import tqdm
 from traitlets.config import Config
 
 from course.launch import private_kernels
+from course.notebooks.copies import write
 from course.notebooks.files import normalise, read, text
 
 SECONDS = 120  # per cell
@@ -56,5 +57,5 @@ def run(paths: list[Path]) -> int:
                 failures += 1
                 bar.write(f"✗ {path.name} was not stored:\n{error}")
                 continue
-        path.write_text(text(nb), encoding="utf-8")
+        write(path, text(nb).encode())
     return failures

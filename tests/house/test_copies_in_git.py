@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,12 @@ def test_git_knows_nothing_where_it_is_not_in_charge(
     assert (inside / "work" / EXERCISE).exists()
     monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
     assert history.tracked(clone) is None and history.edited(clone) == set()
+
+
+def test_no_tool_of_ours_looks_into_work(course: Path) -> None:
+    """ruff heeds .gitignore in a repository only, and `make format` must not touch what is yours."""
+    shutil.copy(ROOT / "pyproject.toml", course)
+    mine = put(course / "work", "exercises/mine.py", b"import   os\n")
+    for task in (["check", "--fix"], ["format"]):
+        subprocess.run([sys.executable, "-m", "ruff", *task, "."], cwd=course, capture_output=True)
+    assert mine.read_bytes() == b"import   os\n"
