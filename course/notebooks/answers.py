@@ -16,7 +16,7 @@ def sources(content: bytes) -> str | None:
     """
     try:
         written = [
-            (cell["cell_type"], "".join(cell["source"]), cell.get("attachments", {}))
+            (cell["cell_type"], "".join(cell["source"]), cell.get("attachments") or {})
             for cell in json.loads(content)["cells"]
         ]
     except (ValueError, KeyError, TypeError, AttributeError):

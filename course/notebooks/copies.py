@@ -54,7 +54,7 @@ def lay_out(root: Path = ROOT) -> list[str]:
             try:
                 kind, about = _bring(work / name, tree, course, record.setdefault(name, {}))
             except OSError as error:
-                kind, about = "failed", f"{name} ({error.strerror})"
+                kind, about = "failed", f"{name} ({error.strerror or error})"
             said[kind].append(about)
         write(work / RECORD, json.dumps(record, indent=1).encode())
     for kind in ("copied", "renewed"):
@@ -108,14 +108,18 @@ def _bring(mine: Path, tree: bytes, course: bytes, entry: dict) -> tuple[str, st
 
 def _offer(mine: Path, course: bytes, entry: dict) -> str:
     """Put the course's version beside a changed copy; replace an older offer if it is untouched."""
-    n = 1
+    n, theirs = 1, sources(course)
     while True:
         beside = mine.with_name(f"{mine.stem} (new{f' {n}' if n > 1 else ''}).ipynb")
-        if not beside.exists() or sources(beside.read_bytes()) == entry.get("offered", ""):
+        there = sources(beside.read_bytes()) if beside.exists() else ""
+        if there in ("", entry.get("offered", ""), theirs):
             break
         n += 1
-    write(beside, course)
-    entry["offered"] = sources(course)
+    if (
+        there != theirs
+    ):  # it is there already if a start was cut short before the record was written
+        write(beside, course)
+    entry["offered"] = theirs
     return f"{mine.parent.name}/{beside.name}"
 
 

@@ -186,6 +186,28 @@ def test_a_crash_leaves_the_old_file_whole(course: Path, monkeypatch: pytest.Mon
     assert mine.read_bytes() == notebook(STUB, text="second")
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b'{"cells": []}', notebook(ANSWER)])
+def test_a_learners_file_named_like_an_offer_is_kept(course: Path, content: bytes) -> None:
+    copies.lay_out(course)
+    own = put(course / "work", "exercises/03_double (new).ipynb", content)
+    mine = put(course / "work", EXERCISE, notebook(ANSWER))
+    put(course, EXERCISE, notebook(STUB, text="second"))
+    copies.lay_out(course)
+    assert own.read_bytes() == content and mine.read_bytes() == notebook(ANSWER)
+    assert own.with_name("03_double (new 2).ipynb").read_bytes() == notebook(STUB, text="second")
+
+
+def test_an_offer_whose_record_was_lost_is_not_made_twice(course: Path) -> None:
+    copies.lay_out(course)
+    before = (course / "work" / copies.RECORD).read_bytes()
+    mine = put(course / "work", EXERCISE, notebook(ANSWER))
+    put(course, EXERCISE, notebook(STUB, text="second"))
+    copies.lay_out(course)
+    put(course / "work", copies.RECORD, before)  # as if that start had been cut short
+    copies.lay_out(course)
+    assert names(mine.parent) == ["03_double (new).ipynb", "03_double.ipynb"]
+
+
 def test_a_copy_that_cannot_be_written_is_said_and_stops_no_other(
     course: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

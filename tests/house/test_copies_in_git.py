@@ -100,7 +100,7 @@ def test_git_knows_nothing_where_it_is_not_in_charge(
 
 
 def test_no_tool_of_ours_looks_into_work(course: Path) -> None:
-    """ruff heeds .gitignore in a repository only, and `make format` must not touch what is yours."""
+    """ruff heeds .gitignore only in a repository; `make format` must not touch what is yours."""
     shutil.copy(ROOT / "pyproject.toml", course)
     mine = put(course / "work", "exercises/mine.py", b"import   os\n")
     for task in (["check", "--fix"], ["format"]):

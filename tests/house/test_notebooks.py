@@ -12,7 +12,17 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from course.notebooks import census, copies, files, generate, links, lint, rules, rules_of_kinds
+from course.notebooks import (
+    answers,
+    census,
+    copies,
+    files,
+    generate,
+    links,
+    lint,
+    rules,
+    rules_of_kinds,
+)
 from course.notebooks.files import ROOT, normalise, notebooks, read, text
 
 LESSONS, SOLUTIONS = notebooks("notebooks"), notebooks("solutions")
@@ -52,6 +62,7 @@ def test_exercises_give_nothing_away(path):
     nb = read(path)
     assert not any(cell.get("outputs") for cell in nb.cells)
     assert "SOLUTION" not in path.read_text(encoding="utf-8")
+    assert not answers.answered(path.read_bytes())
 
 
 def test_nothing_but_notebooks():
