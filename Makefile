@@ -11,7 +11,7 @@ RUN = @$(BOOTSTRAP) run
 help:
 	@sed -n 's/^\([a-z]*\):.*## /\1 /p' Makefile | while read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
 
-lab: ## set up .venv if needed, then open JupyterLab on the first lesson
+lab: ## set up .venv and work/ (your copies of the notebooks), then open JupyterLab on the first lesson
 	@$(BOOTSTRAP) lab
 
 test: ## set up .venv if needed, then run every test, notebook and check
@@ -22,7 +22,7 @@ check: ## lint modules and notebooks, check their format; exercises in step with
 	$(RUN) ruff format --check .
 	$(RUN) python -m course.notebooks check
 
-exercises: ## generate exercises/ from solutions/
+exercises: ## generate exercises/ from solutions/; answers found there are kept
 	$(RUN) python -m course.notebooks generate
 
 notebooks: ## execute every lesson and solution and store the outputs
@@ -49,6 +49,7 @@ format: ## format modules and notebooks, and fix what ruff can fix
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
 
-clean: ## remove .venv, Jupyter's private files and all caches (your progress stays)
+clean: ## remove .venv, Jupyter's private files and all caches; work/ and your progress stay
 	rm -rf .venv .jupyter .pytest_cache .ruff_cache .hypothesis build *.egg-info setup.log
-	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -path ./work -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+	@echo "Kept: work/ (your notebooks), .progress.json (what you have solved), report/."

@@ -6,11 +6,15 @@ import os
 import tempfile
 from pathlib import Path
 
+from jupyter_core.paths import jupyter_runtime_dir
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 from tqdm import tqdm
+from traitlets.config import Config
 
+from course.launch import private_kernels
+from course.notebooks.copies import write
 from course.notebooks.files import normalise, read, text
 
 SECONDS = 120  # per cell
@@ -21,6 +25,8 @@ def execute(nb: NotebookNode, folder: Path, bar: tqdm | None = None) -> Notebook
 
     Lets nbclient's errors through. The learner's own progress file is not touched.
     """
+    runtime = Path(jupyter_runtime_dir())
+    runtime.mkdir(parents=True, exist_ok=True)
     client = NotebookClient(
         nb,
         timeout=SECONDS,
@@ -28,6 +34,7 @@ def execute(nb: NotebookNode, folder: Path, bar: tqdm | None = None) -> Notebook
         resources={"metadata": {"path": str(folder)}},
         record_timing=False,
         coalesce_streams=True,
+        config=Config(KernelManager=private_kernels(runtime)),
     )
     if bar is not None:
         client.on_cell_complete = lambda cell, cell_index: bar.update()
@@ -50,5 +57,5 @@ def run(paths: list[Path]) -> int:
                 failures += 1
                 bar.write(f"✗ {path.name} was not stored:\n{error}")
                 continue
-        path.write_text(text(nb), encoding="utf-8")
+        write(path, text(nb).encode())
     return failures
