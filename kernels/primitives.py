@@ -98,7 +98,7 @@ def product(a, b) -> tuple[tl.tensor, tl.tensor]:
     """Return a · b in fp32, and what rounding took off: their sum is the exact product.
 
     A fused multiply-add rounds once, so it gives a · b - round(a · b) exactly (Dekker 1971).
-    The interpreter has none and uses fp64, which holds any product of two fp32 numbers.
+    Interpreted, `tl.fma` rounds twice up to Triton 3.8; there, fp64 holds any product of two fp32.
     """
     rounded = a * b
     if _INTERPRETED:
