@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+from eight_bits import EIGHT_BITS
 from poison import dead_poisoned, paged
 
-from course.check.guards import guarded
+from course.check.guards import guarded, poisoned
 from kernels.append.quantization import round_to_cache
 from kernels.flash_decoding import flash_decode
 from kernels.primitives import to_fp32, widen
@@ -18,7 +19,7 @@ import triton
 import triton.language as tl
 
 DEVICE = device()
-FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
+FP8 = [dtype for dtype in EIGHT_BITS if dtype.is_floating_point]
 WIDE = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -106,6 +107,23 @@ def test_a_read_past_a_guarded_buffer_is_seen(dtype):
     assert out.item() == 16
     sum_kernel[(1,)](guard.tensor, out, N=32)  # no mask: 16 numbers too many
     assert out.isnan().all() and guard.intact()
+
+
+@triton.jit
+def copy_kernel(x_ptr, out_ptr, N: tl.constexpr):
+    offs = tl.arange(0, N)
+    x = to_fp32(tl.load(x_ptr + offs))
+    tl.store(out_ptr + offs, round_to_cache(x, None, out_ptr.dtype.element_ty))
+
+
+@pytest.mark.parametrize("dtype", FP8, ids=str)
+def test_poison_of_an_input_written_over_that_of_an_output_is_seen(dtype):
+    x = guarded(torch.ones(16).to(DEVICE, dtype))
+    for N, intact in ((16, True), (32, False)):  # 32: neither load nor store has a mask
+        out = poisoned((16,), dtype, device=DEVICE)
+        assert out.tensor.float().isnan().all()
+        copy_kernel[(1,)](x.tensor, out.tensor, N=N)
+        assert (out.tensor.float() == 1).all() and out.intact() == intact and x.intact()
 
 
 @pytest.mark.parametrize("q_dtype", WIDE, ids=str)
