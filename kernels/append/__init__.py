@@ -51,9 +51,9 @@ def append_kv(
         k_scale, v_scale: fp32, for an eight-bit cache, which stores x / scale rounded to
             nearest even and clamped. () or (1,): per tensor; (Hkv,): per head; the first three
             dimensions of the cache: per token, computed from the token's finite numbers and also
-            written in place. Optional for fp8 (default 1). NaN stays NaN, and so does inf, or as
-            inf in e5m2; int8, which has neither, gets -128, and NaN as the scale of that token.
-            `kernels.append.quantization` has the table.
+            written in place. Optional for fp8 (default 1). NaN stays NaN; inf becomes NaN too,
+            except in e5m2, which has it. int8 has neither: it gets -128, and a scale of its own
+            becomes NaN. `kernels.append.quantization` has the table.
 
     Returns:
         The rotated q, or q itself if there is no rotation; None without q.

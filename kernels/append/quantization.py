@@ -23,7 +23,8 @@ No finite number becomes -128. Where tokens share a scale, that mark is all that
 `append_kv` refuses such numbers on the CPU, where looking at them costs nothing.
 
 NVIDIA's GPUs convert float8_e4m3fn from sm_89 on (Ada, Hopper, Blackwell); before, there is
-float8_e5m2, which is the upper half of an fp16, and int8. `kernels.runtime.has_e4m3` knows.
+float8_e5m2, which is the upper half of an fp16, and int8. `kernels.runtime.has_e4m3` knows, and
+says what AMD's do.
 
 `reference.quantization` does the same in PyTorch.
 
