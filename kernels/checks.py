@@ -7,7 +7,7 @@ make the host wait for it.
 import torch
 from torch import Tensor
 
-from kernels.runtime import INTERPRETED
+from kernels.runtime import INTERPRETED, has_e4m3
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_HEAD_DIM = 256
@@ -194,6 +194,16 @@ def check_pages(table: Tensor, B: int, k_cache: Tensor, cache_batch_idx: Tensor 
         raise ValueError(
             "with block_table, k_cache must be (pages, size, Hkv, D), the size of a page a power "
             f"of two; got {tuple(k_cache.shape)}"
+        )
+
+
+def check_eight_bits(cache: Tensor) -> None:
+    """Raise ValueError for a float8_e4m3fn cache on a GPU that cannot convert it."""
+    if cache.dtype == torch.float8_e4m3fn and not has_e4m3(cache.device):
+        major, minor = torch.cuda.get_device_capability(cache.device)
+        raise ValueError(
+            "a float8_e4m3fn cache must be on an NVIDIA GPU from sm_89 on (Ada, Hopper, Blackwell) "
+            f"or on AMD's; got {cache.device}, sm_{major}{minor}: take float8_e5m2 or int8 there"
         )
 
 

@@ -67,8 +67,8 @@ def flash_attn_with_kvcache(
         fp32, natural log.
 
     Raises:
-        TypeError, ValueError: as in `append_kv` and `flash_decode`; k without v or without
-            cache_seqlens; rotary tables without k.
+        TypeError, ValueError: as in `append_kv` and `flash_decode`, float8_e4m3fn on an NVIDIA GPU
+            before sm_89 among them; k without v or without cache_seqlens; rotary tables without k.
 
     What differs: the lse of a query that sees no key is -inf (flash-attn 2: +inf; o is 0 in both).
     The page size is a power of two (there: a multiple of 256), R is even (there: a multiple of 16),

@@ -164,3 +164,16 @@ def has_small_shared_memory(device: torch.device) -> bool:
     return device.type == "cuda" and not (
         torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
     )
+
+
+@cache
+def has_e4m3(device: torch.device) -> bool:
+    """Say whether kernels read and write float8_e4m3fn there: sm_89 and later, AMD, interpreted.
+
+    Before sm_89 NVIDIA has no instruction for it, and Triton no substitute. AMD's gfx942 has one
+    for a format with other values (fnuz), so Triton converts with integer arithmetic there; into
+    bf16 it makes 480 of a NaN (Triton 3.9; into fp16 and fp32 a NaN stays one).
+    """
+    if INTERPRETED or device.type != "cuda" or torch.version.hip is not None:
+        return True
+    return torch.cuda.get_device_capability(device) >= (8, 9)

@@ -14,7 +14,7 @@ management for large language model serving with PagedAttention", section 4.
 import torch
 from torch import Tensor
 
-from reference.quantization import LARGEST, quantize
+from reference.quantization import LARGEST, round_to_cache, scale_of_token
 
 
 def rotary_table(max_pos: int, R: int, base: float = 10000.0) -> tuple[Tensor, Tensor]:
@@ -79,11 +79,13 @@ def append_kv(
     particular order. rotary_cos, rotary_sin: (max_pos, R/2), indexed by place; R ≤ D. q: (B, Lq,
     Hq, D), rotated at cache_seqlens + i (rotate_at="each") or all at cache_seqlens ("first").
     k_scale, v_scale: () or (1,), (Hkv,), or the cache's first three dimensions: then they are
-    computed and written, too.
+    computed and written, too. What an eight-bit cache keeps of NaN, inf and numbers too large for
+    it: the table of `reference.quantization`.
 
     Returns the rotated q, in its dtype, or q itself if there is no rotation; None without q.
     Raises ValueError for shapes that don't fit and, before anything is written, for places, rows,
-    pages or positions that don't exist; TypeError for dtypes.
+    pages or positions that don't exist, for a given scale that is 0 or not finite, and for k or v
+    that are not finite where int8 has a given scale; TypeError for dtypes.
     """
     _check_tokens(k_cache, v_cache, k, v, q)
     _check_scales(k_cache, v_cache, k_scale, v_scale)
@@ -97,6 +99,8 @@ def append_kv(
     q_angles = [
         _angles(start, q.shape[1] if q is not None else 0, *table, rotate_at) for start in starts
     ]
+    for name, x, scale in (("k", k, k_scale), ("v", v, v_scale)):
+        _check_numbers(name, x, scale, k_cache.dtype)
     # Nothing has been written so far: whatever does not fit has already raised.
     for b, cell in enumerate(cells):
         new_k = k[b] if rotary_cos is None else rotate(k[b], *k_angles[b], interleaved=interleaved)
@@ -172,12 +176,10 @@ def _store(x: Tensor, cache: Tensor, scale: Tensor | None, cell: tuple[Tensor, T
     if cache.dtype not in LARGEST:
         cache[cell] = x.to(cache.dtype)
     elif scale is not None and scale.ndim == 3:  # each token and head has its own scale
-        cache[cell], scale[cell] = quantize(x, cache.dtype, per="token")
+        own, scale[cell] = scale_of_token(x, cache.dtype)
+        cache[cell] = round_to_cache(x, own, cache.dtype)
     else:
-        scale = torch.ones(()) if scale is None else scale
-        x = x.float() / scale.reshape(-1, 1)  # (1, 1) or (Hkv, 1)
-        x = x.clamp(-LARGEST[cache.dtype], LARGEST[cache.dtype])
-        cache[cell] = (x.round() if cache.dtype == torch.int8 else x).to(cache.dtype)
+        cache[cell] = round_to_cache(x.float(), scale, cache.dtype)
 
 
 def _check_tokens(k_cache: Tensor, v_cache: Tensor, k: Tensor, v: Tensor, q: Tensor | None) -> None:
@@ -238,6 +240,20 @@ def _check_scales(
             raise ValueError(
                 f"{name} must be (), (Hkv,) or {tuple(cache.shape[:3])}; got {tuple(scale.shape)}"
             )
+
+
+def _check_numbers(name: str, x: Tensor, scale: Tensor | None, dtype: torch.dtype) -> None:
+    """Raise ValueError where a given scale loses everything, or int8 with it what is not finite."""
+    if scale is None or scale.ndim == 3:
+        return
+    if not (scale.isfinite() & (scale != 0)).all():
+        raise ValueError(f"{name}_scale must be finite and not 0; got {scale.tolist()}")
+    lost = x.numel() - int(x.isfinite().sum())
+    if dtype == torch.int8 and lost:
+        raise ValueError(
+            f"{name} must be finite: int8 has no NaN or inf, nor can a scale that tokens share "
+            f"hold one; got {lost} of {x.numel()} numbers that are not. Nothing was written"
+        )
 
 
 def _integers(name: str, x: Tensor, B: int) -> list[int]:

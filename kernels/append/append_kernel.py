@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from kernels.append.quantization import largest, round_to_cache
+from kernels.append.quantization import round_to_cache, scale_of_token
 from kernels.append.rotary import Rotary, load_rotated
 from kernels.call import Cells, KernelCall
 from kernels.heuristics import next_power_of_2
@@ -119,25 +119,26 @@ def append_kernel(
 def store(x, cells, scales, cell, exists, D: tl.constexpr, PER_TOKEN: tl.constexpr) -> None:
     """Divide x (BLOCK_T, BLOCK_D) by its scale, if any, round to the dtype of cells, and store.
 
-    PER_TOKEN: the scale is not given but computed and stored as well: it maps the largest |x| of
-    the token to the largest number of the dtype.
+    PER_TOKEN: the scale is not given but computed and stored as well: it maps the largest finite
+    |x| of the token to the largest number of the dtype. What is not finite stays so, see
+    `kernels.append.quantization`.
     """
     dtype: tl.constexpr = cells.ptr.dtype.element_ty
     row, slot, head = cell
+    scale = None
     if scales is not None:
         ptrs = scales.ptr + row * scales.stride_b + slot * scales.stride_n + head * scales.stride_h
         if PER_TOKEN:
-            amax = tl.max(tl.abs(x), 1)
-            scale = tl.maximum(tl.div_rn(amax, largest(dtype)), 2.0**-126)  # no underflow to 0
-            scale = tl.where(amax == 0.0, 1.0, scale)
-            tl.store(ptrs, scale, mask=exists)
+            scale, stored = scale_of_token(x, dtype)
+            tl.store(ptrs, stored, mask=exists)
         else:
             scale = tl.load(ptrs, mask=exists, other=1.0)
-        x = tl.div_rn(x, scale[:, None] + tl.zeros_like(x))
+        scale = scale[:, None]
     offs_d = tl.arange(0, x.shape[1])
     offs = row * cells.stride_b + slot * cells.stride_n + head * cells.stride_h
     ptrs = cells.ptr + offs[:, None] + offs_d[None, :]
-    tl.store(ptrs, round_to_cache(x, dtype), mask=exists[:, None] & (offs_d < D)[None, :])
+    x = round_to_cache(x, scale, dtype)
+    tl.store(ptrs, x, mask=exists[:, None] & (offs_d < D)[None, :])
 
 
 def append_call(x: Tokens, interleaved: bool, each: bool, q_out: Tensor | None) -> KernelCall:

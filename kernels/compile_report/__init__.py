@@ -37,7 +37,7 @@ from typing import Any
 
 from kernels.compile_report.case import CompileCase, LaunchCase
 from kernels.compile_report.compiling import compile_all, compile_one
-from kernels.compile_report.rows import Report, Reports
+from kernels.compile_report.rows import STAGES, Report, Reports
 from kernels.compile_report.targets import TARGETS, target
 
 MODULES = ("primer", "softmax", "flash_attention", "flash_decoding", "append", "plan")
@@ -164,5 +164,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hidden = () if options.ptx else ("ptx",)
         print(json.dumps([row.as_dict(hidden) for row in reports]))
         return 0
-    print(reports.table())
+    print(f"{reports.table()}\n{STAGES}")
     return int(any(row.violations for row in reports))

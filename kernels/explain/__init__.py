@@ -62,6 +62,10 @@ DTYPES = {
     "e4m3": torch.float8_e4m3fn,
     "e5m2": torch.float8_e5m2,
 }
+_NO_E4M3 = (
+    "flash_decode refuses this call: {0.arch} cannot convert float8_e4m3fn, sm_89 is the first "
+    "that can; take float8_e5m2 or int8"
+)
 
 
 def explain(
@@ -96,7 +100,8 @@ def explain(
         device: a `Device`, the name of one of `kernels.devices.DEVICES`, or None: `Device.here()`.
 
     Returns:
-        An `Explanation`, which prints. Times are predictions of the model, in µs.
+        An `Explanation`, which prints. Times are predictions of the model, in µs. It has a note
+        where `flash_decode` refuses the call: "e4m3" on an NVIDIA GPU before sm_89.
 
     Raises:
         TypeError: a number that is not an int, heads that are not a pair.
@@ -125,6 +130,7 @@ def explain(
         other_bytes=rows * ((head_dim + value_dim) * DTYPES[dtype].itemsize + 4) + 4 * pages,
         **_cut(choice, keys, rows, batch * heads[1], head_dim, value_dim),
         peak_tflops=device.tensor_tflops if dots else device.fp32_tflops,
+        note=_NO_E4M3.format(device) if kv_dtype == "e4m3" and not device.has_e4m3 else "",
     )
 
 

@@ -55,9 +55,9 @@ def flash_decode(
             anything.
         k_cache, v_cache: (B, Lk, Hkv, D) and (B, Lk, Hkv, Dv), on the device of q, the new tokens'
             k and v already in them; Hq a multiple of Hkv. The dtype of q, or both int8,
-            float8_e4m3fn or float8_e5m2. With a single KV head D may be up to 576 and Dv up to
-            512: that is MLA, whose values are part of the keys. Pass `k_cache[..., :512]` as
-            v_cache, and nothing is read twice.
+            float8_e5m2 or float8_e4m3fn (on NVIDIA GPUs from sm_89 on). With a single KV head D
+            may be up to 576 and Dv up to 512: that is MLA, whose values are part of the keys. Pass
+            `k_cache[..., :512]` as v_cache, and nothing is read twice.
         cache_seqlens: (B,), int32 or int64, on the same device: valid keys of each row, the new
             ones included. 0 is allowed. None: all Lk. Keys beyond a row's length are never read.
             On a GPU a length outside 0…Lk is clamped to that range (checking it would make the
@@ -83,8 +83,9 @@ def flash_decode(
 
     Raises:
         TypeError: a dtype, type or keyword other than those above.
-        ValueError: shapes, strides, devices, lengths or splits that do not fit; an input that
-            requires grad while grad is enabled (there is no backward).
+        ValueError: shapes, strides, devices, lengths or splits that do not fit; float8_e4m3fn on an
+            NVIDIA GPU before sm_89; an input that requires grad while grad is enabled (there is no
+            backward).
 
     Source: the Flash-Decoding post, steps 1–3. The partials take S·B·Lq·Hq·(Dv + 1)·4 bytes.
     """

@@ -70,8 +70,9 @@ def attend_split(
     """Carry state = (m_log2, l, acc) over the keys from start to stop, a block at a time.
 
     Row i may see the places bounds.since[i] … bounds.sees[i] - 1. ONCE: no other program reads
-    these keys, so they may leave the L2. MASKED: 0 if every row sees every key and stop - start is
-    a multiple of BLOCK_N; 1 if sees and stop must be checked; 2 if since and first_key must be too.
+    these keys, so they may leave the L2 (see `load_tile`). MASKED: 0 if every row sees every key
+    and stop - start is a multiple of BLOCK_N; 1 if sees and stop must be checked; 2 if since and
+    first_key must be too.
     """
     q, cache, where, bounds = task.q, task.cache, task.where, task.bounds
     rules, tile = task.rules, task.tile
@@ -152,7 +153,11 @@ def load_tile(
     BLOCK: tl.constexpr,
     ONCE: tl.constexpr,
 ) -> tl.tensor:
-    """Load columns FIRST … LAST - 1 of a block of cells as (BLOCK_N, BLOCK), 0 if absent."""
+    """Load columns FIRST … LAST - 1 of a block of cells as (BLOCK_N, BLOCK), 0 if absent.
+
+    ONCE asks that they be the first to leave the L2. In a pipelined loop that reaches the GPU only
+    from Triton 3.9 on and on sm_90 and later; elsewhere Triton drops it.
+    """
     offs_d = FIRST + tl.arange(0, BLOCK)[None, :]
     base = cells.ptr + where.kv_head.to(tl.int64) * cells.stride_h
     offs = cell.row * cells.stride_b + cell.slot * cells.stride_n  # (BLOCK_N,)

@@ -18,7 +18,11 @@ from kernels.plan import Plan
 
 @dataclass(frozen=True)
 class Features:
-    """The keywords of `kernels.flash_decoding.flash_decode` beyond plain attention; None: off."""
+    """The keywords of `kernels.flash_decoding.flash_decode` beyond plain attention; None: off.
+
+    k_scale, v_scale: of int8, float8_e5m2 or float8_e4m3fn caches, the last of which NVIDIA's GPUs
+    read from sm_89 on.
+    """
 
     cache_seqlens: Tensor | None = None
     cache_batch_idx: Tensor | None = None

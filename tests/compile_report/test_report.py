@@ -60,6 +60,17 @@ def test_the_promises_are_worth_something(reports):
         assert row.async_copies > 0 or not several_rows, row.name
 
 
+def test_stages_are_those_of_the_kernels_own_loop(reports):
+    """The launch's option does not pipeline a loop that says its own number."""
+    loops = 0
+    for row in reports:
+        call = compile_report.cases(f": {re.escape(row.name)}$")[0].make(target(row.arch))
+        asked = call.args.get("NUM_STAGES", call.num_stages)
+        assert row.failure or row.num_stages == asked, row.name
+        loops += asked != call.num_stages
+    assert loops > 2, "a split over pages, or one over eight bits, asks for more than 3"
+
+
 def test_other_gpus_too():
     rest = [known.name for known in TARGETS if known.arch not in (80, 90)]
     found = compile_report.run(ELSEWHERE, arch=rest)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from appends import APPENDS, Append, arguments, expected, one_rounding, untouched_but_for
+from eight_bits import EIGHT_BITS
 
 from kernels import append as module
 from kernels.append import append_kv
@@ -37,7 +38,7 @@ def test_every_token_at_its_place(case, dtype):
 
 
 @pytest.mark.parametrize("per", ["tensor", "head", "token", "nothing"])
-@pytest.mark.parametrize("dtype", LARGEST, ids=str)
+@pytest.mark.parametrize("dtype", EIGHT_BITS, ids=str)
 def test_a_cache_of_eight_bits_is_that_of_the_reference(dtype, per):
     if per == "nothing" and dtype == torch.int8:
         return
@@ -66,7 +67,7 @@ def test_a_cache_of_eight_bits_is_that_of_the_reference(dtype, per):
         assert torch.allclose(scale, twin[name], rtol=1e-6, atol=0), name
 
 
-@pytest.mark.parametrize("dtype", [*LARGEST], ids=str)
+@pytest.mark.parametrize("dtype", EIGHT_BITS, ids=str)
 def test_every_number_rounds_to_nearest_even(dtype):
     """All midpoints between neighbours of the dtype, a hair either side of them, and the ends."""
     if dtype == torch.int8:

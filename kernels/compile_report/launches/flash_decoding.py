@@ -74,6 +74,7 @@ def compile_cases() -> list[LaunchCase]:
         _case(Shape("bf16", 128, 1, kv="int8"), "scale a head", **head),
         _case(Shape("bf16", 128, 8, kv="e4m3"), "scale a head", NO_E4M3, **head),
         _case(Shape("fp16", 128, 8, kv="e5m2"), "scale a token", **token),
+        _case(Shape("bf16", 128, 8, kv="e5m2"), "scale a head", **head),
         _case(Shape("bf16", 192, 16, Dv=128), "Dv=128"),
         _case(Shape("bf16", 576, 16, Dv=512, latent=True), "MLA", NO_MLA),
         _case(Shape("bf16", 576, 128, Dv=512, latent=True), "MLA", NO_MLA),
