@@ -237,6 +237,7 @@ _PREFILL = {  # the larger of D and Dv up to → block_m, block_n, num_warps, nu
     128: (128, 64, 8, 3),
     256: (64, 32, 8, 2),
 }
+_PREFILL_NARROW_VALUES = (128, 32, 8, 2)  # D above 128, Dv not: acc has the registers of D = 128
 _PREFILL_NO_TENSOR_CORES = {64: (64, 32, 8, 2), 128: (32, 16, 8, 2), 256: (16, 16, 8, 2)}
 
 
@@ -268,8 +269,11 @@ def choose_prefill_launch(
     (128, 64, 128)
     """
     table = _PREFILL if tensor_cores else _PREFILL_NO_TENSOR_CORES
-    wide = max(head_dim, value_dim or head_dim)
+    columns = value_dim or head_dim
+    wide = max(head_dim, columns)
     row = next(row for largest, row in table.items() if wide <= largest)
+    if tensor_cores and head_dim > 128 >= columns:
+        row = _PREFILL_NARROW_VALUES
     block_m, block_n, num_warps, num_stages = (64, 64, 4, 3) if interpreted else row
     if small and tensor_cores and wide > 64:
         num_stages = 1  # no second tile of K and V beside the current one

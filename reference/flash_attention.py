@@ -175,7 +175,8 @@ def flash_attention(
     q: (B, Lq, Hq, D); k: (B, Lk, Hkv, D); v: (B, Lk, Hkv, Dv). causal: bottom-right. scale: default
     1/√D. block_m, block_n: tile sizes, ≥ 1. traffic: a `Traffic` that counts the tiles moved.
     Returns `o (B, Lq, Hq, Dv)` in the dtype of q and, with return_lse, `lse (B, Lq, Hq)` (natural
-    log, fp32, fp64 for fp64 inputs). Raises ValueError or TypeError for shapes and dtypes that don't fit.
+    log, fp32, fp64 for fp64 inputs). Raises ValueError or TypeError for shapes and dtypes that
+    don't fit.
 
     Source: Dao 2023, "FlashAttention-2", algorithm 1.
     """
