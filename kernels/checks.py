@@ -22,7 +22,8 @@ def check_qkv(q: Tensor, k: Tensor, v: Tensor) -> None:
 
     Args:
         q: (B, Lq, Hq, D), fp32, fp16 or bf16, D from 1 to 256 and contiguous (stride 1).
-        k, v: (B, Lk, Hkv, D), same dtype and device; Hq a multiple of Hkv.
+        k: (B, Lk, Hkv, D); v: (B, Lk, Hkv, Dv), Dv from 1 to 256; same dtype and device, last
+            dimension contiguous; Hq a multiple of Hkv.
 
     Raises:
         TypeError: not a tensor, not one of the three dtypes, or not the same dtype for all.
@@ -30,14 +31,16 @@ def check_qkv(q: Tensor, k: Tensor, v: Tensor) -> None:
     """
     for name, x in (("q", q), ("k", k), ("v", v)):
         _check_tensor(name, x)
-    if k.shape != v.shape:
-        raise ValueError(f"k and v must have one shape; got k {_shape(k)} and v {_shape(v)}")
+    if k.shape[:3] != v.shape[:3]:
+        raise ValueError(f"k and v must agree in (B, Lk, Hkv); got k {_shape(k)} and v {_shape(v)}")
     if q.shape[0] != k.shape[0]:
         raise ValueError(f"q and k must have one batch size B; got q {_shape(q)} and k {_shape(k)}")
     if q.shape[3] != k.shape[3]:
         raise ValueError(f"q and k must have one head dim D; got q {_shape(q)} and k {_shape(k)}")
     if not 1 <= q.shape[3] <= MAX_HEAD_DIM:
         raise ValueError(f"head dim D must be from 1 to {MAX_HEAD_DIM}; got q {_shape(q)}")
+    if not 1 <= v.shape[3] <= MAX_HEAD_DIM:
+        raise ValueError(f"value dim Dv must be from 1 to {MAX_HEAD_DIM}; got v {_shape(v)}")
     check_groups(q, k)
     if not q.dtype == k.dtype == v.dtype:
         raise TypeError(f"q, k and v must have one dtype; got {q.dtype}, {k.dtype} and {v.dtype}")
@@ -72,7 +75,7 @@ def _check_tensor(name: str, x: Tensor) -> None:
     """Check what can be checked on one of q, k, v alone."""
     check_tensor(name, x)
     if x.ndim != 4:
-        layout = "(B, Lq, Hq, D)" if name == "q" else "(B, Lk, Hkv, D)"
+        layout = {"q": "(B, Lq, Hq, D)", "k": "(B, Lk, Hkv, D)", "v": "(B, Lk, Hkv, Dv)"}[name]
         raise ValueError(f"{name} must be {layout}, four dimensions; got {_shape(x)}")
     if x.dtype not in DTYPES:
         raise TypeError(f"{name} must be float32, float16 or bfloat16; got {x.dtype}")

@@ -30,13 +30,13 @@ def flash_attention_varlen(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Return attention within each of B sequences stored one after the other.
 
-    q: (Tq, Hq, D); k, v: (Tk, Hkv, D): tokens of all sequences; dtypes and strides as in
+    q: (Tq, Hq, D); k: (Tk, Hkv, D); v: (Tk, Hkv, Dv): tokens of all sequences; otherwise as in
     `flash_attention`. cu_seqlens_q, cu_seqlens_k: (B + 1,), int32, on the same device: sequence b
     has the tokens cu_seqlens[b] … cu_seqlens[b + 1] - 1; the first entry is 0, the last Tq or Tk;
     sequences may be empty. max_seqlen_q, max_seqlen_k: length of the longest, or more. causal:
     bottom-right aligned within each sequence. scale: default 1/√D.
 
-    Returns `o (Tq, Hq, D)` and, with return_lse, `lse (Tq, Hq)`, as `flash_attention` does, and
+    Returns `o (Tq, Hq, Dv)` and, with return_lse, `lse (Tq, Hq)`, as `flash_attention` does, and
     differentiable like it.
 
     Raises ValueError and TypeError as `flash_attention` does, and for cu_seqlens that do not fit.
@@ -55,7 +55,7 @@ def flash_attention_varlen(
     """
     for name, x in (("q", q), ("k", k), ("v", v)):
         if isinstance(x, Tensor) and x.ndim != 3:
-            layout = "(Tq, Hq, D)" if name == "q" else "(Tk, Hkv, D)"
+            layout = {"q": "(Tq, Hq, D)", "k": "(Tk, Hkv, D)", "v": "(Tk, Hkv, Dv)"}[name]
             raise ValueError(f"{name} must be {layout}, three dimensions; got {tuple(x.shape)}")
     if not all(isinstance(x, Tensor) for x in (q, k, v)):
         raise TypeError(f"q, k and v must be tensors; got {type(q)}, {type(k)} and {type(v)}")

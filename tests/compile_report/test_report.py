@@ -20,7 +20,8 @@ from kernels.runtime import INTERPRETED
 # compiles all cases for all targets, which takes minutes.
 CORE = (
     "vector_add|matmul (fp16|fp32)|softmax fp16 (16384|131072)"
-    "|flash_attention (bf16 D=128 Lq=4096$|fp16 D=128 Lq=1$)|(dq|dkdv) bf16 D=128$|backward rows"
+    "|flash_attention (bf16 D=(128|192 Dv=128) Lq=4096$|fp16 D=128 Lq=1$)"
+    "|(dq|dkdv) bf16 D=(128|192 Dv=128)$|backward rows"
     "|split bf16 D=128 G=(1|8) Lq=1$|split bf16 D=128 .*(tree mask|G=8 Lq=1 (pages of 16|plan))"
     "|split bf16 (D=576 G=16|int8 .*token)|combine bf16 D=128|append bf16 D=128 Ln=1$|plan int64"
 )
