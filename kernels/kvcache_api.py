@@ -22,6 +22,8 @@ from kernels.append import append_kv
 from kernels.checks import MAX_SCALE, check_int
 from kernels.flash_decoding import flash_decode
 
+_NUMBERS = (int, float, torch.SymInt, torch.SymFloat)
+
 
 def flash_attn_with_kvcache(
     q: Tensor,
@@ -152,6 +154,8 @@ def _lengths(
 
 def _plain(x: Any) -> Any:
     """Return a numpy scalar or a 0-d tensor as a Python number, and anything else as it is."""
+    if isinstance(x, _NUMBERS):  # asked first: torch.compile can't look for the shape of a symbol
+        return x
     return x.item() if getattr(x, "shape", None) == () else x
 
 

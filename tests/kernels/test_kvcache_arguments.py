@@ -209,3 +209,14 @@ def test_odd_arguments_under_compile(numbers, backend):
 
     compiled = torch.compile(step, backend=backend, fullgraph=numbers == "Python")
     assert torch.equal(compiled(q, *caches, rows), step(q, *caches, rows))
+
+
+def test_a_length_that_changes_under_compile():
+    """The second length makes it a symbol, which stands for all that follow."""
+    q, caches, _ = drawn()
+    caches = caches[:, :B]
+    compiled = torch.compile(flash_attn_with_kvcache, backend="aot_eager", fullgraph=True)
+    for length in (5, 6, 9, torch.tensor(7)):
+        wanted = flash_attn_with_kvcache(q, *caches, cache_seqlens=length, softcap=0.5 + length)
+        got = compiled(q, *caches, cache_seqlens=length, softcap=0.5 + int(length))
+        assert torch.equal(got, wanted)
