@@ -42,9 +42,9 @@ def flash_attention_varlen(
     differentiable like it.
 
     Raises ValueError and TypeError as `flash_attention` does, for cu_seqlens that do not fit, and
-    for a max_seqlen that is no whole number from 0 to 2^31 - 1. The values of cu_seqlens are checked only on the CPU; on a GPU the host would have to wait. There the kernel
-    reads nothing outside q, k and v, whatever they say, but tokens that no sequence covers are not
-    written.
+    for a max_seqlen that is no whole number from 0 to 2^31 - 1. What cu_seqlens says is checked
+    only on the CPU; on a GPU the host would have to wait. There the kernel reads nothing outside q,
+    k and v, whatever it says, but tokens that no sequence covers are not written.
 
     >>> q, ones = torch.zeros(3, 1, 16), torch.ones(3, 1, 16)
     >>> cu_seqlens = torch.tensor([0, 1, 3], dtype=torch.int32)

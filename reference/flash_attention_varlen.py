@@ -24,8 +24,8 @@ def sequence_bounds(
     """Turn cumulative lengths into a `(start, stop)` for each sequence.
 
     cu_seqlens: (B + 1,), integers that begin with 0, never fall, and end with `tokens`. longest: no
-    sequence may have more tokens; default `tokens`. Raises TypeError for a non-integer dtype, ValueError for
-    anything else.
+    sequence may have more tokens; default `tokens`. Raises TypeError for a non-integer dtype,
+    ValueError for anything else.
 
     >>> sequence_bounds(torch.tensor([0, 5, 7, 7, 16]), tokens=16, longest=9)
     [(0, 5), (5, 7), (7, 7), (7, 16)]

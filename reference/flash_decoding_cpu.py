@@ -122,7 +122,7 @@ def _flash(
     )
     if visible is not None:
         blind = ~visible.any(1)
-        o, lse = o.masked_fill(blind[:, None], 0.0), lse.masked_fill(blind, -math.inf)
+        o, lse = o.masked_fill_(blind[:, None], 0.0), lse.masked_fill_(blind, -math.inf)
     return o, lse
 
 
