@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from kernels.call import KernelCall
-from kernels.flash_attention.packed import Packing, check_sequences, extent, sequence
+from kernels.flash_attention.packed import Packing, check_sequences, extent, pack, sequence
 from kernels.heuristics import Launch, choose_prefill_launch
 from kernels.primitives import LOG2_E, dot, finalize, online_softmax_step, round_to
 from kernels.runtime import INTERPRETED, has_small_shared_memory, has_tensor_cores
@@ -213,17 +213,16 @@ def forward(
     v: Tensor,
     cu_seqlens_q: Tensor | None,
     cu_seqlens_k: Tensor | None,
-    max_seqlen_q: int,
-    max_seqlen_k: int,
+    max_seqlen_q: int | None,
+    max_seqlen_k: int | None,
     causal: bool,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
     """Allocate o and lse and launch the kernel. Packed (cu_seqlens given): B is 1, see Packing."""
-    packing = None
-    if cu_seqlens_q is not None:
-        packing = Packing(cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
-        check_sequences("cu_seqlens_q", cu_seqlens_q, q.shape[1], max_seqlen_q)
-        check_sequences("cu_seqlens_k", cu_seqlens_k, k.shape[1], max_seqlen_k)
+    packing = pack(q, k, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
+    if packing is not None:
+        check_sequences("cu_seqlens_q", cu_seqlens_q, q.shape[1], packing.max_seqlen_q)
+        check_sequences("cu_seqlens_k", cu_seqlens_k, k.shape[1], packing.max_seqlen_k)
     sequences, Lq, _ = extent(q, k, packing)
     if sequences > 65535 or q.shape[2] > 65535:
         raise ValueError(
