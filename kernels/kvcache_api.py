@@ -71,7 +71,7 @@ def flash_attn_with_kvcache(
             cache_seqlens; rotary tables without k.
 
     What differs: the lse of a query that sees no key is -inf (flash-attn 2: +inf; o is 0 in both).
-    The page size is a power of two (there: a multiple of 256), R is even (there: a multiple of 16),
+    A page may have any size (there: a multiple of 256), R is even (there: a multiple of 16),
     padding and pages may be combined, lengths may be int64, tensors fp32, and the rotary tables
     need only as many positions as are used. On a GPU, tokens that do not fit in a row are dropped.
     """

@@ -134,7 +134,7 @@ def _check_dtypes(q: Tensor, k: Tensor, v: Tensor, features: Features) -> None:
             f"float8_e5m2; got q {q.dtype}, k_cache {k.dtype}, v_cache {v.dtype}"
         )
     for name in ("k_scale", "v_scale"):
-        check_scale(name, getattr(features, name), k)
+        check_scale(name, getattr(features, name), k, q.shape[0])
 
 
 def _check_scores(B: int, Lq: int, Hq: int, features: Features) -> None:
