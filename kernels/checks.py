@@ -192,11 +192,10 @@ def check_pages(table: Tensor, B: int, k_cache: Tensor, cache_batch_idx: Tensor 
         raise ValueError("block_table and cache_batch_idx both say where a row lies: give one")
     width = table.shape[1] if isinstance(table, Tensor) and table.ndim == 2 else 0
     check_indices("block_table", table, (B, width), f"(B, max_pages) = ({B}, …)")
-    size = k_cache.shape[1]
-    if size < 1 or size & (size - 1):
+    if k_cache.shape[1] < 1:
         raise ValueError(
-            "with block_table, k_cache must be (pages, size, Hkv, D), the size of a page a power "
-            f"of two; got {tuple(k_cache.shape)}"
+            "with block_table, k_cache must be (pages, size, Hkv, D), the size of a page at least "
+            f"1; got {tuple(k_cache.shape)}"
         )
 
 
@@ -210,8 +209,11 @@ def check_eight_bits(cache: Tensor) -> None:
         )
 
 
-def check_scale(name: str, scale: Tensor | None, cache: Tensor) -> None:
-    """Raise TypeError or ValueError unless a scale fits its cache; only int8 requires one."""
+def check_scale(name: str, scale: Tensor | None, cache: Tensor, B: int) -> None:
+    """Raise TypeError or ValueError unless a scale fits its cache; only int8 requires one.
+
+    B: rows of the call, which are not those of the cache if a row's place is looked up.
+    """
     if scale is None:
         if cache.dtype == torch.int8:
             raise ValueError(f"an int8 cache needs k_scale and v_scale; {name} is None")
@@ -221,10 +223,10 @@ def check_scale(name: str, scale: Tensor | None, cache: Tensor) -> None:
     if not isinstance(scale, Tensor) or scale.dtype != torch.float32:
         raise TypeError(f"{name} must be a tensor, float32; got {kind(scale)}")
     heads, tokens = tuple(cache.shape[2:3]), tuple(cache.shape[:3])
-    if tuple(scale.shape) not in ((), (1,), heads, tokens):
+    if tuple(scale.shape) not in ((), (1,), heads, (B, *heads), tokens):
         raise ValueError(
-            f"{name} must be (), (1,), (Hkv,) = {heads} or one per token and head, {tokens}; "
-            f"got {tuple(scale.shape)}"
+            f"{name} must be (), (1,), (Hkv,) = {heads}, (B, Hkv) = {(B, *heads)} or one per token "
+            f"and head, {tokens}; got {tuple(scale.shape)}"
         )
 
 

@@ -83,12 +83,12 @@ def flash_attn_with_kvcache(
     What differs. The lse of a query that sees no key is -inf (flash-attn 2: +inf; o is 0 in both).
     With ALiBi, causal and no left window, flash-attn adds slope · j to the score of key j in place
     of -slope · (p - j), p being the query's place: o is the same, its lse larger by slope · p. An
-    input that requires grad is refused while grad is enabled (there: o without a gradient). The
-    page size is a power of two (there: a multiple of 256), R is even (there: a multiple of 16),
-    padding and pages may be combined, lengths and indices may be int64, tensors fp32, and the
-    rotary tables need only as many positions as are used, in any of the three dtypes. Strided
-    cache_seqlens, cache_leftpad and alibi_slopes are copied (there: refused). On a GPU, tokens that
-    do not fit in a row are dropped.
+    input that requires grad is refused while grad is enabled (there: o without a gradient). A page
+    may have any size (there: a multiple of 256), R is even (there: a multiple of 16), padding and
+    pages may be combined, lengths and indices may be int64, tensors fp32, and the rotary tables
+    need only as many positions as are used, in any of the three dtypes. Strided cache_seqlens,
+    cache_leftpad and alibi_slopes are copied (there: refused). On a GPU, tokens that do not fit in
+    a row are dropped.
     """
     _check_together(k, v, rotary_cos, rotary_sin, cache_seqlens)
     q, k, v, cache_batch_idx, cache_leftpad, block_table, alibi_slopes = (

@@ -3,6 +3,7 @@
     per      scale's shape for x (B, Lk, Hkv, D)    one scale for
     tensor   ()                                     everything
     head     (Hkv,)                                 one KV head, across rows and tokens
+    row      (B, Hkv)                               one KV head of one row, across its tokens
     token    (B, Lk, Hkv)                           one token of one head: D numbers
 
 A scale is the largest magnitude it serves, divided by the largest number the dtype holds: 127,
@@ -35,10 +36,10 @@ def quantize(x: Tensor, dtype: torch.dtype, per: str = "tensor") -> tuple[Tensor
     """Return `(stored, scale)` with stored · scale ≈ x.
 
     x: (..., H, D), floating point, finite; dtype: int8, float8_e4m3fn or float8_e5m2;
-    per: "tensor" → scale (), "head" → (H,), "token" → (..., H). stored has the shape of x;
-    scale is fp32, and 1 where x is all zeros. Rounds to nearest, ties to even.
-    Raises ValueError for any other `per`, a shape without (H, D) or numbers that are not finite,
-    TypeError for other dtypes.
+    per: "tensor" → scale (), "head" → (H,), "row" → (B, H) for x (B, L, H, D), "token" → (..., H).
+    stored has the shape of x; scale is fp32, and 1 where x is all zeros. Rounds to nearest, ties to
+    even. Raises ValueError for any other `per`, a shape without (H, D) or, per row, without
+    (B, L, H, D), or numbers that are not finite, TypeError for other dtypes.
 
     >>> stored, scale = quantize(torch.tensor([[1.0, -0.5, 0.25]]), torch.int8)
     >>> stored.tolist(), scale
@@ -105,8 +106,8 @@ def scale_of_token(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 def dequantize(stored: Tensor, scale: Tensor | None, dtype: torch.dtype = torch.float32) -> Tensor:
     """`stored · scale`, multiplied in fp32 (fp64 for dtype = fp64) and rounded once to `dtype`.
 
-    stored: (..., H, D); scale: () or (1,), (H,) or (..., H), as `quantize` returns it; None: 1.
-    Raises ValueError for any other shape.
+    stored: (..., H, D); scale: () or (1,), (H,), (..., H) or, for stored (B, L, H, D), (B, H), as
+    `quantize` returns it; None: 1. Raises ValueError for any other shape.
     """
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     x = stored.to(wide)
@@ -125,14 +126,19 @@ def _scale_for(amax: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _largest_magnitude(x: Tensor, per: str) -> Tensor:
-    """The largest |x| of each group: () per tensor, (H,) per head, (..., H) per token."""
-    if per not in ("tensor", "head", "token"):
-        raise ValueError(f'per must be "tensor", "head" or "token"; got {per!r}')
+    """The largest |x| of each group: () per tensor, (H,) head, (B, H) row, (..., H) token."""
+    if per not in ("tensor", "head", "row", "token"):
+        raise ValueError(f'per must be "tensor", "head", "row" or "token"; got {per!r}')
+    if per == "row" and x.ndim != 4:
+        raise ValueError(f'x must be (B, L, H, D) for per = "row"; got {tuple(x.shape)}')
     if x.numel() == 0:
-        shape = {"tensor": (), "head": x.shape[-2:-1], "token": x.shape[:-1]}[per]
-        return x.new_zeros(shape)
+        heads = x.shape[-2:-1]
+        shapes = {"tensor": (), "head": heads, "row": (x.shape[0], *heads), "token": x.shape[:-1]}
+        return x.new_zeros(shapes[per])
     if per == "tensor":
         return x.abs().amax()
+    if per == "row":
+        return x.abs().amax((1, 3))
     if per == "head":
         return x.abs().movedim(-2, 0).flatten(1).amax(1)
     return x.abs().amax(-1)
@@ -144,7 +150,11 @@ def _spread(scale: Tensor, shape: torch.Size) -> Tensor:
         return scale.reshape(())
     if scale.shape == shape[-2:-1] or scale.shape == shape[:-1]:
         return scale[..., None]
+    row = (shape[0], shape[-2]) if len(shape) == 4 else None
+    if scale.shape == row:
+        return scale[:, None, :, None]
+    rows = "" if row is None else f"(B, H) = {row} or "
     raise ValueError(
-        f"scale must be (), (H,) = {tuple(shape[-2:-1])} or (..., H) = {tuple(shape[:-1])} "
+        f"scale must be (), (H,) = {tuple(shape[-2:-1])} or {rows}(..., H) = {tuple(shape[:-1])} "
         f"for {tuple(shape)}; got {tuple(scale.shape)}"
     )

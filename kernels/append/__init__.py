@@ -32,8 +32,8 @@ def append_kv(
 
     Args:
         k_cache, v_cache: (B, Lk, Hkv, D) and (B, Lk, Hkv, Dv), or pages (num_pages, page_size,
-            Hkv, D), page_size a power of two; fp32, fp16, bf16, or with scales int8, float8_e5m2
-            or float8_e4m3fn (on NVIDIA GPUs from sm_89 on). Written in place; contiguous in their
+            Hkv, D), page_size at least 1; fp32, fp16, bf16, or with scales int8, float8_e5m2 or
+            float8_e4m3fn (on NVIDIA GPUs from sm_89 on). Written in place; contiguous in their
             last dimension.
         k, v: (B, Ln, Hkv, D) and (B, Ln, Hkv, Dv), fp32, fp16 or bf16; the dtype of the cache
             unless that is an eight-bit one.
@@ -49,11 +49,12 @@ def append_kv(
         q: (B, Lq, Hq, D), the queries to rotate, in the dtype of k. Not changed.
         rotate_at: "each": query i at cache_seqlens[b] + i; "first": all at cache_seqlens[b].
         k_scale, v_scale: fp32, for an eight-bit cache, which stores x / scale rounded to
-            nearest even and clamped. () or (1,): per tensor; (Hkv,): per head; the first three
-            dimensions of the cache: per token, computed from the token's finite numbers and also
-            written in place. Optional for fp8 (default 1). NaN stays NaN; inf becomes NaN too,
-            except in e5m2, which has it. int8 has neither: it gets -128, and a scale of its own
-            becomes NaN. `kernels.append.quantization` has the table.
+            nearest even and clamped. () or (1,): per tensor; (Hkv,): per head; (B, Hkv): per row
+            of k and head, wherever the row is stored; the first three dimensions of the cache: per
+            token, computed from the token's finite numbers and also written in place. Optional for
+            fp8 (default 1). NaN stays NaN; inf becomes NaN too, except in e5m2, which has it. int8
+            has neither: it gets -128, and a scale of its own becomes NaN.
+            `kernels.append.quantization` has the table.
 
     Returns:
         The rotated q, or q itself if there is no rotation; None without q.

@@ -46,8 +46,8 @@ def check_tokens(x: Tokens, rotate_at: str) -> None:
     if x.q is not None:
         _check_equal("q", x.q, (B, *x.q.shape[1:3], D), "(B, Lq, Hq, D), with B and D of k")
     _check_rotary(x, rotate_at)
-    check_scale("k_scale", x.k_scale, x.k_cache)
-    check_scale("v_scale", x.v_scale, x.v_cache)
+    check_scale("k_scale", x.k_scale, x.k_cache, B)
+    check_scale("v_scale", x.v_scale, x.v_cache, B)
     if _per_token(x.k_scale) != _per_token(x.v_scale):
         raise ValueError(
             "k_scale and v_scale must both hold a scale per token, or neither; got "

@@ -75,7 +75,8 @@ def flash_decode(
         workspace: fp32, contiguous, on the device: room for the partial results, so that nothing
             is allocated; `workspace_bytes` says how much.
         features: cache_batch_idx, cache_leftpad, block_table, window, softcap, sinks,
-            alibi_slopes, mask, k_scale, v_scale, as in `reference.features.Features`.
+            alibi_slopes, mask, k_scale, v_scale, as in `reference.features.Features`. A page may
+            have any size; `kernels.flash_decoding.attend` says what each costs.
 
     Returns:
         o (B, Lq, Hq, Dv) in the dtype of q; with return_lse also lse (B, Lq, Hq), fp32, natural

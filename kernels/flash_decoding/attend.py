@@ -7,6 +7,10 @@ only this module answers it:
     paged         place 37, pages of 16: table[37 // 16]  ptr + page · stride_b + slot · stride_n
                   names the page, 37 % 16 is the slot
 
+The size of a page is known when the kernel is compiled. Where it is a power of two, dividing by it
+is a shift; any other size costs a multiplication per key instead. A page of whole blocks, power of
+two or not, is looked up once per block of BLOCK_N keys; any other, once per key.
+
 Whatever is None is compiled away: without pages, scales or rules, a cache pays nothing for them.
 
 Sources: Dao 2023, "FlashAttention-2", algorithm 1; pages: Kwon et al. 2023, "Efficient memory
@@ -128,11 +132,11 @@ def locate(
 ) -> Cell:
     """Return where in the cache to find the places offs_n = start_n … start_n + BLOCK_N - 1.
 
-    A page that holds whole blocks is looked up once per block; smaller ones, place by place.
+    A page that holds whole blocks is looked up once per block; other sizes, place by place.
     """
     if PAGE is None:
         cell = Cell(where.row, offs_n.to(tl.int64))
-    elif PAGE >= BLOCK_N:  # powers of two, and blocks start at multiples of BLOCK_N
+    elif PAGE % BLOCK_N == 0:  # blocks start at multiples of BLOCK_N: none crosses two pages
         page = tl.load(where.table_ptr + start_n // PAGE)
         cell = Cell(page.to(tl.int64), (offs_n % PAGE).to(tl.int64))
     else:  # entries of places that do not exist are never followed

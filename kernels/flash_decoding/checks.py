@@ -137,7 +137,7 @@ def _check_dtypes(q: Tensor, k: Tensor, v: Tensor, features: Features) -> None:
             )
         check_eight_bits(k)
     for name in ("k_scale", "v_scale"):
-        check_scale(name, getattr(features, name), k)
+        check_scale(name, getattr(features, name), k, q.shape[0])
 
 
 def _check_scores(B: int, Lq: int, Hq: int, features: Features) -> None:

@@ -91,7 +91,7 @@ class Features:
         return Cache(Cells(k_cache, *k_cache.stride()[:3]), v_cells, k_scales, v_scales)
 
     def head_scales(self) -> HeadScales:
-        """Return the scales that apply to a whole head or tensor."""
+        """Return the scales that apply to a whole row, head or tensor."""
         return HeadScales(*(_head_scale(x) for x in (self.k_scale, self.v_scale)))
 
 
@@ -159,7 +159,9 @@ def _row_stride(x: Tensor | None, ndim: int) -> int | None:
 
 
 def _head_scale(x: Tensor | None) -> HeadScale:
-    """Return a scale (), (1,) or (Hkv,) as a kernel takes it; none if each token has its own."""
+    """Return a scale (), (1,), (Hkv,) or (B, Hkv) for a kernel; none if each token has its own."""
     if x is None or x.ndim == 3:
-        return HeadScale(None, None)
-    return HeadScale(x, x.stride(0) if x.numel() > 1 else 0)
+        return HeadScale(None, None, None)
+    if x.ndim == 2:
+        return HeadScale(x, *x.stride())
+    return HeadScale(x, None, x.stride(0) if x.numel() > 1 else 0)

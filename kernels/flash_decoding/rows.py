@@ -49,6 +49,7 @@ class HeadScale(NamedTuple):
     """A scale for all tokens of a head, or, with a stride of 0, of all heads."""
 
     ptr: tl.tensor  # None: no such scale
+    stride_b: tl.tensor  # from row to row of the batch; None: all rows share it
     stride_h: tl.tensor
 
 
@@ -76,10 +77,17 @@ class Bounds(NamedTuple):
 
 
 @triton.jit
-def scaled(x, scale, kv_head) -> tl.tensor:
-    """Return x times the scale of a head, or x if there is none."""
+def scaled(x, scale, b, kv_head, has_keys) -> tl.tensor:
+    """Return x times the scale of a head, that of row b if each has its own; x if there is none.
+
+    A row without keys has no scale of its own either: what is there may be NaN, and 0 · NaN is NaN.
+    """
     if scale.ptr is not None:
-        x *= tl.load(scale.ptr + kv_head * scale.stride_h)
+        ptr = scale.ptr + kv_head * scale.stride_h
+        if scale.stride_b is None:
+            x *= tl.load(ptr)
+        else:
+            x *= tl.load(ptr + b * scale.stride_b, mask=has_keys, other=1.0)
     return x
 
 

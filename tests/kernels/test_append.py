@@ -37,7 +37,7 @@ def test_every_token_at_its_place(case, dtype):
         assert q is None
 
 
-@pytest.mark.parametrize("per", ["tensor", "head", "token", "nothing"])
+@pytest.mark.parametrize("per", ["tensor", "head", "row", "token", "nothing"])
 @pytest.mark.parametrize("dtype", EIGHT_BITS, ids=str)
 def test_a_cache_of_eight_bits_is_that_of_the_reference(dtype, per):
     if per == "nothing" and dtype == torch.int8:
@@ -45,7 +45,9 @@ def test_a_cache_of_eight_bits_is_that_of_the_reference(dtype, per):
     case = Append("eight", "", starts=(5, 0), Ln=6, Lq=2, D=40, R=24, page=4, capacity=12)
     given, buffers = arguments(case, torch.bfloat16, DEVICE, cache_dtype=dtype)
     given["k"][0, 0], given["k"][0, 1] = 0.0, 300.0  # all zeros; too large for a fixed scale
-    shape = {"tensor": (), "head": (2,), "token": given["k_cache"].shape[:3]}.get(per)
+    shape = {"tensor": (), "head": (2,), "row": (2, 2), "token": given["k_cache"].shape[:3]}.get(
+        per
+    )
     scales: dict = {}
     if shape is not None:
         rng = torch.Generator().manual_seed(1)
