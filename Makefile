@@ -1,8 +1,8 @@
 # `make` alone lists the targets. PYTHON: the one that .venv was made with, else the first that fits.
-PYTHON ?= $(shell for p in .venv/bin/python python3.11 python3.12 python3.13 python3; do \
-	$$p -c "import sys; assert (3, 11) <= sys.version_info < (3, 14); print(sys._base_executable)" \
+PYTHON ?= $(shell for p in .venv/bin/python python3.11 python3.12 python3.13 python3.14 python3; do \
+	$$p -c "import sys; assert (3, 11) <= sys.version_info < (3, 15); print(sys._base_executable)" \
 	2>/dev/null && exit; done; command -v python3)
-BOOTSTRAP = $(or $(PYTHON),$(error Python is missing: install Python 3.11, 3.12 or 3.13)) course/bootstrap.py
+BOOTSTRAP = $(or $(PYTHON),$(error Python is missing: install Python 3.11, 3.12, 3.13 or 3.14)) course/bootstrap.py
 RUN = @$(BOOTSTRAP) run
 
 .DEFAULT_GOAL := help

@@ -8,7 +8,7 @@ if HAS_TRITON:
     # The first import decides for the whole process, so it has to be this one.
     from kernels import runtime
 else:
-    # macOS, Windows: there is no kernel to run
+    # macOS: there is no kernel to run
     collect_ignore_glob = ["kernels/*", "compile_report/*", "check/test_kernels.py"]
     collect_ignore_glob += ["lessons/test_lesson_09_exercises.py"]
 

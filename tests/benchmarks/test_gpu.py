@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-pytest.importorskip("triton", reason="triton has wheels for Linux only")
+pytest.importorskip("triton", reason="triton has no wheels for this system")
 
 from benchmarks import __main__ as command
 from benchmarks import ceilings, figure, grid, machine, peers, prefill, ragged, splits

@@ -37,7 +37,9 @@ MAY_ALSO_IMPORT = {
     "reference/checkpoint.py": {"safetensors"},
     "reference/train.py": {"tqdm"},
 }
-BEFORE_INSTALLATION = ("course/bootstrap.py", "course/launch.py")
+# These run before anything is installed, on any Python: the first imports the next three.
+SETUP = tuple(f"course/{name}.py" for name in ("bootstrap", "cpu_torch", "heartbeat", "installers"))
+BEFORE_INSTALLATION = (*SETUP, "course/launch.py")
 FILE_LINES, FUNCTION_LINES, KERNEL_LINES = 350, 40, 90
 TOP_FILES, TOP_FOLDERS, FILES_OF_A_CALL = 16, 6, 14  # in kernels/; in one decode call
 
@@ -94,7 +96,9 @@ def too_long(source: str) -> list[str]:
 @pytest.mark.parametrize("file", FILES, ids=relative)
 def test_imports_follow_the_arrows(file: Path) -> None:
     package = relative(file).split("/")[0]
-    allowed = STANDARD if relative(file) in BEFORE_INSTALLATION else MAY_IMPORT[package]
+    own = {"course"} if relative(file) in SETUP else set()
+    early = relative(file) in BEFORE_INSTALLATION
+    allowed = STANDARD | own if early else MAY_IMPORT[package]
     allowed = allowed | MAY_ALSO_IMPORT.get(relative(file), set())
     assert forbidden_imports(file.read_text(encoding="utf-8"), package, allowed) == []
 
@@ -121,6 +125,12 @@ def test_no_module_is_a_drawer_for_odds_and_ends(file: Path) -> None:
 def test_no_module_global_is_reassigned(file: Path) -> None:
     found = [node.names for node in ast.walk(tree_of(file)) if isinstance(node, ast.Global)]
     assert found == []
+
+
+def test_the_set_up_imports_itself_alone() -> None:
+    graph, own = arrows(("course",)), {module_of(ROOT / file) for file in SETUP}
+    assert len(graph["course.bootstrap"]) == 3
+    assert {name for module in own for name in graph[module]} <= own
 
 
 def test_every_package_is_looked_at() -> None:

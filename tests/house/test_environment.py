@@ -86,8 +86,21 @@ def test_report_without_triton_says_where_kernels_run(monkeypatch: pytest.Monkey
     for way in ("container", "WSL", "Colab"):
         assert way in str(found)
 
-    monkeypatch.setattr(environment.sys, "platform", "linux")
-    assert "make lab" in environment.report().notices[0]
+    for platform, machine, notice in (
+        ("linux", "x86_64", environment.TRITON_MISSING),
+        ("win32", "AMD64", environment.TRITON_MISSING),
+        ("win32", "ARM64", environment.NO_TRITON.format(system="Darwin")),
+    ):
+        monkeypatch.setattr(environment.sys, "platform", platform)
+        monkeypatch.setattr(environment.platform, "machine", lambda machine=machine: machine)
+        assert environment.report().notices[0] == notice
+
+
+def test_windows_is_said_to_be_untested(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "_mode", lambda: ("interpreted", ""))
+    assert environment.ON_WINDOWS not in environment.report().notices
+    monkeypatch.setattr(environment.sys, "platform", "win32")
+    assert environment.report().notices[0] == environment.ON_WINDOWS
 
 
 REPORT = """
