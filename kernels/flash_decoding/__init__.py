@@ -7,7 +7,8 @@ run. So the keys are cut too:
       stage 2   combine    o = Σ exp(lse_s - lse) · o_s
 
 With one split, stage 1 writes the answer itself and stage 2 does not run. This file is the door;
-the rooms behind it, in the order of a call:
+the rooms behind it, in the order of a call (those with a kernel are opened at the first one, since
+loading triton takes longer than all the rest):
 
       checks     what a call accepts          split      stage 1: the kernel and its grid
       features   its optional arguments       attend     its loop: where a key lies in memory

@@ -19,22 +19,13 @@ management for large language model serving with PagedAttention", section 4.
 
 from typing import NamedTuple
 
-from kernels.call import Cells
-from kernels.flash_decoding.rows import Bounds, Rules, TileRules, Where, bend, hide
+from kernels.flash_decoding.features import Cache, Rules
+from kernels.flash_decoding.rows import Bounds, TileRules, Where, bend, hide
 from kernels.primitives import dot, online_softmax_step, product, round_to, to_fp32, widen
 
 # isort: split
 import triton
 import triton.language as tl
-
-
-class Cache(NamedTuple):
-    """What the loop reads: keys, values and, if each token has its own, their scales."""
-
-    k_cells: Cells
-    v_cells: Cells  # None: the values are the first columns of the keys, as in MLA
-    scales_of_k: Cells
-    scales_of_v: Cells
 
 
 class Cell(NamedTuple):

@@ -34,32 +34,6 @@ import triton.language as tl
 _LOG2_E = tl.constexpr(LOG2_E)
 
 
-class Rows(NamedTuple):
-    """What is known about each row of the batch; any member may be None."""
-
-    lengths_ptr: tl.tensor  # (B,): keys in the row
-    leftpad_ptr: tl.tensor  # (B,): how many of its first keys do not count
-    index_ptr: tl.tensor  # (B,): the row of the cache to read
-    table_ptr: tl.tensor  # (B, max_pages): its pages
-    stride_table: tl.tensor
-    items_ptr: tl.tensor  # (items, 4), a plan: row, start, stop, number of the partial result
-
-
-class HeadScale(NamedTuple):
-    """A scale for all tokens of a head, or, with a stride of 0, of all heads."""
-
-    ptr: tl.tensor  # None: no such scale
-    stride_b: tl.tensor  # from row to row of the batch; None: all rows share it
-    stride_h: tl.tensor
-
-
-class HeadScales(NamedTuple):
-    """The scales of a quantised cache that do not change from token to token."""
-
-    of_k: HeadScale
-    of_v: HeadScale
-
-
 class Where(NamedTuple):
     """Where in the cache one row of the batch, seen by one KV head, has its keys."""
 
@@ -146,19 +120,6 @@ def narrow(rows, rules, sees, whole, first_key, position, length, Lq) -> tuple[B
     if rules.mask_ptr is not None:
         seen_to = tl.minimum(seen_to, length - Lq)
     return Bounds(first_key, since, sees), (seen_from, seen_to)
-
-
-class Rules(NamedTuple):
-    """The rules of a launch; None: off."""
-
-    left: tl.tensor  # how many keys a query sees before its own position
-    right: tl.tensor  # and after it
-    softcap: tl.tensor
-    alibi_ptr: tl.tensor  # (B, Hq) fp32
-    stride_alibi_b: tl.tensor
-    mask_ptr: tl.tensor  # (B, Lq, Lq): uint8 (0 hides) or floating point (added)
-    stride_mask_b: tl.tensor
-    stride_mask_m: tl.tensor
 
 
 class TileRules(NamedTuple):

@@ -72,10 +72,10 @@ def cut(first_key, length, SPLIT_BLOCKS: tl.constexpr, BLOCK_N: tl.constexpr) ->
 @triton.jit
 def split_kernel(
     q,  # kernels.call.Cells: (B, Lq, Hq, D)
-    cache,  # kernels.flash_decoding.attend.Cache: (B, Lk, Hkv, D), or (pages, PAGE, Hkv, D)
-    head_scales,  # kernels.flash_decoding.rows.HeadScales, of a quantised cache
-    rows,  # kernels.flash_decoding.rows.Rows: lengths, padding, pages, plan
-    rules,  # kernels.flash_decoding.rows.Rules: window, softcap, ALiBi, mask
+    cache,  # kernels.flash_decoding.features.Cache: (B, Lk, Hkv, D), or (pages, PAGE, Hkv, D)
+    head_scales,  # kernels.flash_decoding.features.HeadScales, of a quantised cache
+    rows,  # kernels.flash_decoding.features.Rows: lengths, padding, pages, plan
+    rules,  # kernels.flash_decoding.features.Rules: window, softcap, ALiBi, mask
     o_ptr,  # (num_splits, B, Lq, Hq, DV), contiguous
     lse_ptr,  # (num_splits, B, Lq, Hq), contiguous
     scale_log2,

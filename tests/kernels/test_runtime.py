@@ -157,6 +157,16 @@ def test_without_triton_the_way_out_is_told(monkeypatch):
         runtime._decide()
 
 
+def test_the_door_to_decoding_opens_without_loading_triton():
+    """It takes longer than all the rest, and is loaded at the first call."""
+    code = """
+import sys, torch
+from kernels.flash_decoding import flash_decode
+print("triton" in sys.modules)
+"""
+    assert python(code) == "False"
+
+
 def test_the_light_modules_need_no_triton():
     code = (
         "import sys; sys.modules['triton'] = None\n"
