@@ -94,10 +94,9 @@ def flash_attn_with_kvcache(
     q, k, v, cache_batch_idx, cache_leftpad, block_table, alibi_slopes = (
         _contiguous(x) for x in (q, k, v, cache_batch_idx, cache_leftpad, block_table, alibi_slopes)
     )
-    causal, window = _flag("causal", causal), _window(window_size)
-    softcap, splits = _real("softcap", softcap), _whole("num_splits", num_splits)
-    scale = None if softmax_scale is None else _real("softmax_scale", softmax_scale)
-    interleaved = _flag("rotary_interleaved", rotary_interleaved)
+    causal, interleaved = _flag("causal", causal), _flag("rotary_interleaved", rotary_interleaved)
+    window, splits = _window(window_size), _whole("num_splits", num_splits)
+    scale, softcap = _scale(softmax_scale), _real("softcap", softcap)
     return_lse = _flag("return_softmax_lse", return_softmax_lse)
     lengths = _lengths(cache_seqlens, q, k_cache, block_table)
     where = {"cache_batch_idx": cache_batch_idx, "block_table": block_table}
@@ -166,6 +165,11 @@ def _whole(name: str, x: Any, otherwise: str = "") -> int:
     if isinstance(number, bool) or not isinstance(number, int | torch.SymInt):
         raise TypeError(f"{name} must be an int{otherwise}; got {x!r}")
     return number
+
+
+def _scale(x: Any) -> float | None:
+    """Return softmax_scale as a float; None stays None. Raises as `_real` does."""
+    return None if x is None else _real("softmax_scale", x)
 
 
 def _real(name: str, x: Any) -> float:

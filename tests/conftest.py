@@ -57,8 +57,7 @@ def quicken_the_interpreter() -> None:
         element = of.element_ty if isinstance(of, tl.block_type) else of
         return look_up(element) if type(element) is tl.dtype else np_dtype_of(element)
 
-    interpreter._patch_builtin = replace
-    interpreter._patch_lang = replace_once
+    interpreter._patch_builtin, interpreter._patch_lang = replace, replace_once
     interpreter._get_np_dtype = np_dtype
 
 

@@ -118,9 +118,8 @@ def explain(
     sight = capacity if window is None else min(capacity, window + queries)
     fast = dtype != "fp32" and device.tensor_cores
     choice = _choose(counts, heads, kv_dtype, fast, sight, device.sms, num_splits, latent)
-    dots = fast and choice.launch.block_m > 1
-    keys, rows = min(length, sight), batch * queries * heads[0]
-    pages = 0 if page_size is None else batch * -(-keys // page_size)
+    dots, keys = fast and choice.launch.block_m > 1, min(length, sight)
+    rows, pages = batch * queries * heads[0], batch * -(-keys // page_size) if page_size else 0
     return Explanation(
         device=device,
         call=_in_words(counts, heads, length, window, dtype, kv_dtype),

@@ -126,7 +126,7 @@ def split_kernel(
         q_rest = load_queries(q, b, query, head, mask_m, BLOCK_D, D, BLOCK_REST)
 
     # 3. How far they see. Bottom-right: the last query sees the last key.
-    position = length - Lq + query
+    position, has_keys = length - Lq + query, first_key < length
     sees = tl.zeros((BLOCK_M,), tl.int32) + length
     if CAUSAL:
         sees = position + 1
@@ -137,7 +137,6 @@ def split_kernel(
     end = begin + tl.maximum(whole[1] - begin, 0) // BLOCK_N * BLOCK_N
 
     # 4. Blocks that all rows see in full: no masks. Then those cut by an end or the diagonal.
-    has_keys = first_key < length
     scale_log2 = scaled(scale_log2, head_scales.of_k, b, kv_head, has_keys)
     task = Task(q_tile, q_rest, cache, row_cells(rows, b, kv_head), rules, tile, scale_log2, bounds)
     m_log2 = tl.full((BLOCK_M,), float("-inf"), tl.float32)

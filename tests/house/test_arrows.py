@@ -159,13 +159,17 @@ def module_of(file: Path) -> str:
     return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def arrows(packages: tuple[str, ...] = ("kernels",)) -> dict[str, set[str]]:
-    """For each module, the modules of these packages that are imported with it."""
+def arrows(packages: tuple[str, ...] = ("kernels",), later: bool = False) -> dict[str, set[str]]:
+    """For each module, the modules of these packages that are imported with it.
+
+    later: also those that it imports inside a function, when that is called.
+    """
     files = {module_of(file): file for file in FILES if relative(file).split("/")[0] in packages}
     found: dict[str, set[str]] = {}
     for name, file in files.items():
         found[name] = set()
-        for node in tree_of(file).body:  # imports inside a function run when it is called
+        tree = tree_of(file)
+        for node in ast.walk(tree) if later else tree.body:
             if isinstance(node, ast.Import):
                 found[name] |= {alias.name for alias in node.names} & set(files)
             elif isinstance(node, ast.ImportFrom) and node.module:
@@ -221,7 +225,7 @@ def test_kernels_is_seen_at_one_look() -> None:
 
 def test_a_decode_call_is_read_in_few_files() -> None:
     """Everything `flash_decode` imports, except torch.compile's operator and plans."""
-    graph, read, todo = arrows(), set(), ["kernels.flash_decoding"]
+    graph, read, todo = arrows(later=True), set(), ["kernels.flash_decoding"]
     while todo:
         name = todo.pop()
         if name not in read and not name.startswith(("kernels.plan", "kernels.flash_decoding.op")):
