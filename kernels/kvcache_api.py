@@ -94,17 +94,15 @@ def flash_attn_with_kvcache(
     q, k, v, cache_batch_idx, cache_leftpad, block_table, alibi_slopes = (
         _contiguous(x) for x in (q, k, v, cache_batch_idx, cache_leftpad, block_table, alibi_slopes)
     )
-    causal, interleaved = _flag("causal", causal), _flag("rotary_interleaved", rotary_interleaved)
+    causal, interleaved, return_lse = _flags(causal, rotary_interleaved, return_softmax_lse)
     window, splits = _window(window_size), _whole("num_splits", num_splits)
     scale, softcap = _scale(softmax_scale), _real("softcap", softcap)
-    return_lse = _flag("return_softmax_lse", return_softmax_lse)
     lengths = _lengths(cache_seqlens, q, k_cache, block_table)
     where = {"cache_batch_idx": cache_batch_idx, "block_table": block_table}
     if k is not None:
-        tables = {"rotary_cos": rotary_cos, "rotary_sin": rotary_sin, "q": q}
+        rotary = {"rotary_cos": rotary_cos, "rotary_sin": rotary_sin, "interleaved": interleaved}
         rotate_at = "each" if causal or window is not None else "first"
-        rotary = {**tables, "interleaved": interleaved, "rotate_at": rotate_at}
-        q = append_kv(k_cache, v_cache, k, v, lengths, **rotary, **where)
+        q = append_kv(k_cache, v_cache, k, v, lengths, q=q, rotate_at=rotate_at, **rotary, **where)
         lengths = lengths + k.shape[1]
     options = {"causal": causal, "scale": scale, "num_splits": splits if splits > 0 else None}
     scores = {"softcap": softcap if softcap > 0 else None, "alibi_slopes": alibi_slopes}
@@ -183,6 +181,16 @@ def _real(name: str, x: Any) -> float:
     if not abs(number) < MAX_SCALE:  # also catches NaN
         raise ValueError(f"{name} must be finite in fp32; got {x!r:.30}")
     return float(number)
+
+
+def _flags(causal: Any, rotary_interleaved: Any, return_softmax_lse: Any) -> tuple[bool, ...]:
+    """Return all three as bools. Raises as `_flag` does."""
+    given = {
+        "causal": causal,
+        "rotary_interleaved": rotary_interleaved,
+        "return_softmax_lse": return_softmax_lse,
+    }
+    return tuple(_flag(name, x) for name, x in given.items())
 
 
 def _flag(name: str, x: Any) -> bool:
