@@ -61,7 +61,7 @@ def resolve_scale(scale: float | None, head_dim: int) -> float:
     if scale is None:
         return head_dim**-0.5
     if isinstance(scale, bool) or not isinstance(scale, int | float):
-        raise TypeError(f"scale must be a number or None; got {scale!r}")
+        raise TypeError(f"scale must be a number or None; got {scale!r}{remedy(scale)}")
     if not abs(scale) < MAX_SCALE:  # also catches NaN
         raise ValueError(f"scale must be finite in fp32; got {scale!r:.30}")
     return float(scale)
@@ -119,10 +119,18 @@ def check_groups(q: Tensor, k: Tensor) -> None:
         )
 
 
+def remedy(x: object) -> str:
+    """Return how a numpy scalar or a 0-d tensor becomes the number that is wanted; "" for others.
+
+    Not done here: reading a tensor can make the host wait for a GPU, which the caller should see.
+    """
+    return ": call .item() on it" if getattr(x, "shape", None) == () else ""
+
+
 def check_int(name: str, x: object, least: int, limit: int = 2**31) -> None:
     """Raise TypeError unless x is an int, ValueError unless it is from least to below limit."""
     if isinstance(x, bool) or not isinstance(x, int):
-        raise TypeError(f"{name} must be an int; got {x!r}")
+        raise TypeError(f"{name} must be an int; got {x!r}{remedy(x)}")
     if not least <= x < limit:
         below = "" if x < least else f" and below 2^{limit.bit_length() - 1}"
         raise ValueError(f"{name} must be at least {least}{below}; got {x}")
@@ -143,7 +151,8 @@ def check_window(window: Window) -> None:
     sides = sides_of(window)
     numbers = [side for side in sides if side is not None]
     if len(sides) != 2 or any(isinstance(x, bool) or not isinstance(x, int) for x in numbers):
-        raise TypeError(f"window must be an int, None, or a pair of these; got {window!r}")
+        wrong = next(filter(None, map(remedy, sides)), "")
+        raise TypeError(f"window must be an int, None, or a pair of these; got {window!r}{wrong}")
     if any(not 0 <= x < 2**31 for x in numbers):
         raise ValueError(f"window must not be negative (None: no bound); got {window!r}")
 

@@ -66,8 +66,10 @@ def flash_decode(
         causal: aligned bottom-right: query i sees the keys up to position length - Lq + i.
         scale: factor applied to the scores; 1/√D if None.
         num_splits: splits of the keys, at least 1; chosen by `kernels.heuristics` if None. It
-            affects the speed and the last bits, not the answer. The same inputs and num_splits
-            give the same bits. Never more splits are launched than the cache has blocks.
+            affects the speed and the last bits, not the answer, unless scores are huge: a split
+            rounds its lse to fp32, so at a score s the answer may move by |s| · 2^-23 of the range
+            of the values: 1e-5 of it at 100, a tenth at 1e6. The same inputs and num_splits give
+            the same bits. Never more splits are launched than the cache has blocks.
         return_lse: return lse as well.
         split_size: keys per split, instead of the number of splits; a multiple of the kernel's
             block (128 always is). A row's bits then do not depend on the batch or on other lengths.

@@ -25,6 +25,7 @@ from kernels.checks import (
     check_window,
     dtype_names,
     kind,
+    remedy,
 )
 from kernels.flash_decoding.features import Features
 from kernels.runtime import INTERPRETED
@@ -40,7 +41,7 @@ def check_decode(
     """Raise TypeError or ValueError unless everything fits, as `flash_decode` says."""
     check_shapes(q, k_cache, v_cache, features)
     if not isinstance(causal, bool):
-        raise TypeError(f"causal must be True or False; got {causal!r}")
+        raise TypeError(f"causal must be True or False; got {causal!r}{remedy(causal)}")
     if features.block_table is not None and features.cache_seqlens is None:
         raise ValueError("block_table needs cache_seqlens: a table does not say where a row ends")
     if torch.is_grad_enabled():
@@ -145,7 +146,10 @@ def _check_scores(B: int, Lq: int, Hq: int, features: Features) -> None:
     check_window(features.window)
     if features.softcap is not None:
         if isinstance(features.softcap, bool) or not isinstance(features.softcap, int | float):
-            raise TypeError(f"softcap must be a number or None; got {features.softcap!r}")
+            raise TypeError(
+                f"softcap must be a number or None; got {features.softcap!r}"
+                f"{remedy(features.softcap)}"
+            )
         if not SOFTCAPS[0] <= features.softcap <= SOFTCAPS[1]:
             raise ValueError(
                 f"softcap must be above 0, from {SOFTCAPS[0]} to {SOFTCAPS[1]} (None: none); got "
