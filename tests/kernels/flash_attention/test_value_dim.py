@@ -343,3 +343,15 @@ def test_the_launch_tables_see_both_widths(widths, tensor_cores):
         if tensor_cores and D > 128 >= Dv:  # as many queries as at D = 128, half as many keys
             square = replace(square, block_m=128, block_n=32)
         assert replace(launch, block_d=square.block_d, block_dv=square.block_dv) == square
+    for cores in ("ampere", "hopper", "amd"):
+        asked = {"element_size": 2 if tensor_cores else 4, "cores": cores}
+        tiles = choose_backward_tiles(head_dim=D, value_dim=Dv, **asked)
+        if cores == "ampere" and tensor_cores and D > 128 >= Dv:  # dq would spill on an sm_100
+            assert tiles.dq.num_warps == 4
+            continue
+        if cores == "hopper" and D & (D - 1) | Dv & (Dv - 1):
+            asked["cores"] = "ampere"
+            if tensor_cores and D > 128 >= Dv:
+                assert tiles == choose_backward_tiles(head_dim=D, value_dim=Dv, **asked)
+                continue
+        assert tiles == choose_backward_tiles(head_dim=max(widths), **asked)
