@@ -72,10 +72,10 @@ def cut(first_key, length, SPLIT_BLOCKS: tl.constexpr, BLOCK_N: tl.constexpr) ->
 @triton.jit
 def split_kernel(
     q,  # kernels.call.Cells: (B, Lq, Hq, D)
-    cache,  # kernels.flash_decoding.features.Cache: (B, Lk, Hkv, D), or (pages, PAGE, Hkv, D)
-    head_scales,  # kernels.flash_decoding.features.HeadScales, of a quantised cache
-    rows,  # kernels.flash_decoding.features.Rows: lengths, padding, pages, plan
-    rules,  # kernels.flash_decoding.features.Rules: window, softcap, ALiBi, mask
+    cache,  # kernels.flash_decoding.attend.Cache: (B, Lk, Hkv, D), or (pages, PAGE, Hkv, D)
+    head_scales,  # kernels.flash_decoding.rows.HeadScales, of a quantised cache
+    rows,  # kernels.flash_decoding.rows.Rows: lengths, padding, pages, plan
+    rules,  # kernels.flash_decoding.rows.Rules: window, softcap, ALiBi, mask
     o_ptr,  # (num_splits, B, Lq, Hq, DV), contiguous
     lse_ptr,  # (num_splits, B, Lq, Hq), contiguous
     scale_log2,
@@ -126,7 +126,7 @@ def split_kernel(
         q_rest = load_queries(q, b, query, head, mask_m, BLOCK_D, D, BLOCK_REST)
 
     # 3. How far they see. Bottom-right: the last query sees the last key.
-    position, has_keys = length - Lq + query, first_key < length
+    position = length - Lq + query
     sees = tl.zeros((BLOCK_M,), tl.int32) + length
     if CAUSAL:
         sees = position + 1
@@ -137,7 +137,7 @@ def split_kernel(
     end = begin + tl.maximum(whole[1] - begin, 0) // BLOCK_N * BLOCK_N
 
     # 4. Blocks that all rows see in full: no masks. Then those cut by an end or the diagonal.
-    scale_log2 = scaled(scale_log2, head_scales.of_k, b, kv_head, has_keys)
+    scale_log2 = scaled(scale_log2, head_scales.of_k, b, kv_head, first_key < length)
     task = Task(q_tile, q_rest, cache, row_cells(rows, b, kv_head), rules, tile, scale_log2, bounds)
     m_log2 = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     state = (m_log2, tl.zeros_like(m_log2), tl.zeros((BLOCK_M, BLOCK_DV), tl.float32))
@@ -155,7 +155,7 @@ def split_kernel(
     m_log2, l, acc = state
 
     # 5. A normalised partial and its lse; a split that saw no key writes (0, -inf).
-    o, lse = finalize(m_log2, l, scaled(acc, head_scales.of_v, b, kv_head, has_keys))
+    o, lse = finalize(m_log2, l, scaled(acc, head_scales.of_v, b, kv_head, first_key < length))
     row = (part * Lq + query) * Hq + head  # int64, like part
     offs_d = tl.arange(0, BLOCK_DV)[None, :]
     o_ptrs = o_ptr + row[:, None] * DV + offs_d
