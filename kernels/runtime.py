@@ -14,6 +14,7 @@ the import sorter from changing that order.
 
 import importlib.util
 import os
+import sys
 from functools import cache
 from importlib.metadata import version
 
@@ -31,6 +32,11 @@ _TOO_LATE = (
     "mode: restart Python (in Jupyter: restart the kernel) and import kernels before anything that "
     "imports triton, or set TRITON_INTERPRET={setting} before Python starts."
 )
+_TWICE = (
+    "{here} cannot be imported beside {there}: they are two copies of one package, the "
+    "repository's and the installed one, and define the same PyTorch operators. Restart Python and "
+    "import only one of them."
+)
 _NUMPY_TOO_NEW = (
     "the interpreter of triton {triton} cannot loop over a loaded number with numpy {numpy}: "
     "install triton 3.7 or newer, or numpy older than 2.4."
@@ -40,6 +46,18 @@ _NUMPY_TOO_NEW = (
 def _version(text: str) -> tuple[int, int]:
     major, minor = text.split(".")[:2]
     return int(major), int(minor)
+
+
+def _refuse_a_copy() -> None:
+    """Raise ImportError if this package is loaded under its other name, too.
+
+    `custom_op` lets a second definition replace the first silently, for those who call the first.
+    """
+    for name, module in list(sys.modules.items()):
+        same = name.split(".")[-2:] == ["kernels", "runtime"] and hasattr(module, "INTERPRETED")
+        if same and name != __name__:
+            here, there = (x.rpartition(".")[0] for x in (__name__, name))
+            raise ImportError(_TWICE.format(here=here, there=there), name=here)
 
 
 def _decide() -> bool:
@@ -66,6 +84,7 @@ def _decide() -> bool:
     return wanted
 
 
+_refuse_a_copy()
 INTERPRETED: bool = _decide()
 
 
