@@ -3,7 +3,8 @@
 In the repository both are top-level packages, so that a lesson can say `from kernels.softmax import
 softmax`. Installed like that, `kernels` would share a folder with Hugging Face's package of the
 same name: installing ours would overwrite files of theirs, and removing either would break the
-other. So the wheel has them as `flash_decoding_course.reference` and `flash_decoding_course.kernels`.
+other. So in the wheel they are `flash_decoding_course.reference` and
+`flash_decoding_course.kernels`.
 
     pip install -e .    setuptools alone: the folders as they are
     pip install .       pip wheel .      python -m build      from here or from an sdist: `stage`

@@ -173,7 +173,7 @@ def test_the_compile_report_of_the_wheel(environment: Environment) -> None:
     code = f"""
 from {NAME}.kernels.compile_report import compile_for
 from {NAME}.kernels.primer import vector_add_kernel
-types = dict(x_ptr="*fp32:16", y_ptr="*fp32:16", out_ptr="*fp32:16", n="i32")
+types = dict(x_ptr="*fp32:16", y_ptr="*fp32:16", out_ptr="*fp32:16", n="i32:16")
 print(compile_for(vector_add_kernel, types, dict(BLOCK=1024), arch=80).load_bits)
 """
     assert environment.run("-c", code) == "128"
