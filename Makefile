@@ -6,7 +6,7 @@ BOOTSTRAP = $(or $(PYTHON),$(error Python is missing: install Python 3.11, 3.12,
 RUN = @$(BOOTSTRAP) run
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test check exercises notebooks portable browser bench report gpu format clean
+.PHONY: help lab test check exercises notebooks portable browser bench report gpu versions format clean
 
 help:
 	@sed -n 's/^\([a-z]*\):.*## /\1 /p' Makefile | while read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
@@ -44,6 +44,9 @@ gpu: ## run the tests with compiled kernels, then measure on this machine's GPU
 	$(RUN) python -m course.environment need-gpu
 	$(RUN) python -m pytest -q tests
 	$(RUN) python -m benchmarks all
+
+versions: ## test and compile the kernels under every Triton that is allowed; downloads each
+	$(RUN) python tests/versions.py
 
 format: ## format modules and notebooks, and fix what ruff can fix
 	$(RUN) ruff check --fix .

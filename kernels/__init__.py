@@ -38,4 +38,4 @@ from contextlib import suppress
 
 if "torch" in sys.modules:  # it may load triton at any time: decide first
     with suppress(ImportError):  # without triton there is nothing to decide
-        import kernels.runtime  # noqa: F401
+        from kernels import runtime  # noqa: F401

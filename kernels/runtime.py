@@ -39,6 +39,11 @@ _TOO_LATE = (
     "mode: restart Python (in Jupyter: restart the kernel) and import kernels before anything that "
     "imports triton, or set TRITON_INTERPRET={setting} before Python starts."
 )
+_TWICE = (
+    "{here} cannot be imported beside {there}: they are two copies of one package, the "
+    "repository's and the installed one, and define the same PyTorch operators. Restart Python and "
+    "import only one of them."
+)
 _NUMPY_TOO_NEW = (
     "the interpreter of triton {triton} cannot loop over a loaded number with numpy {numpy}: "
     "install triton 3.7 or newer, or numpy older than 2.4."
@@ -87,6 +92,18 @@ def _version(text: str) -> tuple[int, int]:
     return int(major), int(minor)
 
 
+def _refuse_a_copy() -> None:
+    """Raise ImportError if this package is loaded under its other name, too.
+
+    `custom_op` lets a second definition replace the first silently, for those who call the first.
+    """
+    for name, module in list(sys.modules.items()):
+        same = name.split(".")[-2:] == ["kernels", "runtime"] and hasattr(module, "INTERPRETED")
+        if same and name != __name__:
+            here, there = (x.rpartition(".")[0] for x in (__name__, name))
+            raise ImportError(_TWICE.format(here=here, there=there), name=here)
+
+
 def _adopt(triton: ModuleType, interpreted: bool) -> None:
     """Make sure that a triton which is already loaded is in this mode, or raise ImportError."""
     is_interpreted = type(triton.language.sum).__name__ == "InterpretedFunction"
@@ -128,6 +145,7 @@ def _interpret_helpers(triton: ModuleType) -> None:
                 setattr(owner, name, wrap(member.fn))
 
 
+_refuse_a_copy()
 INTERPRETED: bool = _decide()
 
 

@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("reference", "kernels", "course", "benchmarks")
+PACKAGES = ("reference", "kernels", "course", "benchmarks", "library")
 FILES = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 STANDARD = set(sys.stdlib_module_names)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-REQUIRED = {re.match(r"[\w-]+", text)[0] for text in PROJECT["dependencies"]}
+LISTED = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["course"]
+REQUIRED = {re.match(r"[\w-]+", text)[0] for text in LISTED}
 IMPORT_NAMES = {"ipython": "IPython"}  # packages imported under another name
 DECLARED = {IMPORT_NAMES.get(name, name) for name in REQUIRED}
 # Peers that `benchmarks` measures if they happen to be installed.
@@ -30,6 +31,7 @@ MAY_IMPORT = {
     "kernels": STANDARD | {"torch", "triton", "kernels"},
     "course": STANDARD | DECLARED | {"reference", "kernels", "course"},
     "benchmarks": STANDARD | DECLARED | OPTIONAL | {"reference", "kernels", "course", "benchmarks"},
+    "library": STANDARD | {"setuptools", "rename"},  # builds the wheel; `rename` is beside it
 }
 # The small model is there to be run rather than read: its weights are a file, and training takes
 # minutes. Only these two modules may import what reads the file and what shows the progress.

@@ -37,8 +37,10 @@ def test_environment_yml_lists_what_pyproject_lists() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     by_pip = next(entry["pip"] for entry in conda if isinstance(entry, dict))
-    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
-    assert by_pip == [*wanted, "--editable ."]
+    extras = project["optional-dependencies"]
+    whole, *dev = extras["dev"]
+    assert whole == "flash-decoding-course[course]"
+    assert by_pip == [*project["dependencies"], *extras["course"], *dev, "--editable ."]
     assert f"python{project['requires-python']}" in conda
 
 
