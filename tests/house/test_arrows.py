@@ -21,7 +21,11 @@ STANDARD = set(sys.stdlib_module_names)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LISTED = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["course"]
 REQUIRED = {re.match(r"[\w-]+", text)[0] for text in LISTED}
-IMPORT_NAMES = {"ipython": "IPython"}  # packages imported under another name
+IMPORT_NAMES = {
+    "ipython": "IPython",
+    "pyzmq": "zmq",
+    "jupyter-core": "jupyter_core",
+}  # packages imported under another name
 DECLARED = {IMPORT_NAMES.get(name, name) for name in REQUIRED}
 # Peers that `benchmarks` measures if they happen to be installed.
 OPTIONAL = {"flash_attn", "flashinfer", "xformers", "psutil"}
@@ -34,10 +38,11 @@ MAY_IMPORT = {
     "library": STANDARD | {"setuptools", "rename"},  # builds the wheel; `rename` is beside it
 }
 # The small model is there to be run rather than read: its weights are a file, and training takes
-# minutes. Only these two modules may import what reads the file and what shows the progress.
+# minutes. Only these modules may import what reads the file and what shows the progress.
 MAY_ALSO_IMPORT = {
     "reference/checkpoint.py": {"safetensors"},
     "reference/train.py": {"tqdm"},
+    "course/launch.py": {"zmq"},  # in a function: asked whether it can encrypt, once installed
 }
 # These run before anything is installed, on any Python: the first imports the next three.
 SETUP = tuple(f"course/{name}.py" for name in ("bootstrap", "cpu_torch", "heartbeat", "installers"))
