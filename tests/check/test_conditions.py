@@ -70,12 +70,16 @@ STATES = {"numbers": numbers, "modes": modes}
 
 
 def everything():
-    """What the process is set to, as plain values."""
+    """What the process is set to, as values that compare."""
     told = [setting.get() for setting in conditions.settings()]
-    generators = torch.random.get_rng_state(), np.random.get_state()[1]
-    where = [x.tolist() for x in generators], random.getstate()
     dispatch = torch.utils._python_dispatch._get_current_dispatch_mode_stack()
-    return told, where, list(dispatch), warnings.filters[:], torch.is_inference_mode_enabled()
+    return told, list(dispatch), warnings.filters[:], torch.is_inference_mode_enabled()
+
+
+def chance():
+    """Where the global generators of random numbers are."""
+    states = torch.random.get_rng_state(), np.random.get_state()[1]
+    return [x.tolist() for x in states], random.getstate()
 
 
 def need(exercise):
@@ -95,13 +99,14 @@ def specs():
 @pytest.mark.parametrize("exercise", specs(), ids=lambda exercise: exercise.id)
 def test_right_answers_pass_whatever_is_set_and_it_stays_set(exercise, state):
     need(exercise)
+    drawn = chance()
     with state():
         before = everything()
         report = judge(exercise, exercise.alternative, seed=1)
         shown = str(report)
         after = everything()
     assert report.status is Status.PASS, shown
-    assert before == after
+    assert before == after and chance() == drawn
 
 
 @pytest.mark.parametrize("state", STATES.values(), ids=STATES)
@@ -142,10 +147,10 @@ def test_what_an_answer_sets_ends_with_it():
         assert wanted.dtype == torch.float32 and torch.is_grad_enabled()
         return Seen(got, wanted)
 
-    before = everything()
+    before = everything(), chance()
     report = judge(probing(probe), sets_everything)
     assert report.status is Status.PASS, str(report)
-    assert everything() == before
+    assert (everything(), chance()) == before
 
 
 def test_what_a_probe_sets_holds_for_the_answer():
