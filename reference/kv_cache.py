@@ -89,16 +89,17 @@ def append_kv(
     """
     _check_tokens(k_cache, v_cache, k, v, q)
     _check_scales(k_cache, v_cache, k_scale, v_scale, len(k))
-    for name, x, scale in (("k", k, k_scale), ("v", v, v_scale)):
-        _check_numbers(name, x, scale, k_cache.dtype)
+    _check_numbers(k_cache.dtype, k=(k, k_scale), v=(v, v_scale))
     _check_places(k, k_cache, cache_batch_idx, block_table)
-    (B, Ln), where = k.shape[:2], (k_cache, cache_batch_idx, block_table)
+    B, Ln = k.shape[:2]
     starts = [0] * B if cache_seqlens is None else _integers("cache_seqlens", cache_seqlens, B)
     table = (rotary_cos, rotary_sin, k.shape[3])
+    where = (k_cache, cache_batch_idx, block_table)
     cells = [cells_of(b, start, start + Ln, *where) for b, start in enumerate(starts)]
-    Lq = 0 if q is None else q.shape[1]
     k_angles = [_angles(start, Ln, *table, "each") for start in starts]
-    q_angles = [_angles(start, Lq, *table, rotate_at) for start in starts]
+    q_angles = [
+        _angles(start, q.shape[1] if q is not None else 0, *table, rotate_at) for start in starts
+    ]
     # Nothing has been written so far: whatever does not fit has already raised.
     for b, cell in enumerate(cells):
         new_k = k[b] if rotary_cos is None else rotate(k[b], *k_angles[b], interleaved=interleaved)
@@ -245,18 +246,22 @@ def _check_scales(
             )
 
 
-def _check_numbers(name: str, x: Tensor, scale: Tensor | None, dtype: torch.dtype) -> None:
-    """Raise ValueError where a given scale loses everything, or int8 with it what is not finite."""
-    if scale is None or scale.ndim == 3:
-        return
-    if not (scale.isfinite() & (scale != 0)).all():
-        raise ValueError(f"{name}_scale must be finite and not 0; got {scale.tolist()}")
-    lost = x.numel() - int(x.isfinite().sum())
-    if dtype == torch.int8 and lost:
-        raise ValueError(
-            f"{name} must be finite: int8 has no NaN or inf, nor can a scale that tokens share "
-            f"hold one; got {lost} of {x.numel()} numbers that are not. Nothing was written"
-        )
+def _check_numbers(dtype: torch.dtype, **new: tuple[Tensor, Tensor | None]) -> None:
+    """Raise ValueError where a given scale loses everything, or int8 with it what is not finite.
+
+    new: k and v, each with its scale.
+    """
+    for name, (x, scale) in new.items():
+        if scale is None or scale.ndim == 3:
+            continue
+        if not (scale.isfinite() & (scale != 0)).all():
+            raise ValueError(f"{name}_scale must be finite and not 0; got {scale.tolist()}")
+        lost = x.numel() - int(x.isfinite().sum())
+        if dtype == torch.int8 and lost:
+            raise ValueError(
+                f"{name} must be finite: int8 has no NaN or inf, nor can a scale that tokens share "
+                f"hold one; got {lost} of {x.numel()} numbers that are not. Nothing was written"
+            )
 
 
 def _integers(name: str, x: Tensor, B: int) -> list[int]:

@@ -118,8 +118,8 @@ def explain(
     sight = capacity if window is None else min(capacity, window + queries)
     fast = dtype != "fp32" and device.tensor_cores
     choice = _choose(counts, heads, kv_dtype, fast, sight, device.sms, num_splits, latent)
-    dots, keys = fast and choice.launch.block_m > 1, min(length, sight)
-    rows, pages = batch * queries * heads[0], batch * -(-keys // page_size) if page_size else 0
+    keys, rows = min(length, sight), batch * queries * heads[0]
+    pages = 0 if page_size is None else batch * -(-keys // page_size)
     return Explanation(
         device=device,
         call=_in_words(counts, heads, length, window, dtype, kv_dtype),
@@ -128,9 +128,20 @@ def explain(
         kv_bytes=batch * keys * heads[1] * choice.columns * DTYPES[kv_dtype].itemsize,
         other_bytes=rows * ((head_dim + value_dim) * DTYPES[dtype].itemsize + 4) + 4 * pages,
         **_cut(choice, keys, rows, batch * heads[1], head_dim, value_dim),
-        peak_tflops=device.tensor_tflops if dots else device.fp32_tflops,
-        note=_NO_E4M3.format(device) if kv_dtype == "e4m3" and not device.has_e4m3 else "",
+        peak_tflops=_peak(device, fast and choice.launch.block_m > 1),
+        **_note(kv_dtype, device),
     )
+
+
+def _peak(device: Device, dots: bool) -> float:
+    """Return how many operations the device can do, 10¹² per second; dots: on tensor cores."""
+    return device.tensor_tflops if dots else device.fp32_tflops
+
+
+def _note(kv_dtype: str, device: Device) -> dict[str, str]:
+    """Say so where `flash_decode` would refuse the call."""
+    refused = kv_dtype == "e4m3" and not device.has_e4m3
+    return {"note": _NO_E4M3.format(device)} if refused else {}
 
 
 def _choose(
