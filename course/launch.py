@@ -105,9 +105,9 @@ def private_kernels(runtime: Path) -> dict[str, str]:
     """
     if sockets_work(runtime):
         return {"transport": "ipc"}
-    import zmq  # not at the top: only kernels need it
-
-    return {"transport_encryption": "auto"} if zmq.has("curve") else {}
+    # This file itself imports nothing that has to be installed.
+    lacking = subprocess.call([sys.executable, "-c", "import zmq; exit(not zmq.has('curve'))"])
+    return {} if lacking else {"transport_encryption": "auto"}
 
 
 def lab_command() -> list[str]:

@@ -6,12 +6,10 @@ import os
 import tempfile
 from pathlib import Path
 
-from jupyter_core.paths import jupyter_runtime_dir
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 from tqdm import tqdm
-from traitlets.config import Config
 
 from course.launch import private_kernels
 from course.notebooks.copies import write
@@ -25,8 +23,6 @@ def execute(nb: NotebookNode, folder: Path, bar: tqdm | None = None) -> Notebook
 
     Lets nbclient's errors through. The learner's own progress file is not touched.
     """
-    runtime = Path(jupyter_runtime_dir())
-    runtime.mkdir(parents=True, exist_ok=True)
     client = NotebookClient(
         nb,
         timeout=SECONDS,
@@ -34,8 +30,9 @@ def execute(nb: NotebookNode, folder: Path, bar: tqdm | None = None) -> Notebook
         resources={"metadata": {"path": str(folder)}},
         record_timing=False,
         coalesce_streams=True,
-        config=Config(KernelManager=private_kernels(runtime)),
     )
+    if runtime := os.environ.get("JUPYTER_RUNTIME_DIR"):  # `make` sets it
+        client.config.KernelManager.update(private_kernels(Path(runtime)))
     if bar is not None:
         client.on_cell_complete = lambda cell, cell_index: bar.update()
     with tempfile.TemporaryDirectory() as scratch:
