@@ -1,6 +1,6 @@
 """The kernels under every Triton that `pyproject.toml` allows, each installed aside.
 
-    make versions                                      all of them: half an hour on two cores
+    make versions                                      all of them: more than an hour on two cores
     python tests/versions.py --triton 3.6.0 --into DIR one of them; DIR keeps what is downloaded
 
 Each release goes into a folder of its own, which comes before the environment's own Triton on
