@@ -91,15 +91,13 @@ def append_kv(
     _check_scales(k_cache, v_cache, k_scale, v_scale, len(k))
     _check_numbers(k_cache.dtype, k=(k, k_scale), v=(v, v_scale))
     _check_places(k, k_cache, cache_batch_idx, block_table)
-    B, Ln = k.shape[:2]
+    (B, Ln), Lq = k.shape[:2], 0 if q is None else q.shape[1]
     starts = [0] * B if cache_seqlens is None else _integers("cache_seqlens", cache_seqlens, B)
     table = (rotary_cos, rotary_sin, k.shape[3])
     where = (k_cache, cache_batch_idx, block_table)
     cells = [cells_of(b, start, start + Ln, *where) for b, start in enumerate(starts)]
     k_angles = [_angles(start, Ln, *table, "each") for start in starts]
-    q_angles = [
-        _angles(start, q.shape[1] if q is not None else 0, *table, rotate_at) for start in starts
-    ]
+    q_angles = [_angles(start, Lq, *table, rotate_at) for start in starts]
     # Nothing has been written so far: whatever does not fit has already raised.
     for b, cell in enumerate(cells):
         new_k = k[b] if rotary_cos is None else rotate(k[b], *k_angles[b], interleaved=interleaved)
