@@ -95,12 +95,14 @@ def test_lab_opens_the_learners_copy_of_the_first_lesson(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commands: list[list[str]] = []
+    monkeypatch.setattr(launch, "private_kernels", lambda runtime: {"transport": "ipc"})
     monkeypatch.setattr(launch, "run", lambda command: commands.append(command) or 0)
     monkeypatch.setattr(launch.subprocess, "call", lambda command, **_: commands.append(command))
     assert launch.main(["lab"]) == 0
     copies, lab = commands
     assert tuple(copies) == launch.COPIES
     assert "--LabApp.default_url=/lab/tree/work/notebooks/00_start_here.ipynb" in lab
+    assert "--KernelManager.transport=ipc" in lab
     assert f"--ServerApp.root_dir={tmp_path}" in lab, "lessons link to modules outside work/"
 
 
