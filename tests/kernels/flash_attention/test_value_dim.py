@@ -213,8 +213,7 @@ def test_nothing_is_written_outside(widths, causal):
     (q, k, v), do = inputs(Shape("guards", "", B=2, Lq=21, Lk=35, Hq=3), widths)
     o = poisoned((*q.shape[:3], v.shape[3]), torch.float32, device=DEVICE)
     lse = poisoned(tuple(q.shape[:3]), torch.float32, device=DEVICE)
-    D, Dv = widths
-    asked = {"head_dim": D, "value_dim": Dv, "interpreted": INTERPRETED}
+    asked = {"head_dim": widths[0], "value_dim": widths[1], "interpreted": INTERPRETED}
     launch = choose_prefill_launch(num_queries=21, tensor_cores=False, **asked)
     settings = o.tensor, lse.tensor, None, causal, 0.2, launch
     forward_module.forward_call(q, k, v, *settings).launch(q.device)
@@ -343,15 +342,9 @@ def test_the_launch_tables_see_both_widths(widths, tensor_cores):
         if tensor_cores and D > 128 >= Dv:  # as many queries as at D = 128, half as many keys
             square = replace(square, block_m=128, block_n=32)
         assert replace(launch, block_d=square.block_d, block_dv=square.block_dv) == square
-    for cores in ("ampere", "hopper", "amd"):
+    for cores in ("ampere", "amd"):
         asked = {"element_size": 2 if tensor_cores else 4, "cores": cores}
-        tiles = choose_backward_tiles(head_dim=D, value_dim=Dv, **asked)
-        if cores == "ampere" and tensor_cores and D > 128 >= Dv:  # dq would spill on an sm_100
-            assert tiles.dq.num_warps == 4
-            continue
-        if cores == "hopper" and D & (D - 1) | Dv & (Dv - 1):
-            asked["cores"] = "ampere"
-            if tensor_cores and D > 128 >= Dv:
-                assert tiles == choose_backward_tiles(head_dim=D, value_dim=Dv, **asked)
-                continue
-        assert tiles == choose_backward_tiles(head_dim=max(widths), **asked)
+        square = choose_backward_tiles(head_dim=max(widths), **asked)
+        if cores == "ampere" and tensor_cores and D > 128 >= Dv:  # eight spill on an sm_100
+            square = square._replace(dq=square.dq._replace(num_warps=4))
+        assert choose_backward_tiles(head_dim=D, value_dim=Dv, **asked) == square
