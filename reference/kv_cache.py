@@ -93,8 +93,7 @@ def append_kv(
     _check_places(k, k_cache, cache_batch_idx, block_table)
     (B, Ln), Lq = k.shape[:2], 0 if q is None else q.shape[1]
     starts = [0] * B if cache_seqlens is None else _integers("cache_seqlens", cache_seqlens, B)
-    table = (rotary_cos, rotary_sin, k.shape[3])
-    where = (k_cache, cache_batch_idx, block_table)
+    table, where = (rotary_cos, rotary_sin, k.shape[3]), (k_cache, cache_batch_idx, block_table)
     cells = [cells_of(b, start, start + Ln, *where) for b, start in enumerate(starts)]
     k_angles = [_angles(start, Ln, *table, "each") for start in starts]
     q_angles = [_angles(start, Lq, *table, rotate_at) for start in starts]
