@@ -16,8 +16,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from kernels.call import may_launch
 from kernels.checks import DTYPES, check_device, check_no_grad, check_same_device, dtype_names
 from kernels.flash_decoding.combine import combine_call
+from kernels.operators import define, may_check
+
+NO_BACKWARD = "merging has no backward"
 
 
 def merge_states(
@@ -43,13 +47,27 @@ def merge_states(
     """
     o, lse = _stacked("o", o), _stacked("lse", lse)
     dtype = o.dtype if dtype is None else dtype
+    if may_launch(o, lse):
+        return _merge(o, lse, dtype)
+    for name, x in (("o", o), ("lse", lse)):
+        check_no_grad(name, x, NO_BACKWARD)
+    if may_check(o, lse):
+        _check(o, lse, dtype)
+    return merge_op(o, lse, dtype)
+
+
+def _merge(o: Tensor, lse: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     _check(o, lse, dtype)
-    _, *shape, D = o.shape
-    merged = torch.empty(*shape, D, dtype=dtype, device=o.device)
-    merged_lse = torch.empty(shape, dtype=torch.float32, device=o.device)
+    merged, merged_lse = _room(o, lse, dtype)
     if merged_lse.numel():
-        combine_call(o.contiguous(), lse.contiguous(), merged, merged_lse).launch(o.device)
+        call = combine_call(o.contiguous(), lse.contiguous(), merged, merged_lse, marks=True)
+        call.launch(o.device)
     return merged, merged_lse
+
+
+def _room(o: Tensor, lse: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """New tensors for the merged o and lse."""
+    return o.new_empty(o.shape[1:], dtype=dtype), lse.new_empty(o.shape[1:-1])
 
 
 def _stacked(name: str, x: Tensor | Sequence[Tensor]) -> Tensor:
@@ -72,7 +90,7 @@ def _check(o: Tensor, lse: Tensor, dtype: torch.dtype) -> None:
             raise ValueError(f"{name} must be a dense, strided tensor; got {x.layout}")
         if x.dtype not in dtypes:
             raise ValueError(f"{name} must be {dtype_names(dtypes)}; got {x.dtype}")
-        check_no_grad(name, x, "merging has no backward")
+        check_no_grad(name, x, NO_BACKWARD)
     check_same_device("lse", lse, o.device, "o")
     if o.ndim < 2 or o.shape[:-1] != lse.shape or o.shape[0] == 0 or o.shape[-1] == 0:
         raise ValueError(
@@ -82,3 +100,6 @@ def _check(o: Tensor, lse: Tensor, dtype: torch.dtype) -> None:
     if dtype not in DTYPES:
         raise TypeError(f"dtype must be float32, float16 or bfloat16; got {dtype!r}")
     check_device(o.device)
+
+
+merge_op = define("merge_states", _merge, _room, check=_check)

@@ -38,6 +38,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kernels.call import may_launch
 from kernels.checks import (
     Window,
     check_device,
@@ -47,6 +48,7 @@ from kernels.checks import (
     check_window,
     sides_of,
 )
+from kernels.operators import define, may_check
 from kernels.plan.plan_kernel import plan_call
 from kernels.runtime import num_sms as sms_of
 from kernels.split_rules import PROGRAMS_PER_SM
@@ -143,9 +145,15 @@ def decode_plan(
     plan = _room(programs + B, made_for, cache_seqlens.device) if out is None else out
     _check_out(plan, programs + B, made_for, cache_seqlens.device)
     reach = None if left is None else min(Lq + left, 2**31 - 1)
-    fill = _fill_op if torch.compiler.is_compiling() else _fill
     room = (plan.items, plan.first_slot)
-    fill(*room, cache_seqlens, cache_leftpad, programs, max_len, reach, block_n)
+    arguments = (*room, cache_seqlens, cache_leftpad, programs, max_len, reach, block_n)
+    if may_launch(cache_seqlens, cache_leftpad, *room):
+        _fill(*arguments)
+        torch.autograd.graph.increment_version(room)
+    else:
+        if may_check(*arguments):
+            _check(*arguments)
+        _fill_op(*arguments)
     return plan
 
 
@@ -164,11 +172,8 @@ def _fill(
     reach: int | None,
     block_n: int,
 ) -> None:
-    """Check the values where that is free, then launch."""
-    B, device = lengths.numel(), lengths.device
-    check_index("cache_seqlens", lengths, B, device, max_len)
-    check_index("cache_leftpad", leftpad, B, device, max_len)
-    check_device(device)
+    """Check the lengths, their values where that is free, then launch."""
+    _check(items, first_slot, lengths, leftpad, programs, max_len, reach, block_n)
     plan_call(
         items,
         first_slot,
@@ -178,17 +183,22 @@ def _fill(
         max_len=max_len,
         reach=reach,
         block_n=block_n,
-    ).launch(device)
+    ).launch(lengths.device)
 
 
-_fill_op = torch.library.custom_op(
-    "flash_decoding_course::decode_plan", _fill, mutates_args=("items", "first_slot")
-)
+def _check(*arguments: Tensor | int | None) -> None:
+    _, _, lengths, leftpad, _, max_len, *_ = arguments
+    B, device = lengths.numel(), lengths.device
+    check_index("cache_seqlens", lengths, B, device, max_len)
+    check_index("cache_leftpad", leftpad, B, device, max_len)
+    check_device(device)
 
 
-@_fill_op.register_fake
 def _fake(*_: object) -> None:
     """Nothing is returned: the op writes into items and first_slot."""
+
+
+_fill_op = define("decode_plan", _fill, _fake, check=_check, writes=("items", "first_slot"))
 
 
 def _check_numbers(**numbers: int | None) -> None:
