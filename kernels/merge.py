@@ -32,11 +32,14 @@ def merge_states(
     Args:
         o: (S, ..., D), or a sequence of S tensors (..., D); fp32, fp16 or bf16, the
             same for all.
-        lse: (S, ...), or a sequence of S tensors (...); fp32, natural log; -inf: saw no key.
+        lse: (S, ...), or a sequence of S tensors (...); fp32, natural log; -inf: saw no key. +inf
+            with o = 0, flash-attn 2's mark of a query that sees no key, says the same.
         dtype: of the merged o; that of o if None.
 
     Returns:
-        o (..., D) and lse (...), fp32, natural log. (0, -inf) where none of them saw a key.
+        o (..., D) and lse (...), fp32, natural log. (0, -inf) where none of them saw a key. NaN
+        where one of them is: its lse is NaN, or it is +inf and o is not 0. No softmax gives that;
+        a score of +inf makes NaN, by inf - inf.
 
     Raises:
         TypeError: not tensors or sequences of them, or `dtype` not one of the three.
@@ -78,9 +81,10 @@ def _stacked(name: str, x: Tensor | Sequence[Tensor]) -> Tensor:
         raise TypeError(f"{name} must be a tensor or a sequence of tensors; got {x!r:.80}")
     if not x:
         raise ValueError(f"{name} must hold at least one partial result; got none")
-    kinds = {(tuple(part.shape), part.dtype, part.device) for part in x}
-    if len(kinds) > 1:
-        raise ValueError(f"{name}: all must have one shape, dtype and device; got {kinds}")
+    kinds = [(part.shape, part.dtype, part.device) for part in x]
+    if any(kind != kinds[0] for kind in kinds):  # no set of them: a symbol in a shape has no hash
+        got = {(tuple(shape), *rest) for shape, *rest in kinds}
+        raise ValueError(f"{name}: all must have one shape, dtype and device; got {got}")
     return torch.stack(tuple(x))
 
 

@@ -18,7 +18,9 @@ An attention sink is one more part, with no value: lse = sink, o = 0.
 
 The order of the sum is fixed, so the same inputs give the same bits.
 
-`kernels.merge.merge_states` is this step as a function of its own.
+`kernels.merge.merge_states` is this step as a function of its own. What it gets may come from
+elsewhere, and mark an empty part as flash-attn 2 does, by lse = +inf; stage 1 never does, so a
+decode call is compiled without the question.
 
 Source: Dao, Haziza, Massa & Sizov 2023, "Flash-Decoding for long-context inference", step 3.
 """

@@ -142,8 +142,9 @@ def decode_plan(
     check_window(window)
     left, B = sides_of(window)[0], cache_seqlens.numel()
     made_for = (block_n, B, Lq, max_len, left, cache_leftpad is not None)
-    plan = _room(programs + B, made_for, cache_seqlens.device) if out is None else out
-    _check_out(plan, programs + B, made_for, cache_seqlens.device)
+    if out is not None:
+        _check_out(out, programs + B, made_for, cache_seqlens.device)
+    plan = _room(programs + B, made_for, cache_seqlens) if out is None else out
     reach = None if left is None else min(Lq + left, 2**31 - 1)
     room = (plan.items, plan.first_slot)
     arguments = (*room, cache_seqlens, cache_leftpad, programs, max_len, reach, block_n)
@@ -157,9 +158,9 @@ def decode_plan(
     return plan
 
 
-def _room(W: int, made_for: tuple, device: torch.device) -> Plan:
-    items = torch.empty(W, 4, dtype=torch.int32, device=device)
-    return Plan(items, torch.empty(made_for[1] + 1, dtype=torch.int32, device=device), *made_for)
+def _room(W: int, made_for: tuple, lengths: Tensor) -> Plan:
+    items = lengths.new_empty(W, 4, dtype=torch.int32)
+    return Plan(items, lengths.new_empty(made_for[1] + 1, dtype=torch.int32), *made_for)
 
 
 def _fill(
