@@ -22,15 +22,13 @@ Source: Dao, Haziza, Massa & Sizov 2023, "Flash-Decoding for long-context infere
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from kernels.call import may_launch
 from kernels.flash_decoding.checks import check_shapes
 from kernels.flash_decoding.features import Features, Splits
 from kernels.flash_decoding.launch import choose_splits, decode, shares_memory, shares_storage
-from kernels.flash_decoding.op import decode_by_operator
-from kernels.operators import is_symbolic
+from kernels.flash_decoding.op import check_known_sizes, decode_by_operator
 from kernels.plan import Plan, decode_plan
 
 
@@ -121,11 +119,8 @@ def flash_decode_plan(
     """
     given = Features(cache_seqlens=cache_seqlens, **features)
     check_shapes(q, k_cache, v_cache, given)
-    if not torch.compiler.is_dynamo_compiling() and is_symbolic((q, k_cache, v_cache)):
-        raise ValueError(
-            "flash_decode_plan must get tensors of known sizes, by which tiles are chosen; got "
-            "symbols: make the plan outside the graph, or let torch.compile capture it"
-        )
+    if not may_launch(q, k_cache, v_cache):
+        check_known_sizes(q, k_cache, v_cache)
     launch = choose_splits(q, k_cache, v_cache, given, Splits(num_splits=1)).launch
     return decode_plan(
         cache_seqlens,

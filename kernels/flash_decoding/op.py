@@ -10,7 +10,7 @@ from torch import Tensor
 from kernels.flash_decoding.checks import check_no_grads
 from kernels.flash_decoding.features import Features, Splits
 from kernels.flash_decoding.launch import check_call, decode
-from kernels.operators import define, may_check
+from kernels.operators import define, is_symbolic, may_check
 from kernels.plan import Plan
 
 _FEATURES = {
@@ -52,6 +52,15 @@ def decode_by_operator(
     if may_check(*tensors, *vars(features).values(), *vars(splits).values()):
         check_call(*tensors, features, splits, **rest)
     return flash_decode_op(*flat_arguments(tensors, features, splits, **rest))
+
+
+def check_known_sizes(q: Tensor, k_cache: Tensor, v_cache: Tensor) -> None:
+    """Raise ValueError if a size is a symbol, outside torch.compile, which makes it a number."""
+    if not torch.compiler.is_dynamo_compiling() and is_symbolic((q, k_cache, v_cache)):
+        raise ValueError(
+            "flash_decode_plan must get tensors of known sizes, by which tiles are chosen; got "
+            "symbols: make the plan outside the graph, or let torch.compile capture it"
+        )
 
 
 def flat_arguments(

@@ -146,16 +146,20 @@ def decode_plan(
         _check_out(out, programs + B, made_for, cache_seqlens.device)
     plan = _room(programs + B, made_for, cache_seqlens) if out is None else out
     reach = None if left is None else min(Lq + left, 2**31 - 1)
-    room = (plan.items, plan.first_slot)
-    arguments = (*room, cache_seqlens, cache_leftpad, programs, max_len, reach, block_n)
-    if may_launch(cache_seqlens, cache_leftpad, *room):
-        _fill(*arguments)
-        torch.autograd.graph.increment_version(room)
-    else:
-        if may_check(*arguments):
-            _check(*arguments)
-        _fill_op(*arguments)
+    _write(plan, cache_seqlens, cache_leftpad, programs, max_len, reach, block_n)
     return plan
+
+
+def _write(plan: Plan, lengths: Tensor, leftpad: Tensor | None, *numbers: int | None) -> None:
+    """Fill the plan in place, by a launch or by an operator."""
+    room = (plan.items, plan.first_slot)
+    if may_launch(lengths, leftpad, *room):
+        _fill(*room, lengths, leftpad, *numbers)
+        torch.autograd.graph.increment_version(room)
+        return
+    if may_check(lengths, leftpad, *numbers):
+        _check(*room, lengths, leftpad, *numbers)
+    _fill_op(*room, lengths, leftpad, *numbers)
 
 
 def _room(W: int, made_for: tuple, lengths: Tensor) -> Plan:

@@ -138,8 +138,8 @@ class Watched(torch.Tensor):
 
 @every_op
 def test_a_subclass_gets_an_operator(op, given):
-    got = [x.as_subclass(torch.Tensor) for x in tree_leaves(op(*(x.clone().as_subclass(Watched) for x in given)))]  # fmt: skip
-    assert same_bits(got, op(*copies(given)))
+    got = tree_leaves(op(*(x.clone().as_subclass(Watched) for x in given)))
+    assert same_bits([x.as_subclass(torch.Tensor) for x in got], op(*copies(given)))
 
 
 @pytest.mark.parametrize("name", [name for name in OPS if name != "attention"])
@@ -206,9 +206,9 @@ WRONG = {
     "decode causal": (lambda: flash_decode(Q, K, V, causal=1), TypeError, "causal must be True"),
     "decode scale": (lambda: flash_decode(Q, K, V, scale="1"), TypeError, "scale must be a number"),
     "decode splits": (lambda: flash_decode(Q, K, V, num_splits=0), ValueError, "at least 1; got 0"),
-    "decode window": (lambda: flash_decode(Q, K, V, window="x"), TypeError, "window must be an int"),
+    "decode window": (lambda: flash_decode(Q, K, V, window="x"), TypeError, "window must be an"),
     "decode size": (lambda: flash_decode(Q, K, V, split_size=3), ValueError, "a multiple of"),
-    "decode lengths": (lambda: flash_decode(Q, K, V, [3]), TypeError, "cache_seqlens must be a ten"),
+    "decode lengths": (lambda: flash_decode(Q, K, V, [3]), TypeError, "must be a tensor"),
     "append": (lambda: append_kv(K, V, NEW_K[:2], NEW_V[:2]), ValueError, "the batch of k, 2"),
     "append word": (lambda: append_kv(K, V, NEW_K, NEW_V, rotate_at="x"), ValueError, "got 'x'"),
     "append scale": (lambda: append_kv(*BYTES, NEW_K, NEW_V), ValueError, "needs k_scale"),
@@ -221,9 +221,9 @@ WRONG = {
 def test_the_same_sentences_without_memory(call, error, says, way, request):
     if way == "fake":
         request.getfixturevalue("no_launch")
-    with FakeTensorMode(allow_non_fake_inputs=True) if way == "fake" else torch.no_grad():
-        with pytest.raises(error, match=says):
-            call()
+    mode = FakeTensorMode(allow_non_fake_inputs=True) if way == "fake" else torch.no_grad()
+    with mode, pytest.raises(error, match=says):
+        call()
 
 
 def test_a_workspace_that_is_too_small_is_told_without_memory(no_launch):
