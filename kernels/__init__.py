@@ -1,10 +1,11 @@
 """Attention in Triton: the functions of `reference`, fast. Names and arguments are the same there.
 
     ground floor      runtime (compiled or interpreted; asks about this machine's GPU) · primitives
-                      (steps of the online softmax) · call (a launch as a value) · checks (of
-                      arguments, those that several folders share) · heuristics (chooses the number
-                      of splits, and the tiles of forward and decode) · split_rules (what a number
-                      of splits costs) · devices (datasheets of GPUs)
+                      (steps of the online softmax) · call (a launch as a value; whether to launch)
+                      · operators (what torch gets to look at instead: torch.compile, fake tensors)
+                      · checks (of arguments, those that several folders share) · heuristics
+                      (chooses the number of splits, and the tiles of forward and decode) ·
+                      split_rules (what a number of splits costs) · devices (datasheets of GPUs)
     first kernels     primer (vector sum, matmul) · softmax
     FlashAttention-2  flash_attention/: forward · backward and its kernels _rows, _dkdv, _dq ·
                       tiles (of the backward) · packed (sequences without padding) · op (autograd,

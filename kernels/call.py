@@ -3,6 +3,9 @@
 A module that has a kernel describes its launch once, in a function that returns a `KernelCall`.
 The public op launches it; `kernels.compile_report` builds the same call from tensors on the "meta"
 device, which have shapes but no memory, and compiles it for GPUs that need not be present.
+
+`may_launch` decides, for every public op, between a launch and the operator of `torch.library` that
+stands for it (`kernels.operators`).
 """
 
 from collections.abc import Mapping
@@ -12,12 +15,40 @@ from threading import RLock
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
+from torch._C import _are_functorch_transforms_active, _len_torch_dispatch_stack
+from torch.nn import Parameter
 
 from kernels.runtime import INTERPRETED
 
+_ORDINARY = frozenset((Tensor, Parameter, type(None)))
 _TURN = RLock()
 """Held while a kernel is interpreted: Triton's interpreter replaces members of `tl` meanwhile and
 keeps the number of the running program in one place, so that two threads would mix theirs up."""
+
+
+def may_launch(first: Tensor, *others: object) -> bool:
+    """Say whether a kernel can be launched on these tensors here and now.
+
+    True for ordinary tensors, which have memory, and which nobody but the caller looks at; other
+    arguments don't matter. False for all that must be told what is being computed, and gets an
+    operator to look at: `torch.compile` and `torch.export`; a dispatch mode (FakeTensorMode,
+    `make_fx`, FlopCounterMode …); a subclass of Tensor; vmap and the other transforms of
+    `torch.func`; the meta device (told by the first). A decode step asks this, so it takes a
+    fraction of a microsecond; the dispatcher would take longer than some short contexts do.
+    """
+    if (
+        torch.compiler.is_dynamo_compiling()
+        or _len_torch_dispatch_stack()
+        or _are_functorch_transforms_active()
+    ):
+        return False
+    for x in others:
+        if type(x) not in _ORDINARY and isinstance(x, Tensor):
+            return False
+    if type(first) in (Tensor, Parameter):
+        return not first.is_meta
+    return not isinstance(first, Tensor)  # not a tensor at all: the op's own checks say so
 
 
 @dataclass(frozen=True)

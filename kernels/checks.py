@@ -7,6 +7,7 @@ make the host wait for it.
 import torch
 from torch import Tensor
 
+from kernels.call import may_launch
 from kernels.runtime import INTERPRETED, has_e4m3
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -109,6 +110,15 @@ def check_same_device(name: str, x: Tensor, device: torch.device, whose: str) ->
         raise ValueError(f"{name} must be on the device of {whose}, {device}; got {x.device}")
 
 
+def has_values(x: Tensor) -> bool:
+    """Say whether the numbers of x can be read, and without making the host wait for a GPU."""
+    if torch.compiler.is_dynamo_compiling() or not (INTERPRETED or x.device.type == "cpu"):
+        return False
+    if type(x).__torch_dispatch__ is Tensor.__torch_dispatch__:  # a subclass with plain memory
+        x = x.as_subclass(Tensor)
+    return may_launch(x)
+
+
 def check_groups(q: Tensor, k: Tensor) -> None:
     """Raise ValueError unless the query heads, (…, Hq, D), divide evenly among those of k."""
     Hq, Hkv = q.shape[2], k.shape[2]
@@ -158,7 +168,9 @@ def check_window(window: Window) -> None:
 
 
 def check_device(device: torch.device) -> None:
-    """Check that this process's kernels can run on tensors on that device."""
+    """Check that this process's kernels can run on tensors on that device, or need not: "meta"."""
+    if device.type == "meta":  # shapes alone are computed, and nothing is launched
+        return
     if not INTERPRETED and device.type != "cuda":
         raise ValueError(
             f"this process compiles its kernels for a GPU, so tensors must be on cuda; got "
@@ -245,7 +257,7 @@ def check_index(name: str, x: Tensor | None, B: int, device: torch.device, most:
         return
     check_rows(name, x, B)
     check_same_device(name, x, device, "the cache")
-    if (INTERPRETED or device.type == "cpu") and device.type != "meta" and B > 0:
+    if B > 0 and has_values(x):
         low, high = x.min().item(), x.max().item()
         if low < 0 or high > most:
             raise ValueError(f"{name} must be from 0 to {most}; got values from {low} to {high}")

@@ -16,8 +16,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from kernels.call import may_launch
 from kernels.checks import DTYPES, check_device, check_no_grad, check_same_device, dtype_names
 from kernels.flash_decoding.combine import combine_call
+from kernels.operators import define, may_check
+
+NO_BACKWARD = "merging has no backward"
 
 
 def merge_states(
@@ -28,11 +32,14 @@ def merge_states(
     Args:
         o: (S, ..., D), or a sequence of S tensors (..., D); fp32, fp16 or bf16, the
             same for all.
-        lse: (S, ...), or a sequence of S tensors (...); fp32, natural log; -inf: saw no key.
+        lse: (S, ...), or a sequence of S tensors (...); fp32, natural log; -inf: saw no key. +inf
+            with o = 0, flash-attn 2's mark of a query that sees no key, says the same.
         dtype: of the merged o; that of o if None.
 
     Returns:
-        o (..., D) and lse (...), fp32, natural log. (0, -inf) where none of them saw a key.
+        o (..., D) and lse (...), fp32, natural log. (0, -inf) where none of them saw a key. NaN
+        where one of them is: its lse is NaN, or it is +inf and o is not 0. No softmax gives that;
+        a score of +inf makes NaN, by inf - inf.
 
     Raises:
         TypeError: not tensors or sequences of them, or `dtype` not one of the three.
@@ -43,13 +50,27 @@ def merge_states(
     """
     o, lse = _stacked("o", o), _stacked("lse", lse)
     dtype = o.dtype if dtype is None else dtype
+    if may_launch(o, lse):
+        return _merge(o, lse, dtype)
+    for name, x in (("o", o), ("lse", lse)):
+        check_no_grad(name, x, NO_BACKWARD)
+    if may_check(o, lse):
+        _check(o, lse, dtype)
+    return merge_op(o, lse, dtype)
+
+
+def _merge(o: Tensor, lse: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     _check(o, lse, dtype)
-    _, *shape, D = o.shape
-    merged = torch.empty(*shape, D, dtype=dtype, device=o.device)
-    merged_lse = torch.empty(shape, dtype=torch.float32, device=o.device)
+    merged, merged_lse = _room(o, lse, dtype)
     if merged_lse.numel():
-        combine_call(o.contiguous(), lse.contiguous(), merged, merged_lse).launch(o.device)
+        call = combine_call(o.contiguous(), lse.contiguous(), merged, merged_lse, marks=True)
+        call.launch(o.device)
     return merged, merged_lse
+
+
+def _room(o: Tensor, lse: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """New tensors for the merged o and lse."""
+    return o.new_empty(o.shape[1:], dtype=dtype), lse.new_empty(o.shape[1:-1])
 
 
 def _stacked(name: str, x: Tensor | Sequence[Tensor]) -> Tensor:
@@ -60,9 +81,10 @@ def _stacked(name: str, x: Tensor | Sequence[Tensor]) -> Tensor:
         raise TypeError(f"{name} must be a tensor or a sequence of tensors; got {x!r:.80}")
     if not x:
         raise ValueError(f"{name} must hold at least one partial result; got none")
-    kinds = {(tuple(part.shape), part.dtype, part.device) for part in x}
-    if len(kinds) > 1:
-        raise ValueError(f"{name}: all must have one shape, dtype and device; got {kinds}")
+    kinds = [(part.shape, part.dtype, part.device) for part in x]
+    if any(kind != kinds[0] for kind in kinds):  # no set of them: a symbol in a shape has no hash
+        got = {(tuple(shape), *rest) for shape, *rest in kinds}
+        raise ValueError(f"{name}: all must have one shape, dtype and device; got {got}")
     return torch.stack(tuple(x))
 
 
@@ -72,7 +94,7 @@ def _check(o: Tensor, lse: Tensor, dtype: torch.dtype) -> None:
             raise ValueError(f"{name} must be a dense, strided tensor; got {x.layout}")
         if x.dtype not in dtypes:
             raise ValueError(f"{name} must be {dtype_names(dtypes)}; got {x.dtype}")
-        check_no_grad(name, x, "merging has no backward")
+        check_no_grad(name, x, NO_BACKWARD)
     check_same_device("lse", lse, o.device, "o")
     if o.ndim < 2 or o.shape[:-1] != lse.shape or o.shape[0] == 0 or o.shape[-1] == 0:
         raise ValueError(
@@ -82,3 +104,6 @@ def _check(o: Tensor, lse: Tensor, dtype: torch.dtype) -> None:
     if dtype not in DTYPES:
         raise TypeError(f"dtype must be float32, float16 or bfloat16; got {dtype!r}")
     check_device(o.device)
+
+
+merge_op = define("merge_states", _merge, _room, check=_check)

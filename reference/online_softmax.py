@@ -123,7 +123,9 @@ def merge_states(
 
     o: (S, ..., D), or S tensors (..., D), each normalised over its own keys, of any float dtype;
     lse: (S, ...), or S tensors (...), natural log, −inf for a partial that saw no key (its o must
-    be finite; it gets weight 0).
+    be finite; it gets weight 0). flash-attn 2 marks such a partial by lse = +inf and o = 0: it gets
+    weight 0 as well. +inf with any other o is no answer (a score of +inf makes a softmax NaN, by
+    inf − inf), and makes the merge NaN, as a NaN does.
     Returns o (..., D) in `dtype` (default: that of o) and lse (...), fp32 (both computed in fp64
     if either input is). Raises ValueError for shapes that differ, or for no partial at all.
 
@@ -143,6 +145,8 @@ def merge_states(
         )
     wide = torch.promote_types(torch.promote_types(o.dtype, lse.dtype), torch.float32)
     lse = lse.to(wide)
+    unmarked = torch.where((o == 0).all(-1), -math.inf, math.nan)  # what +inf stands for
+    lse = torch.where(lse == math.inf, unmarked.to(wide), lse)
     m = lse.amax(0)  # (...)
     weights = rescale(lse, m)  # (S, ...)
     total = weights.sum(0)

@@ -1,14 +1,18 @@
 """Append the keys and values of new tokens to a KV cache, in place, with rotary embedding.
 
 The kernel and its diagram are in `kernels.append.append_kernel`. This module has the public op,
-and the same op for `torch.compile`, which must be told that the op writes into the cache.
+and the same as an operator for `torch.compile`, which must be told what is written to. Autograd is
+told, too: a gradient that needs the cache as it was before would be wrong, and becomes an error.
 """
 
 import torch
 from torch import Tensor
 
 from kernels.append.append_kernel import Tokens, append_call
-from kernels.append.checks import check_tokens, check_values
+from kernels.append.checks import NO_BACKWARD, check_rotate_at, check_tokens, check_values
+from kernels.call import may_launch
+from kernels.checks import check_no_grad
+from kernels.operators import define, may_check
 
 
 def append_kv(
@@ -75,12 +79,30 @@ def append_kv(
     x = Tokens(k_cache, v_cache, k, v, cache_seqlens, cache_batch_idx, block_table)
     x = x._replace(rotary_cos=rotary_cos, rotary_sin=rotary_sin, k_scale=k_scale, v_scale=v_scale)
     x = x._replace(q=q)
-    check_tokens(x, rotate_at)
-    if rotary_cos is None:  # no rotation: q itself is the result
-        x = x._replace(q=None)
-    run = _append_op if torch.compiler.is_compiling() else _append
-    rotated = run(*x, interleaved, rotate_at == "each")
-    return q if x.q is None else rotated
+    check_rotate_at(rotate_at)
+    if may_launch(k, *x):
+        rotated = _append(*x, interleaved, rotate_at == "each")
+        torch.autograd.graph.increment_version(_written(x))
+    else:
+        rotated = _by_operator(x, interleaved, rotate_at == "each")
+    return q if rotary_cos is None or q is None else rotated
+
+
+def _by_operator(x: Tokens, interleaved: bool, each: bool) -> Tensor:
+    """Append by the one of two operators that declares what is written, and no more."""
+    for name in ("k_cache", "v_cache", "k", "v", "q"):
+        if isinstance(getattr(x, name), Tensor):
+            check_no_grad(name, getattr(x, name), NO_BACKWARD)
+    op = append_op if len(_written(x)) > 2 else append_given_scales_op
+    if may_check(*x):
+        check_tokens(x)
+    return op(*x, interleaved, each)
+
+
+def _written(x: Tokens) -> list[Tensor]:
+    """The tensors that are written to: the caches, and scales that are computed from the tokens."""
+    scales = [scale for scale in (x.k_scale, x.v_scale) if getattr(scale, "ndim", 0) == 3]
+    return [x.k_cache, x.v_cache, *scales]
 
 
 def _append(
@@ -99,30 +121,34 @@ def _append(
     interleaved: bool,
     each: bool,
 ) -> Tensor:
-    """Launch. Returns the rotated q; an empty tensor if there is no q."""
+    """Check and launch. Returns the rotated q; an empty tensor if there is none to rotate."""
     x = Tokens(k_cache, v_cache, k, v, cache_seqlens, cache_batch_idx, block_table)
     x = x._replace(rotary_cos=rotary_cos, rotary_sin=rotary_sin, k_scale=k_scale, v_scale=v_scale)
     x = x._replace(q=q)
+    check_tokens(x)
     check_values(x, each)
-    q_out = _empty_q(k, q)
+    if rotary_cos is None:
+        x = x._replace(q=None)
+    q_out = _empty_q(x)
     if k.numel() or q_out.numel():
         append_call(x, interleaved, each, q_out).launch(k.device)
     return q_out
 
 
-def _empty_q(k: Tensor, q: Tensor | None) -> Tensor:
-    return k.new_empty(0 if q is None else q.shape)
+def _empty_q(x: Tokens) -> Tensor:
+    return x.k.new_empty(0 if x.q is None or x.rotary_cos is None else x.q.shape)
 
 
-# A custom op costs the host microseconds, so it is used only while a graph is being captured.
-_append_op = torch.library.custom_op(
-    "flash_decoding_course::append_kv",
-    _append,
-    mutates_args=("k_cache", "v_cache", "k_scale", "v_scale"),
+def _fake(*arguments: Tensor | bool | None) -> Tensor:
+    return _empty_q(Tokens(*arguments[:-2]))
+
+
+def _check(*arguments: Tensor | bool | None) -> None:
+    check_tokens(Tokens(*arguments[:-2]))
+
+
+_CACHES, _SCALES = ("k_cache", "v_cache"), ("k_scale", "v_scale")
+append_op = define("append_kv", _append, _fake, check=_check, writes=_CACHES + _SCALES)
+append_given_scales_op = define(
+    "append_kv_given_scales", _append, _fake, check=_check, writes=_CACHES
 )
-
-
-@_append_op.register_fake
-def _fake_append(*arguments: Tensor | bool | None) -> Tensor:
-    k, q = arguments[2], arguments[9]
-    return _empty_q(k, q)

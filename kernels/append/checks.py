@@ -19,11 +19,13 @@ from kernels.checks import (
     check_rows,
     check_scale,
     check_tensor,
+    has_values,
 )
-from kernels.runtime import INTERPRETED
+
+NO_BACKWARD = "appending has no backward"
 
 
-def check_tokens(x: Tokens, rotate_at: str) -> None:
+def check_tokens(x: Tokens) -> None:
     """Raise TypeError or ValueError unless the tensors fit together as `append_kv` requires."""
     for name in ("k_cache", "v_cache", "k", "v") + (() if x.q is None else ("q",)):
         _check_rows(name, getattr(x, name))
@@ -45,7 +47,7 @@ def check_tokens(x: Tokens, rotate_at: str) -> None:
         )
     if x.q is not None:
         _check_equal("q", x.q, (B, *x.q.shape[1:3], D), "(B, Lq, Hq, D), with B and D of k")
-    _check_rotary(x, rotate_at)
+    _check_rotary(x)
     check_scale("k_scale", x.k_scale, x.k_cache, B)
     check_scale("v_scale", x.v_scale, x.v_cache, B)
     if _per_token(x.k_scale) != _per_token(x.v_scale):
@@ -56,9 +58,15 @@ def check_tokens(x: Tokens, rotate_at: str) -> None:
     _check_devices(x)
 
 
+def check_rotate_at(rotate_at: str) -> None:
+    """Raise ValueError unless it is one of the two words."""
+    if rotate_at not in ("each", "first"):
+        raise ValueError(f'rotate_at must be "each" or "first"; got {rotate_at!r}')
+
+
 def check_values(x: Tokens, each: bool) -> None:
     """On the CPU, raise ValueError for a place that does not exist, or a number with no place."""
-    if not (INTERPRETED or x.k.device.type == "cpu") or x.k.shape[0] == 0:
+    if not has_values(x.k) or x.k.shape[0] == 0:
         return
     _check_numbers("k", x.k, x.k_scale, x.k_cache)
     _check_numbers("v", x.v, x.v_scale, x.v_cache)
@@ -104,7 +112,7 @@ def _check_rows(name: str, x: Tensor) -> None:
             f"dim at least 1; got {_shape(x)}"
         )
     check_last_contiguous(name, x)
-    check_no_grad(name, x, "appending has no backward")
+    check_no_grad(name, x, NO_BACKWARD)
 
 
 def _check_equal(name: str, x: Tensor, wanted: tuple[int, ...], what: str) -> None:
@@ -140,9 +148,7 @@ def _check_cache(x: Tokens) -> None:
     check_pages(x.block_table, B, x.k_cache, x.cache_batch_idx)
 
 
-def _check_rotary(x: Tokens, rotate_at: str) -> None:
-    if rotate_at not in ("each", "first"):
-        raise ValueError(f'rotate_at must be "each" or "first"; got {rotate_at!r}')
+def _check_rotary(x: Tokens) -> None:
     cos, sin = x.rotary_cos, x.rotary_sin
     if cos is None and sin is None:
         return

@@ -14,6 +14,7 @@ Partitioning", arXiv:2307.08691, algorithms 1 and 2.
 import torch
 from torch import Tensor
 
+from kernels.call import may_launch
 from kernels.checks import check_qkv, resolve_scale
 from kernels.flash_attention.forward import attend, flash_attention_kernel
 from kernels.flash_attention.forward import forward as launch_forward
@@ -66,6 +67,6 @@ def attention_over(
 ) -> tuple[Tensor, Tensor]:
     """Return o and lse, by the shortest path that serves autograd and torch.compile."""
     gradient = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    plain = not gradient and type(q) is Tensor and not torch.compiler.is_compiling()
+    plain = not gradient and may_launch(q, k, v)
     settings = packing or (None, None, 0, 0)
     return (launch_forward if plain else forward_op)(q, k, v, *settings, causal, scale)

@@ -23,13 +23,13 @@ Source: Dao, Haziza, Massa & Sizov 2023, "Flash-Decoding for long-context infere
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from kernels.call import may_launch
 from kernels.flash_decoding.checks import check_shapes
 from kernels.flash_decoding.features import Features, Splits
-from kernels.flash_decoding.launch import choose_splits, decode, shares_memory
-from kernels.flash_decoding.op import flash_decode_op, flat_arguments
+from kernels.flash_decoding.launch import choose_splits, decode, shares_memory, shares_storage
+from kernels.flash_decoding.op import check_known_sizes, decode_by_operator
 from kernels.plan import Plan, decode_plan
 
 
@@ -96,10 +96,10 @@ def flash_decode(
     given = Features(cache_seqlens=cache_seqlens, **features)
     splits = Splits(num_splits, split_size, plan, num_sms)
     rest = {"causal": causal, "scale": scale, "workspace": workspace}
-    if torch.compiler.is_compiling():
-        o, lse = flash_decode_op(*flat_arguments((q, k_cache, v_cache), given, splits, **rest))
-    else:  # the dispatcher would take longer than some short contexts do
+    if may_launch(q, k_cache, v_cache, cache_seqlens, *features.values()):
         o, lse = decode(q, k_cache, v_cache, given, splits, **rest)
+    else:
+        o, lse = decode_by_operator((q, k_cache, v_cache), given, splits, **rest)
     return (o, lse) if return_lse else o
 
 
@@ -124,6 +124,8 @@ def flash_decode_plan(
     """
     given = Features(cache_seqlens=cache_seqlens, **features)
     check_shapes(q, k_cache, v_cache, given)
+    if not may_launch(q, k_cache, v_cache):
+        check_known_sizes(q, k_cache, v_cache)
     launch = choose_splits(q, k_cache, v_cache, given, Splits(num_splits=1)).launch
     return decode_plan(
         cache_seqlens,
@@ -163,7 +165,8 @@ def workspace_bytes(
     check_shapes(q, k_cache, v_cache, given)
     # torch.compile cannot compare addresses, and a given cut does not depend on them.
     chosen = num_splits is None and split_size is None and plan is None
-    latent = chosen and shares_memory(k_cache, v_cache)
+    shared = shares_memory if may_launch(k_cache, v_cache) else shares_storage
+    latent = chosen and shared(k_cache, v_cache)
     parts = choose_splits(q, k_cache, v_cache, given, splits, latent).parts
     rows = q.shape[1] * q.shape[2] * (q.shape[0] if plan is None else 1)
     return 4 * parts * rows * (v_cache.shape[3] + 1)

@@ -24,11 +24,11 @@ from kernels.checks import (
     check_tensor,
     check_window,
     dtype_names,
+    has_values,
     kind,
     remedy,
 )
 from kernels.flash_decoding.features import Features
-from kernels.runtime import INTERPRETED
 
 MAX_KEYS = 2**30  # per row: the sum of a place, a window and a block still fits in 32 bits
 SOFTCAPS = (1e-30, 1e30)  # fp32 holds s / c and c · log2(e)
@@ -45,17 +45,22 @@ def check_decode(
     if features.block_table is not None and features.cache_seqlens is None:
         raise ValueError("block_table needs cache_seqlens: a table does not say where a row ends")
     if torch.is_grad_enabled():
-        given = {"q": q, "k_cache": k_cache, "v_cache": v_cache, **vars(features)}
-        for name, tensor in given.items():
-            if isinstance(tensor, Tensor):
-                check_no_grad(name, tensor, "decoding has no backward (flash_attention has one)")
+        check_no_grads(q, k_cache, v_cache, features)
     check_device(q.device)
     B, rows, capacity = q.shape[0], k_cache.shape[0], features.capacity(k_cache)
     check_index("cache_seqlens", features.cache_seqlens, B, q.device, capacity)
     check_index("cache_leftpad", features.cache_leftpad, B, q.device, capacity)
     check_index("cache_batch_idx", features.cache_batch_idx, B, q.device, rows - 1)
-    if INTERPRETED or not q.is_cuda:
+    if features.block_table is not None and has_values(features.block_table):
         check_pages_exist(q.shape[1], k_cache, features)
+
+
+def check_no_grads(q: Tensor, k_cache: Tensor, v_cache: Tensor, features: Features) -> None:
+    """Raise ValueError if autograd wants a gradient of any of them."""
+    given = {"q": q, "k_cache": k_cache, "v_cache": v_cache, **vars(features)}
+    for name, tensor in given.items():
+        if isinstance(tensor, Tensor):
+            check_no_grad(name, tensor, "decoding has no backward (flash_attention has one)")
 
 
 def check_shapes(q: Tensor, k_cache: Tensor, v_cache: Tensor, features: Features) -> None:

@@ -18,7 +18,9 @@ An attention sink is one more part, with no value: lse = sink, o = 0.
 
 The order of the sum is fixed, so the same inputs give the same bits.
 
-`kernels.merge.merge_states` is this step as a function of its own.
+`kernels.merge.merge_states` is this step as a function of its own. What it gets may come from
+elsewhere, and mark an empty part as flash-attn 2 does, by lse = +inf; stage 1 never does, so a
+decode call is compiled without the question.
 
 Source: Dao, Haziza, Massa & Sizov 2023, "Flash-Decoding for long-context inference", step 3.
 """
@@ -51,6 +53,7 @@ def combine_kernel(
     D: tl.constexpr,
     BLOCK_S: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    MARKS: tl.constexpr,  # whether lse = +inf may mark a partial without keys
 ) -> None:
     """Merge the partial results of one query row."""
     row = tl.program_id(0).to(tl.int64)
@@ -74,6 +77,8 @@ def combine_kernel(
         offs_s = start_s + tl.arange(0, BLOCK_S)
         offs_row = begin + offs_s.to(tl.int64) * step
         lse_s = tl.load(lse_partial_ptr + offs_row, mask=offs_s < num_splits, other=float("-inf"))
+        if MARKS:
+            lse_s = tl.where(lse_s == float("inf"), float("-inf"), lse_s)
         m = tl.maximum(m, tl.max(lse_s, 0))
     ruler = tl.where(m == float("-inf"), 0.0, m)  # -inf - (-inf) is NaN
 
@@ -91,12 +96,24 @@ def combine_kernel(
             other=0.0,
         )  # (BLOCK_S, BLOCK_D)
         weight = tl.exp(lse_s - ruler)  # 0 for an empty split
+        if MARKS:
+            weight = weigh_marks(weight, lse_s, to_fp32(o_s))
         l += tl.sum(weight, 0)
         acc += tl.sum(weight[:, None] * to_fp32(o_s), 0)
 
     l_safe = tl.where(l == 0.0, 1.0, l)  # l is 0 only where no split saw a key
     tl.store(o_ptr + row * D + offs_d, round_to(acc / l_safe, o_ptr.dtype.element_ty), mask=mask_d)
     tl.store(lse_ptr + row, m + tl.log(l_safe))
+
+
+@triton.jit
+def weigh_marks(weight, lse_s, o_s) -> tl.tensor:
+    """Return weight (BLOCK_S,), but where lse_s is +inf: 0 if o_s (BLOCK_S, BLOCK_D) is 0, or NaN.
+
+    A partial with lse = +inf and o = 0 saw no key. With any other o it is no answer.
+    """
+    marked = tl.where(tl.max(tl.where(o_s == 0.0, 0, 1), 1) == 0, 0.0, float("nan"))
+    return tl.where(lse_s == float("inf"), marked, weight)
 
 
 def combine_call(
@@ -107,13 +124,15 @@ def combine_call(
     *,
     first_slot: Tensor | None = None,
     sinks: Tensor | None = None,
+    marks: bool = False,
 ) -> KernelCall:
     """Describe the launch of stage 2.
 
     o_partial (S, ..., D), any float dtype, and lse_partial (S, ...), fp32: partial results; o
     (..., D) and lse (...), fp32: where the merged results go. All contiguous. With first_slot
     (B + 1,), int32, S counts the parts of a plan, and the partials are (S, Lq, Hq, D). sinks:
-    (Hq,), the last dimension of lse.
+    (Hq,), the last dimension of lse. marks: whether a partial may come from elsewhere, and
+    say by lse = +inf that it saw no key, as flash-attn 2 does.
     """
     D = o.shape[-1]
     args = {
@@ -130,5 +149,6 @@ def combine_call(
         "D": D,
         "BLOCK_S": BLOCK_S,
         "BLOCK_D": next_power_of_2(D),
+        "MARKS": marks,
     }
     return KernelCall(combine_kernel, (lse.numel(),), args, num_warps=1 if D <= 256 else 4)

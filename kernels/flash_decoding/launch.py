@@ -127,13 +127,13 @@ def _launch(
     workspace: Tensor | None,
 ) -> None:
     """Launch stage 1 and, unless it writes the answer itself, stage 2; out: o and lse."""
-    (B, Lq, Hq, _), plan, sinks = q.shape, splits.plan, features.sinks
+    plan, sinks = splits.plan, features.sinks
     items, first_slot = (None, None) if plan is None else (plan.items, plan.first_slot)
     if plan is not None and INTERPRETED:
-        check_plan_fits(items, first_slot, plan.block_n, Lq, k_cache, features)
+        check_plan_fits(items, first_slot, plan.block_n, q.shape[1], k_cache, features)
     partials = out  # a single split is the answer
-    if choice.parts > 1 or plan is not None or sinks is not None:
-        shape = (choice.parts, B, Lq, Hq) if plan is None else (choice.parts, Lq, Hq)
+    shape = partials_shape(q, features, splits, choice.parts)
+    if shape is not None:
         partials = _partials(shape, v_cache.shape[3], workspace, q.device)
     split_call, combine_call = _stages()
     split_call(
@@ -162,6 +162,16 @@ def _stages() -> tuple[Callable[..., KernelCall], Callable[..., KernelCall]]:
     return split_call, combine_call
 
 
+def partials_shape(
+    q: Tensor, features: Features, splits: Splits, parts: int
+) -> tuple[int, ...] | None:
+    """Return the shape of the partial lse; None if a single split writes the answer itself."""
+    B, Lq, Hq, _ = q.shape
+    if splits.plan is not None:
+        return parts, Lq, Hq
+    return (parts, B, Lq, Hq) if parts > 1 or features.sinks is not None else None
+
+
 def _partials(
     shape: tuple[int, ...], Dv: int, workspace: Tensor | None, device: torch.device
 ) -> tuple[Tensor, Tensor]:
@@ -169,11 +179,50 @@ def _partials(
     count = torch.Size(shape).numel()
     if workspace is None:
         workspace = torch.empty(count * (Dv + 1), dtype=torch.float32, device=device)
-    check_workspace(workspace, count * (Dv + 1), device)
+    else:
+        check_workspace(workspace, count * (Dv + 1), device)
+        torch.autograd.graph.increment_version(workspace)
     return (
         workspace[: count * Dv].view(*shape, Dv),
         workspace[count * Dv : count * (Dv + 1)].view(shape),
     )
+
+
+def check_call(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    features: Features,
+    splits: Splits,
+    *,
+    causal: bool,
+    scale: float | None,
+    workspace: Tensor | None,
+) -> None:
+    """Raise what `decode` raises, as far as shapes and dtypes tell: for tensors without memory."""
+    check_decode(q, k_cache, v_cache, features, causal)
+    resolve_scale(scale, q.shape[3])
+    if workspace is not None:
+        check_workspace(workspace, 0, q.device)
+    if q.device.type == "cuda" and not torch.cuda.is_available():
+        splits.check()  # its tiles, and how many SMs to fill, are known where it is
+        return
+    latent = shares_storage(k_cache, v_cache)
+    choice = choose_splits(q, k_cache, v_cache, features, splits, latent)
+    shape = partials_shape(q, features, splits, choice.parts)
+    if workspace is not None and shape is not None and q.numel():
+        count = torch.Size(shape).numel() * (v_cache.shape[3] + 1)
+        check_workspace(workspace, count, q.device)
+
+
+def shares_storage(k_cache: Tensor, v_cache: Tensor) -> bool:
+    """Say what `shares_memory` says, of tensors that have no address."""
+    try:
+        same = k_cache.untyped_storage() is v_cache.untyped_storage()
+    except NotImplementedError:  # a subclass may have no storage either
+        return False
+    same = same and k_cache.storage_offset() == v_cache.storage_offset()
+    return same and v_cache.stride() == k_cache.stride() and k_cache.numel() > 0
 
 
 def shares_memory(k_cache: Tensor, v_cache: Tensor) -> bool:

@@ -1,15 +1,16 @@
 """`flash_decode` as an operator that torch knows: what it reads, what it writes, what it returns.
 
-`torch.compile` cannot look into a launch whose grid is chosen in Python. It need not: an operator
-of `torch.library` is a black box with a *fake*, a function that returns tensors of the right
-shapes without computing, and a list of the arguments that it writes to: only the workspace.
+`torch.compile` cannot look into a launch whose grid is chosen in Python. It need not: see
+`kernels.operators`. Only the workspace is written to.
 """
 
 import torch
 from torch import Tensor
 
+from kernels.flash_decoding.checks import check_no_grads
 from kernels.flash_decoding.features import Features, Splits
-from kernels.flash_decoding.launch import decode
+from kernels.flash_decoding.launch import check_call, decode
+from kernels.operators import define, is_symbolic, may_check
 from kernels.plan import Plan
 
 _FEATURES = {
@@ -43,6 +44,25 @@ _TYPES = {
 _SCHEMA = f"({', '.join(f'{kind} {name}' for name, kind in _TYPES.items())}) -> (Tensor, Tensor)"
 
 
+def decode_by_operator(
+    tensors: tuple[Tensor, Tensor, Tensor], features: Features, splits: Splits, **rest: object
+) -> tuple[Tensor, Tensor]:
+    """Return o and lse, as `kernels.flash_decoding.launch.decode` does."""
+    check_no_grads(*tensors, features)
+    if may_check(*tensors, *vars(features).values(), *vars(splits).values()):
+        check_call(*tensors, features, splits, **rest)
+    return flash_decode_op(*flat_arguments(tensors, features, splits, **rest))
+
+
+def check_known_sizes(q: Tensor, k_cache: Tensor, v_cache: Tensor) -> None:
+    """Raise ValueError if a size is a symbol, outside torch.compile, which makes it a number."""
+    if not torch.compiler.is_dynamo_compiling() and is_symbolic((q, k_cache, v_cache)):
+        raise ValueError(
+            "flash_decode_plan must get tensors of known sizes, by which tiles are chosen; got "
+            "symbols: make the plan outside the graph, or let torch.compile capture it"
+        )
+
+
 def flat_arguments(
     tensors: tuple[Tensor, Tensor, Tensor],
     features: Features,
@@ -69,31 +89,37 @@ def flat_arguments(
     ]
 
 
-def _run(*flat: object) -> tuple[Tensor, Tensor]:
-    """Undo `flat_arguments` and decode."""
+def _call(*flat: object) -> tuple[tuple, dict]:
+    """Undo `flat_arguments`: return the arguments of `kernels.flash_decoding.launch.decode`."""
     named = dict(zip(_TYPES, flat, strict=True))
     features = {name: named[name] for name in _FEATURES}
     plan = None
     if named["plan_items"] is not None:
         plan = Plan(named["plan_items"], named["plan_first_slot"], *named["plan_made_for"])
-    return decode(
+    return (
         named["q"],
         named["k_cache"],
         named["v_cache"],
         Features(**{**features, "window": tuple(named["window"])}),
         Splits(named["num_splits"], named["split_size"], plan, named["num_sms"]),
-        causal=named["causal"],
-        scale=named["scale"],
-        workspace=named["workspace"],
-    )
+    ), {name: named[name] for name in ("causal", "scale", "workspace")}
 
 
-flash_decode_op = torch.library.custom_op(
-    "flash_decoding_course::flash_decode", _run, mutates_args=("workspace",), schema=_SCHEMA
-)
+def _run(*flat: object) -> tuple[Tensor, Tensor]:
+    arguments, rest = _call(*flat)
+    return decode(*arguments, **rest)
 
 
-@flash_decode_op.register_fake
+def _check(*flat: object) -> None:
+    arguments, rest = _call(*flat)
+    check_call(*arguments, **rest)
+
+
 def _fake(q: Tensor, k_cache: Tensor, v_cache: Tensor, *_: object) -> tuple[Tensor, Tensor]:
     o = q.new_empty(*q.shape[:3], v_cache.shape[3])
     return o, q.new_empty(q.shape[:3], dtype=torch.float32)
+
+
+flash_decode_op = define(
+    "flash_decode", _run, _fake, check=_check, writes=("workspace",), schema=_SCHEMA
+)

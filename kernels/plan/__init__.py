@@ -38,6 +38,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kernels.call import may_launch
 from kernels.checks import (
     Window,
     check_device,
@@ -47,6 +48,7 @@ from kernels.checks import (
     check_window,
     sides_of,
 )
+from kernels.operators import define, may_check
 from kernels.runtime import num_sms as sms_of
 from kernels.split_rules import PROGRAMS_PER_SM
 
@@ -139,18 +141,29 @@ def decode_plan(
     check_window(window)
     left, B = sides_of(window)[0], cache_seqlens.numel()
     made_for = (block_n, B, Lq, max_len, left, cache_leftpad is not None)
-    plan = _room(programs + B, made_for, cache_seqlens.device) if out is None else out
-    _check_out(plan, programs + B, made_for, cache_seqlens.device)
+    if out is not None:
+        _check_out(out, programs + B, made_for, cache_seqlens.device)
+    plan = _room(programs + B, made_for, cache_seqlens) if out is None else out
     reach = None if left is None else min(Lq + left, 2**31 - 1)
-    fill = _fill_op if torch.compiler.is_compiling() else _fill
-    room = (plan.items, plan.first_slot)
-    fill(*room, cache_seqlens, cache_leftpad, programs, max_len, reach, block_n)
+    _write(plan, cache_seqlens, cache_leftpad, programs, max_len, reach, block_n)
     return plan
 
 
-def _room(W: int, made_for: tuple, device: torch.device) -> Plan:
-    items = torch.empty(W, 4, dtype=torch.int32, device=device)
-    return Plan(items, torch.empty(made_for[1] + 1, dtype=torch.int32, device=device), *made_for)
+def _write(plan: Plan, lengths: Tensor, leftpad: Tensor | None, *numbers: int | None) -> None:
+    """Fill the plan in place, by a launch or by an operator."""
+    room = (plan.items, plan.first_slot)
+    if may_launch(lengths, leftpad, *room):
+        _fill(*room, lengths, leftpad, *numbers)
+        torch.autograd.graph.increment_version(room)
+        return
+    if may_check(lengths, leftpad, *numbers):
+        _check(*room, lengths, leftpad, *numbers)
+    _fill_op(*room, lengths, leftpad, *numbers)
+
+
+def _room(W: int, made_for: tuple, lengths: Tensor) -> Plan:
+    items = lengths.new_empty(W, 4, dtype=torch.int32)
+    return Plan(items, lengths.new_empty(made_for[1] + 1, dtype=torch.int32), *made_for)
 
 
 def _fill(
@@ -163,11 +176,8 @@ def _fill(
     reach: int | None,
     block_n: int,
 ) -> None:
-    """Check the values where that is free, then launch."""
-    B, device = lengths.numel(), lengths.device
-    check_index("cache_seqlens", lengths, B, device, max_len)
-    check_index("cache_leftpad", leftpad, B, device, max_len)
-    check_device(device)
+    """Check the lengths, their values where that is free, then launch."""
+    _check(items, first_slot, lengths, leftpad, programs, max_len, reach, block_n)
     from kernels.plan.plan_kernel import plan_call  # at the first call, since it loads triton
 
     plan_call(
@@ -179,17 +189,22 @@ def _fill(
         max_len=max_len,
         reach=reach,
         block_n=block_n,
-    ).launch(device)
+    ).launch(lengths.device)
 
 
-_fill_op = torch.library.custom_op(
-    "flash_decoding_course::decode_plan", _fill, mutates_args=("items", "first_slot")
-)
+def _check(*arguments: Tensor | int | None) -> None:
+    _, _, lengths, leftpad, _, max_len, *_ = arguments
+    B, device = lengths.numel(), lengths.device
+    check_index("cache_seqlens", lengths, B, device, max_len)
+    check_index("cache_leftpad", leftpad, B, device, max_len)
+    check_device(device)
 
 
-@_fill_op.register_fake
 def _fake(*_: object) -> None:
     """Nothing is returned: the op writes into items and first_slot."""
+
+
+_fill_op = define("decode_plan", _fill, _fake, check=_check, writes=("items", "first_slot"))
 
 
 def _check_numbers(**numbers: int | None) -> None:

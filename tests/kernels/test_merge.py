@@ -104,6 +104,41 @@ def test_nothing_merged_with_nothing():
     assert none[0].shape == (0, 4) and none[1].shape == (0,)
 
 
+INF, NAN = math.inf, math.nan
+MARKS = {  # lse and the first number of o of each partial; the merged lse and first number of o
+    "one mark": ([(INF, 0.0), (0.5, 1.0)], (0.5, 1.0)),
+    "a mark last": ([(0.5, 1.0), (INF, 0.0)], (0.5, 1.0)),
+    "minus zero": ([(INF, -0.0), (0.5, 1.0)], (0.5, 1.0)),
+    "marks of both kinds": ([(INF, 0.0), (-INF, 0.0), (0.0, 2.0), (0.0, 4.0)], (math.log(2), 3.0)),
+    "marks alone": ([(INF, 0.0), (INF, 0.0)], (-INF, 0.0)),
+    "one of each alone": ([(-INF, 0.0), (INF, 0.0)], (-INF, 0.0)),
+    "a single mark": ([(INF, 0.0)], (-INF, 0.0)),
+    "more than a block": ([(INF, 0.0)] * 20 + [(-700.0, 5.0)] + [(INF, 0.0)] * 20, (-700.0, 5.0)),
+    "no mark: o is not 0": ([(INF, 1.0), (0.5, 1.0)], (NAN, NAN)),
+    "no mark, alone": ([(INF, 1.0)], (NAN, NAN)),
+    "flash-attn's NaN row": ([(INF, NAN), (0.5, 1.0)], (NAN, NAN)),
+    "NaN stays NaN": ([(NAN, 0.0), (0.5, 1.0)], (NAN, NAN)),
+    "NaN and a mark": ([(NAN, 0.0), (INF, 0.0)], (NAN, NAN)),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("merge", [merge_states, reference_merge], ids=["kernel", "twin"])
+@pytest.mark.parametrize(("parts", "wanted"), MARKS.values(), ids=MARKS)
+def test_plus_inf_marks_a_partial_without_keys(parts, wanted, merge, dtype):
+    """Only the first of D = 5 numbers of o differs from 0: one is enough for "not 0"."""
+    o = torch.zeros(len(parts), 2, 5)
+    lse = torch.zeros(len(parts), 2)  # of a second row, which has no mark
+    lse[:, 0], o[:, 0, 0] = torch.tensor(parts).unbind(1)
+    got = merge(o.to(DEVICE, dtype), lse.to(DEVICE))
+    found = [got[1][0].item(), got[0][0, 0].item()]
+    assert found == pytest.approx(wanted, abs=1e-6, nan_ok=True)
+    if math.isnan(wanted[0]):
+        assert got[0][0].isnan().all()
+    assert got[1][1].item() == pytest.approx(math.log(len(parts)), abs=1e-6)
+    assert (got[0][1] == 0).all()
+
+
 ONES = torch.ones(2, 3, 4)
 
 

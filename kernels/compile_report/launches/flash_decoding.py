@@ -89,7 +89,8 @@ def compile_cases() -> list[LaunchCase]:
     return cases + [
         LaunchCase(f"combine {dtype} D={D} {name}".strip(), partial(_combine, dtype, D, name))
         for dtype, D, name in [("bf16", 64, ""), ("bf16", 128, ""), ("bf16", 256, ""),
-                               ("fp16", 80, ""), ("bf16", 512, ""), ("bf16", 128, "plan, sinks")]
+                               ("fp16", 80, ""), ("bf16", 512, ""), ("bf16", 128, "plan, sinks"),
+                               ("bf16", 128, "marks")]
     ]  # fmt: skip
 
 
@@ -149,7 +150,7 @@ def _split(shape: Shape, given: dict[str, object], target: Target) -> KernelCall
 
 def _combine(dtype: str, D: int, name: str, target: Target) -> KernelCall:
     """The merge of 16 splits, the same for all targets."""
-    planned = bool(name)
+    planned = name == "plan, sinks"
     o_partial = meta(64, 1, 64, D) if planned else meta(SPLITS, B, 1, 64, D)
     o, first_slot = meta(B, 1, 64, D, dtype=DTYPES[dtype]), meta(B + 1, dtype=torch.int32)
     return combine_call(
@@ -159,4 +160,5 @@ def _combine(dtype: str, D: int, name: str, target: Target) -> KernelCall:
         meta(B, 1, 64),
         first_slot=first_slot if planned else None,
         sinks=meta(64) if planned else None,
+        marks=name == "marks",
     )
