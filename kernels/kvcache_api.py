@@ -90,27 +90,24 @@ def flash_attn_with_kvcache(
     do not fit in a row are dropped.
     """
     _check_together(k, v, rotary_cos, rotary_sin, cache_seqlens)
-    q, k, v, cache_batch_idx, cache_leftpad, block_table, alibi_slopes = (
-        _contiguous(x) for x in (q, k, v, cache_batch_idx, cache_leftpad, block_table, alibi_slopes)
-    )
+    q, k, v, table, alibi_slopes = map(_contiguous, (q, k, v, block_table, alibi_slopes))
     causal, window = _flag("causal", causal), _window(window_size)
     softcap, splits = _real("softcap", softcap), _whole("num_splits", num_splits)
     scale = None if softmax_scale is None else _real("softmax_scale", softmax_scale)
     interleaved = _flag("rotary_interleaved", rotary_interleaved)
-    return_lse = _flag("return_softmax_lse", return_softmax_lse)
+    with_lse = _flag("return_softmax_lse", return_softmax_lse)
     lengths = _lengths(cache_seqlens, q, k_cache, block_table)
-    where = {"cache_batch_idx": cache_batch_idx, "block_table": block_table}
+    where = {"cache_batch_idx": _contiguous(cache_batch_idx), "block_table": table}
     if k is not None:
-        tables = {"rotary_cos": rotary_cos, "rotary_sin": rotary_sin, "q": q}
-        rotate_at = "each" if causal or window is not None else "first"
-        rotary = {**tables, "interleaved": interleaved, "rotate_at": rotate_at}
-        q = append_kv(k_cache, v_cache, k, v, lengths, **rotary, **where)
+        at = "each" if causal or window is not None else "first"
+        turn = {"rotary_cos": rotary_cos, "rotary_sin": rotary_sin, "interleaved": interleaved}
+        q = append_kv(k_cache, v_cache, k, v, lengths, q=q, rotate_at=at, **turn, **where)
         lengths = lengths + k.shape[1]
     options = {"causal": causal, "scale": scale, "num_splits": splits if splits > 0 else None}
     scores = {"softcap": softcap if softcap > 0 else None, "alibi_slopes": alibi_slopes}
-    features = {"cache_leftpad": cache_leftpad, "window": window, **where, **scores}
+    features = {"cache_leftpad": _contiguous(cache_leftpad), "window": window, **where, **scores}
     o, lse = flash_decode(q, k_cache, v_cache, lengths, return_lse=True, **options, **features)
-    return (o, lse.transpose(1, 2).contiguous()) if return_lse else o
+    return (o, lse.transpose(1, 2).contiguous()) if with_lse else o
 
 
 def _check_together(
