@@ -138,8 +138,11 @@ def uv_install(root: str, uv: str, what: list, settings: dict) -> int:
 
 
 def pip_install(root: str, what: list) -> int:
-    """Install by pip; return its exit status. It writes setup.log itself, in more detail."""
-    command = [venv_python(root), "-m", "pip", "install", "--no-input"]
+    """Install by pip; return its exit status. It writes setup.log itself, in more detail.
+
+    Like uv it leaves compiling to Python, which compiles only the modules that are imported.
+    """
+    command = [venv_python(root), "-m", "pip", "install", "--no-input", "--no-compile"]
     command += ["--log", os.path.join(root, LOG_NAME), *what]
     environment = installers.pip_environment()
     step = "looking for packages"
