@@ -31,8 +31,9 @@ STAND_IN_SMS = 16
 """Number of SMs assumed where there is no GPU: enough for an interpreted call to be split."""
 
 _NO_TRITON = (
-    "kernels need triton, whose wheels are for Linux only: use a Linux container, WSL or "
-    "Colab, or call the function of the same name in `reference`, which needs torch alone."
+    "kernels need triton: install it (on Windows, triton-windows, which this project has not "
+    "tested). Where it has no build, as on macOS, use a Linux container, WSL or Colab, or call the "
+    "function of the same name in `reference`, which needs torch alone."
 )
 _TOO_LATE = (
     "triton was imported before kernels.runtime, in {actual} mode, but this process needs {wanted} "
