@@ -1,17 +1,17 @@
 # `make` alone lists the targets. PYTHON: the one that .venv was made with, else the first that fits.
-PYTHON ?= $(shell for p in .venv/bin/python python3.11 python3.12 python3.13 python3; do \
-	$$p -c "import sys; assert (3, 11) <= sys.version_info < (3, 14); print(sys._base_executable)" \
+PYTHON ?= $(shell for p in .venv/bin/python python3.11 python3.12 python3.13 python3.14 python3; do \
+	$$p -c "import sys; assert (3, 11) <= sys.version_info < (3, 15); print(sys._base_executable)" \
 	2>/dev/null && exit; done; command -v python3)
-BOOTSTRAP = $(or $(PYTHON),$(error Python is missing: install Python 3.11, 3.12 or 3.13)) course/bootstrap.py
+BOOTSTRAP = $(or $(PYTHON),$(error Python is missing: install Python 3.11, 3.12, 3.13 or 3.14)) course/bootstrap.py
 RUN = @$(BOOTSTRAP) run
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test check exercises notebooks portable browser bench report gpu format clean
+.PHONY: help lab test check exercises notebooks portable browser bench report gpu versions format clean
 
 help:
 	@sed -n 's/^\([a-z]*\):.*## /\1 /p' Makefile | while read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
 
-lab: ## set up .venv if needed, then open JupyterLab on the first lesson
+lab: ## set up .venv and work/ (your copies of the notebooks), then open JupyterLab on the first lesson
 	@$(BOOTSTRAP) lab
 
 test: ## set up .venv if needed, then run every test, notebook and check
@@ -22,7 +22,7 @@ check: ## lint modules and notebooks, check their format; exercises in step with
 	$(RUN) ruff format --check .
 	$(RUN) python -m course.notebooks check
 
-exercises: ## generate exercises/ from solutions/
+exercises: ## generate exercises/ from solutions/; answers found there are kept
 	$(RUN) python -m course.notebooks generate
 
 notebooks: ## execute every lesson and solution and store the outputs
@@ -45,10 +45,14 @@ gpu: ## run the tests with compiled kernels, then measure on this machine's GPU
 	$(RUN) python -m pytest -q tests
 	$(RUN) python -m benchmarks all
 
+versions: ## test and compile the kernels under every Triton that is allowed; downloads each
+	$(RUN) python tests/versions.py
+
 format: ## format modules and notebooks, and fix what ruff can fix
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
 
-clean: ## remove .venv, Jupyter's private files and all caches (your progress stays)
+clean: ## remove .venv, Jupyter's private files and all caches; work/ and your progress stay
 	rm -rf .venv .jupyter .pytest_cache .ruff_cache .hypothesis build *.egg-info setup.log
-	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -path ./work -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+	@echo "Kept: work/ (your notebooks), .progress.json (what you have solved), report/."

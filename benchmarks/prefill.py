@@ -2,7 +2,8 @@
 
     python -m benchmarks prefill [options as for decode]
 
-A cell is called "forward causal B2 16/16 8192" or "backward full …". Calls take milliseconds, so
+A cell is called "forward causal B2 16/16 8192" or "backward full …"; "D192/128" at its end means
+D = 192 and Dv = 128, the widths of MLA before it is absorbed. Calls take milliseconds, so
 they are timed eagerly: a launch hardly counts.
 """
 
@@ -28,14 +29,16 @@ from reference.closeness import compare
 SHAPES = [(2, 16, 16, 8192), (2, 32, 8, 8192), (16, 16, 16, 1024), (4, 16, 16, 4096)]
 SHAPES += [(1, 16, 16, 16384)]
 D = 128
+MLA = (192, 128)  # D and Dv
 Attention = Callable[[Tensor, Tensor, Tensor, bool], Tensor]
 
 PROTOCOL = (
-    "D=128, bf16, Lq = Lk, fresh normal random data. Before timing, o (or dq, dk, dv) of one row "
-    "and one KV head is judged against fp64 at full length: ours by the course's rule, peers at 16 "
-    "times plain PyTorch's error. NAME_ms: one eager call between two CUDA events; contestants "
-    "take turns; 3 warm-up rounds; median and quartiles of 7 to 25. backward: the gradients alone. "
-    "TFLOPs: 4·B·Hq·Lq·Lk·D (half that if causal; 2.5 times that backward) over our time."
+    "D=128 (MLA: D=192, Dv=128), bf16, Lq = Lk, fresh normal random data. Before timing, o (or dq, "
+    "dk, dv) of one row and one KV head is judged against fp64 at full length: ours by the "
+    "course's rule, peers at 16 times plain PyTorch's error. NAME_ms: one eager call between two "
+    "CUDA events; contestants take turns; 3 warm-up rounds; median and quartiles of 7 to 25. "
+    "backward: the gradients alone. TFLOPs: 2·B·Hq·Lq·Lk·(D + Dv), backward 2·B·Hq·Lq·Lk·(3·D + "
+    "2·Dv), over our time; half that if causal."
 )
 
 
@@ -75,9 +78,17 @@ CONTESTANTS: dict[str, tuple[Attention, Callable[[], str]]] = {
 }
 
 
-def flops(B: int, Hq: int, L: int, causal: bool, backward: bool) -> float:
-    """Floating-point operations of the two (backward: five) matrix products."""
-    return 4 * B * Hq * L * L * D * (0.5 if causal else 1) * (2.5 if backward else 1)
+def flops(
+    B: int, Hq: int, L: int, causal: bool, backward: bool, widths: tuple[int, int] = (D, D)
+) -> float:
+    """Floating-point operations of the two (backward: five) matrix products.
+
+    widths: D and Dv. q kᵀ has D columns, p v has Dv; backward q kᵀ, dq and dk have D, dv and do vᵀ
+    have Dv.
+    """
+    D, Dv = widths
+    columns = 3 * D + 2 * Dv if backward else D + Dv
+    return 2 * B * Hq * L * L * columns * (0.5 if causal else 1)
 
 
 def gradients(function: Attention, qkv: Sequence[Tensor], do: Tensor, causal: bool) -> Callable:
@@ -122,12 +133,18 @@ def judge(qkv: Sequence[Tensor], do: Tensor, causal: bool, backward: bool) -> Ca
     return check_of
 
 
-def measure(direction: str, causal: bool, shape: tuple[int, ...], who: Sequence[str]) -> dict:
-    """One row: times of all contestants, and TFLOP/s of ours."""
-    (B, Hq, Hkv, L), backward = shape, direction == "backward"
+def measure(
+    direction: str,
+    causal: bool,
+    shape: tuple[int, ...],
+    who: Sequence[str],
+    widths: tuple[int, int] = (D, D),
+) -> dict:
+    """One row: times of all contestants, and TFLOP/s of ours. widths: D and Dv."""
+    (B, Hq, Hkv, L), backward, (D, Dv) = shape, direction == "backward", widths
     make = {"dtype": torch.bfloat16, "device": device()}
-    qkv = [torch.randn(B, L, h, D, **make) for h in (Hq, Hkv, Hkv)]
-    do = torch.randn(B, L, Hq, D, **make)
+    qkv = [torch.randn(B, L, h, width, **make) for h, width in ((Hq, D), (Hkv, D), (Hkv, Dv))]
+    do = torch.randn(B, L, Hq, Dv, **make)
     check_of, entrants, cannot = judge(qkv, do, causal, backward), [], {}
     for name in who:
         function, _ = CONTESTANTS[name]
@@ -139,9 +156,10 @@ def measure(direction: str, causal: bool, shape: tuple[int, ...], who: Sequence[
         else:
             entrants.append(Entrant(name, [call], check_of(name), graph=False))
     times, failed = compete(entrants, on_gpu=not INTERPRETED)
-    row = {"direction": direction, "causal": causal, "B": B, "Hq": Hq, "Hkv": Hkv, "Lk": L, **times}
+    row = {"direction": direction, "causal": causal, "B": B, "Hq": Hq, "Hkv": Hkv, "Lk": L}
+    row |= {"D": D, "Dv": Dv, **times}
     if "flash_attention_ms" in row:
-        rate = flops(B, Hq, L, causal, backward) / row["flash_attention_ms"] / 1e9
+        rate = flops(B, Hq, L, causal, backward, widths) / row["flash_attention_ms"] / 1e9
         row["TFLOPs"] = round(rate, 4)
     return row | {"cannot": cannot | failed}
 
@@ -150,15 +168,17 @@ def run(session: Session) -> Record:
     """Measure all cells, as far as the session's options and budget allow."""
     wanted = [n for n in CONTESTANTS if session.wants(n, ours=n == "flash_attention")]
     who = [n for n in wanted if not CONTESTANTS[n][1]()]
-    shapes = [(1, 2, 1, 40)] if session.quick else SHAPES
+    calls = [((1, 2, 1, 40), (D, D))] if session.quick else [(shape, (D, D)) for shape in SHAPES]
+    calls.append(((1, 1, 1, 40) if session.quick else (2, 16, 16, 4096), MLA))
 
-    def cell(direction: str, causal: bool, shape: tuple[int, ...]) -> Cell:
+    def cell(direction: str, causal: bool, shape: tuple[int, ...], widths: tuple[int, int]) -> Cell:
         B, Hq, Hkv, L = shape
         name = f"{direction} {'causal' if causal else 'full'} B{B} {Hq}/{Hkv} {L}"
-        return Cell(name, who, partial(measure, direction, causal, shape, who))
+        name += f" D{widths[0]}/{widths[1]}" if widths != (D, D) else ""
+        return Cell(name, who, partial(measure, direction, causal, shape, who, widths))
 
     ways = [(d, c) for d in ("forward", "backward") for c in (True, False)]
-    cells = [cell(d, c, shape) for shape in shapes for d, c in ways]
+    cells = [cell(d, c, *call) for call in calls for d, c in ways]
     roll = {n: missing() or "here" for n, (_, missing) in CONTESTANTS.items()}
     return session.run("prefill", cells, PROTOCOL, peers=roll)
 

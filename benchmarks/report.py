@@ -9,7 +9,8 @@ writes three files into the folder (default: report/, which git ignores):
     report.html     the same for a browser
 
 Some cells of the notebook are yours to write in. Edit report.ipynb, then run `report --export`:
-nothing is measured again, and the HTML has your words. A later `report` keeps them too.
+nothing is measured again, and the HTML has your words. A later `report` keeps them too. If you have
+changed other cells, your notebook is kept beside the new one.
 """
 
 import json
@@ -32,6 +33,7 @@ from benchmarks import here, protocol, tpot
 from benchmarks.curves import verdict
 from course import environment
 from course.figures.benchmark import side_by_side, tpot_curves
+from course.notebooks.answers import sources
 
 TEMPLATE = Path(__file__).with_suffix(".ipynb")
 FOLDER = here.ROOT / "report"
@@ -95,7 +97,9 @@ def write(folder: Path, *, quick: bool = False, export: bool = False) -> Path:
         raise FileNotFoundError(f"{record.name} is not there: run `report` without --export first")
     nb = with_your_words(read(TEMPLATE), folder / NOTEBOOK)
     execute(nb, folder)
-    (folder / NOTEBOOK).write_text(nbformat.writes(nb) + "\n", encoding="utf-8")
+    content = nbformat.writes(nb) + "\n"
+    keep_aside(folder / NOTEBOOK, content)
+    (folder / NOTEBOOK).write_text(content, encoding="utf-8")
     exporter = HTMLExporter(template_name="lab", exclude_input_prompt=True)
     exporter.exclude_output_prompt = True
     body, _ = exporter.from_notebook_node(nb, {"metadata": {"name": "Decode attention, measured"}})
@@ -110,12 +114,23 @@ def read(path: Path) -> NotebookNode:
 
 def with_your_words(template: NotebookNode, earlier: Path) -> NotebookNode:
     """Copy what an earlier report says in its cells tagged "yours" into the same cells."""
-    if earlier.exists():
+    if earlier.exists() and sources(earlier.read_bytes()):
         said = {cell.id: cell.source for cell in read(earlier).cells if is_yours(cell)}
         for cell in template.cells:
             if is_yours(cell):
                 cell.source = said.get(cell.id, cell.source)
     return template
+
+
+def keep_aside(earlier: Path, content: str) -> None:
+    """Rename an earlier report with more in it than the new one takes over, and say so."""
+    if not earlier.exists() or sources(earlier.read_bytes()) == sources(content.encode()):
+        return
+    n = 1
+    while (aside := earlier.with_name(f"{earlier.stem} (yours {n}).ipynb")).exists():
+        n += 1
+    earlier.replace(aside)
+    print(f"Your changes outside the cells meant for them are kept in {aside.name}.")
 
 
 def is_yours(cell: NotebookNode) -> bool:

@@ -6,52 +6,32 @@
     python course/bootstrap.py run CMD    the same, then run a command inside .venv
 
 `make lab` and `make test` call this file, and so does Windows, where there is no make. What happens
-after the installation is in `launch.py`, next to it.
+after the installation is in `launch.py`, next to it; how pip or uv is called is in `installers.py`.
 
-This file runs before anything is installed, on whatever Python is at hand. It keeps to the syntax
-of Python 3.6, so that an old one can still report that it is too old.
+This file runs before anything is installed, on whatever Python is at hand. It and what it imports
+keep to the syntax of Python 3.6, so that an old one can still report that it is too old.
 """
 
 import hashlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+if __name__ == "__main__":
+    sys.path[0] = ROOT  # instead of the folder `course`: now `course` is this one, wherever we are
+
+# Found only now.
+from course import cpu_torch, installers  # noqa: E402
+from course.heartbeat import follow  # noqa: E402
+from course.installers import SetupError  # noqa: E402
+
 LOG_NAME = "setup.log"
-OLDEST, NEWEST = (3, 11), (3, 13)
-
-# What pip's log says, and what the reader can do about it. The first match counts.
-PIP_TROUBLE = (
-    (("No space left on device",), "The disk is full: free about 8 GB"),
-    (
-        (
-            "NameResolutionError",
-            "NewConnectionError",
-            "ConnectTimeoutError",
-            "ReadTimeoutError",
-            "ProxyError",
-            "Failed to establish a new connection",
-            "Connection refused",
-            "Network is unreachable",
-            "No matching distribution found for setuptools",  # every index has it: none was reached
-        ),
-        "No network, or the package index cannot be reached: connect this machine"
-        " (behind a proxy, set HTTPS_PROXY)",
-    ),
-    (
-        ("No matching distribution found", "Could not find a version that satisfies"),
-        "A requirement has no build for this machine: use 64-bit Python 3.11, 3.12 or 3.13 on"
-        " Linux, Windows or an Apple-silicon Mac",
-    ),
-)
-
-
-class SetupError(Exception):
-    """The set-up cannot go on; the message is one sentence that says what to do."""
+OLDEST, NEWEST = (3, 11), (3, 14)
 
 
 def check_python(version: tuple) -> None:
@@ -61,8 +41,8 @@ def check_python(version: tuple) -> None:
         return
     trouble = "old" if found < OLDEST else "new"
     raise SetupError(
-        f"Python {found[0]}.{found[1]} is too {trouble} for this course: install Python 3.11, 3.12"
-        " or 3.13 and name it, as in `make lab PYTHON=python3.11`"
+        f"Python {found[0]}.{found[1]} is too {trouble} for this course: install Python 3.11, 3.12,"
+        " 3.13 or 3.14 and name it, as in `make lab PYTHON=python3.11`"
         " (without make: `python3.11 course/bootstrap.py lab`)."
     )
 
@@ -111,8 +91,9 @@ def venv_is_usable(root: str, version: tuple) -> bool:
     folder = os.path.join(root, ".venv")
     if os.path.exists(os.path.join(folder, ".unfinished")):
         return False
-    made_by = read_text(os.path.join(folder, "pyvenv.cfg")).replace(" ", "")
-    if f"version={version[0]}.{version[1]}." not in made_by:
+    made_by = read_text(os.path.join(folder, "pyvenv.cfg"))
+    of_it = rf"^version(_info)? *= *{version[0]}\.{version[1]}\."  # the second form is uv's
+    if not re.search(of_it, made_by, re.MULTILINE):
         return False
     stamp = read_text(os.path.join(folder, ".installed"))
     if stamp and stamp.split(" ", 1)[1] != os.path.realpath(root):
@@ -124,64 +105,77 @@ def venv_is_usable(root: str, version: tuple) -> bool:
     return probe.returncode == 0
 
 
-def make_venv(root: str) -> None:
-    """Make .venv from scratch; any existing one is removed."""
-    check_venv_module(sys.version_info)
+def make_venv(root: str, uv: str = "") -> None:
+    """Make .venv from scratch, with pip in it, by uv if there is one; any existing one goes."""
+    folder, log_path = os.path.join(root, ".venv"), os.path.join(root, LOG_NAME)
     base = getattr(sys, "_base_executable", sys.executable)  # .venv's own Python cannot rebuild it
-    log_path = os.path.join(root, LOG_NAME)
-    shutil.rmtree(os.path.join(root, ".venv"), ignore_errors=True)
-    with open(log_path, "w", encoding="utf-8") as log:
-        made = subprocess.run(
-            [base, "-m", "venv", os.path.join(root, ".venv")], stdout=log, stderr=subprocess.STDOUT
-        )
-    if made.returncode:
+    open(log_path, "w").close()
+    shutil.rmtree(folder, ignore_errors=True)
+    step = "making .venv"
+    if uv:
+        settings = installers.pip_settings(base)
+        command = [uv, "venv", "--seed", "--python", base, *installers.uv_sources(settings), folder]
+        environment = installers.uv_environment(settings)
+        if follow(command, step, installers.no_news, log_path, cwd=root, env=environment) == 0:
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+    check_venv_module(sys.version_info)
+    if follow([base, "-m", "venv", folder], step, installers.no_news, log_path):
         raise SetupError(
             f"Python could not create the folder .venv: see {log_path}, fix the problem and run the"
             " same command again."
         )
 
 
-def diagnose(log: str) -> str:
-    """Return what pip's log says went wrong and what to do about it, as half a sentence."""
-    for signs, advice in PIP_TROUBLE:
-        if any(sign in log for sign in signs):
-            return advice
-    return "pip could not install the requirements: fix what its last lines report"
-
-
-def progress(line: str) -> str:
-    """Return what to show of a line from pip: packages of 1 MB or more, and the last step."""
-    words = line.split()
-    if words[:1] == ["Downloading"] and words[-1] in ("MB)", "GB)"):
-        return "-".join(words[1].split("-")[:2]) + " " + " ".join(words[-2:])
-    return "unpacking, the last step" if words[:2] == ["Installing", "collected"] else ""
-
-
-def pip_install(root: str) -> None:
-    """Install the project, editable, with its requirements; keep pip's output in setup.log."""
+def uv_install(root: str, uv: str, what: list, settings: dict) -> int:
+    """Install by uv; return its exit status. Its output is added to setup.log."""
+    command = [uv, "pip", "install", "--python", venv_python(root)]
+    command += installers.uv_sources(settings) + installers.uv_constraints(settings) + what
+    environment = installers.uv_environment(settings)
     log_path = os.path.join(root, LOG_NAME)
+    step = "looking for packages"
+    return follow(command, step, installers.uv_news, log_path, cwd=root, env=environment)
+
+
+def pip_install(root: str, what: list) -> int:
+    """Install by pip; return its exit status. It writes setup.log itself, in more detail.
+
+    Like uv it leaves compiling to Python, which compiles only the modules that are imported.
+    """
+    command = [venv_python(root), "-m", "pip", "install", "--no-input", "--no-compile"]
+    command += ["--log", os.path.join(root, LOG_NAME), *what]
+    environment = installers.pip_environment()
+    step = "looking for packages"
+    return follow(command, step, installers.pip_news, cwd=root, env=environment)
+
+
+def fill_venv(root: str, uv: str = "") -> None:
+    """Install the project, editable, with its requirements: by uv if there is one, else by pip.
+
+    Where uv fails for a reason that is not known here, pip tries. An installation that is
+    interrupted or killed leaves the mark `.venv/.unfinished`.
+    """
+    log_path, python = os.path.join(root, LOG_NAME), venv_python(root)
     unfinished = os.path.join(root, ".venv", ".unfinished")
     for path in (log_path, unfinished):
-        open(path, "w").close()  # empty the log: pip appends to it
-    command = [venv_python(root), "-m", "pip", "install", "--no-input", "--log", log_path]
-    process = subprocess.Popen(
-        [*command, "--editable", ".[dev]"],
-        cwd=root,
-        env=dict(os.environ, PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_USER="0"),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,  # it is also in the log
-    )
-    for raw in process.stdout:
-        news = progress(raw.decode("utf-8", "replace"))
-        if news:
-            print("  " + news, flush=True)
-    status = process.wait()
+        open(path, "w").close()
+    settings = installers.pip_settings(python)
+    what = ["--editable", ".[dev]", *cpu_torch.options(python, root, settings)]
+    by, status, trouble, by_uv = "pip", 1, "", ""
+    if uv:
+        by, status = "uv", uv_install(root, uv, what, settings)
+        by_uv = read_text(log_path)
+        trouble = installers.known_trouble(by_uv)
+    if status > 0 and not trouble:
+        if uv:
+            print("  uv failed, for what reason setup.log says: pip tries", flush=True)
+        by, status = "pip", pip_install(root, what)
+        trouble = installers.diagnose(read_text(log_path)[len(by_uv) :])
     if status >= 0:  # below 0: it was killed, and .venv may be in any state
         os.remove(unfinished)
     if status:
-        advice = diagnose(read_text(log_path))
-        raise SetupError(f"{advice}, then run the same command again (pip's log: {log_path}).")
+        trouble = trouble or f"{by} was killed"
+        raise SetupError(f"{trouble}, then run the same command again ({by}'s log: {log_path}).")
 
 
 def install(root: str) -> str:
@@ -192,13 +186,16 @@ def install(root: str) -> str:
     usable = venv_is_usable(root, sys.version_info)
     if usable and read_text(stamp) == wanted:
         return python
+    uv = installers.working_uv()
     version = ".".join(str(part) for part in sys.version_info[:3])
+    by, time = ("uv", "a minute") if uv else ("pip", "a few minutes")
     print(
-        f"Installing into .venv (Python {version}). The first time takes a few minutes.", flush=True
+        f"Installing into .venv (Python {version}, by {by}). The first time takes {time}.",
+        flush=True,
     )
     if not usable:
-        make_venv(root)
-    pip_install(root)
+        make_venv(root, uv)
+    fill_venv(root, uv)
     with open(stamp, "w", encoding="utf-8") as file:
         file.write(wanted)
     return python

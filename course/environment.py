@@ -19,6 +19,10 @@ NO_TRITON = (
     " 03, 04, 07, 08 and 17); for the kernel lessons (05, 06, 09 and 10) use Linux: a container,"
     " WSL on Windows, or Colab."
 )
+ON_WINDOWS = (
+    "Triton here is its community's build for Windows, with which this course has not been tested:"
+    " if a kernel lesson fails, use WSL."
+)
 TRITON_MISSING = (
     "Triton is missing: quit Jupyter, run `make lab` (or `python course/bootstrap.py lab`), and"
     " start again."
@@ -90,7 +94,8 @@ def report() -> Environment:
         An `Environment`. What is missing raises no error: it is listed in `notices`.
     """
     mode, trouble = _mode()  # first: kernels.runtime must be imported before triton
-    notices = [notice for notice in (trouble, namespace_notice()) if notice]
+    untested = ON_WINDOWS if sys.platform == "win32" and not trouble else ""
+    notices = [notice for notice in (trouble, untested, namespace_notice()) if notice]
     return Environment(
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",
@@ -125,8 +130,9 @@ def _version(name: str) -> str:
 def _mode() -> tuple[str, str]:
     """Return how kernels run here and, if they do not, what to do about it."""
     if importlib.util.find_spec("triton") is None:
-        linux = sys.platform.startswith("linux")
-        return "not at all", TRITON_MISSING if linux else NO_TRITON.format(system=platform.system())
+        windows = sys.platform == "win32" and platform.machine() == "AMD64"
+        built = sys.platform.startswith("linux") or windows
+        return "not at all", TRITON_MISSING if built else NO_TRITON.format(system=platform.system())
     try:
         from kernels.runtime import INTERPRETED
     except ImportError as error:

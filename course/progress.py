@@ -73,7 +73,7 @@ def show() -> None:
         try:
             exercises = catalogue.exercises(lesson)
         except catalogue.NeedsPackage as error:
-            print(f"  lesson {lesson}   needs {error.name}, which is not installed")
+            print(f"  lesson {lesson}   can't be checked: {error.reason}")
             continue
         marks = "".join("●" if exercise.id in passed else "○" for exercise in exercises)
         left = [exercise.label for exercise in exercises if exercise.id not in passed]

@@ -29,8 +29,14 @@ A folder is a door with several rooms: import its function from the folder itsel
 `from kernels.flash_decoding import flash_decode`. A folder's own `checks`, where it has one, says
 what its function accepts.
 
-`heuristics`, `split_rules`, `devices`, `explain` and `call` import without triton. Every module
-that has a kernel imports `kernels.runtime` before triton, which decides whether kernels are
-compiled or interpreted. So nothing is imported here: importing a kernel settles that decision for
-the whole process, and must be asked for by name.
+`heuristics`, `split_rules`, `devices` and `explain` import without triton. Every module that has a
+kernel imports `kernels.runtime` before triton, which decides for the whole process whether kernels
+are compiled or interpreted.
 """
+
+import sys
+from contextlib import suppress
+
+if "torch" in sys.modules:  # it may load triton at any time: decide first
+    with suppress(ImportError):  # without triton there is nothing to decide
+        from kernels import runtime  # noqa: F401

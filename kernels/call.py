@@ -11,6 +11,7 @@ stands for it (`kernels.operators`).
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from threading import RLock
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +20,12 @@ from torch._C import _are_functorch_transforms_active, _len_torch_dispatch_stack
 from torch.compiler import is_dynamo_compiling
 from torch.nn import Parameter
 
+from kernels.runtime import INTERPRETED
+
 _ORDINARY = frozenset((Tensor, Parameter, type(None)))
+_TURN = RLock()
+"""Held while a kernel is interpreted: Triton's interpreter replaces members of `tl` meanwhile and
+keeps the number of the running program in one place, so that two threads would mix theirs up."""
 
 
 def may_launch(first: Tensor, *others: object) -> bool:
@@ -58,17 +64,27 @@ class KernelCall:
     num_stages: int = 3
 
     def launch(self, device: torch.device) -> None:
-        """Start the kernel on the device of its tensors; does not wait for it."""
+        """Start the kernel on the device of its tensors; does not wait for it.
+
+        May be called from any thread. Interpreted kernels run one at a time, and are then done.
+        """
+        if INTERPRETED:
+            with _TURN:
+                self._start()
+            return
         # Triton launches on the current GPU, which need not be the one that has the tensors.
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-            # By position: Triton binds keywords more slowly, and a decode step takes microseconds.
-            # enable_fp_fusion: a · b + c rounded once; Triton 3.9 warns unless it is told to.
-            self.kernel[self.grid](
-                *self.args.values(),
-                num_warps=self.num_warps,
-                num_stages=self.num_stages,
-                enable_fp_fusion=True,
-            )
+            self._start()
+
+    def _start(self) -> None:
+        # By position: Triton binds keywords more slowly, and a decode step takes microseconds.
+        # enable_fp_fusion: a · b + c rounded once; Triton 3.9 warns unless it is told to.
+        self.kernel[self.grid](
+            *self.args.values(),
+            num_warps=self.num_warps,
+            num_stages=self.num_stages,
+            enable_fp_fusion=True,
+        )
 
 
 class Cells(NamedTuple):

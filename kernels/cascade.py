@@ -67,7 +67,7 @@ def cascade_decode(
             and on its device, contiguous in D; other strides may be anything. Lp may be 0.
         k_cache, v_cache, cache_seqlens: the rows' own keys, without the prefix, as in
             `flash_decode`; a row's own place j is place Lp + j overall. The caches may be
-            quantised.
+            quantised (float8_e4m3fn: on NVIDIA GPUs from sm_89 on).
         causal, scale, return_lse: as in `flash_decode`.
         num_splits: for the rows' own keys; `kernels.heuristics` chooses for the prefix.
         features: as in `flash_decode`, but neither alibi_slopes nor a left window. Right window and

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kernels.call import may_launch
-from kernels.runtime import INTERPRETED
+from kernels.runtime import INTERPRETED, has_e4m3
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_HEAD_DIM = 256
@@ -23,7 +23,8 @@ def check_qkv(q: Tensor, k: Tensor, v: Tensor) -> None:
 
     Args:
         q: (B, Lq, Hq, D), fp32, fp16 or bf16, D from 1 to 256 and contiguous (stride 1).
-        k, v: (B, Lk, Hkv, D), same dtype and device; Hq a multiple of Hkv.
+        k: (B, Lk, Hkv, D); v: (B, Lk, Hkv, Dv), Dv from 1 to 256; same dtype and device, last
+            dimension contiguous; Hq a multiple of Hkv.
 
     Raises:
         TypeError: not a tensor, not one of the three dtypes, or not the same dtype for all.
@@ -31,14 +32,16 @@ def check_qkv(q: Tensor, k: Tensor, v: Tensor) -> None:
     """
     for name, x in (("q", q), ("k", k), ("v", v)):
         _check_tensor(name, x)
-    if k.shape != v.shape:
-        raise ValueError(f"k and v must have one shape; got k {_shape(k)} and v {_shape(v)}")
+    if k.shape[:3] != v.shape[:3]:
+        raise ValueError(f"k and v must agree in (B, Lk, Hkv); got k {_shape(k)} and v {_shape(v)}")
     if q.shape[0] != k.shape[0]:
         raise ValueError(f"q and k must have one batch size B; got q {_shape(q)} and k {_shape(k)}")
     if q.shape[3] != k.shape[3]:
         raise ValueError(f"q and k must have one head dim D; got q {_shape(q)} and k {_shape(k)}")
     if not 1 <= q.shape[3] <= MAX_HEAD_DIM:
         raise ValueError(f"head dim D must be from 1 to {MAX_HEAD_DIM}; got q {_shape(q)}")
+    if not 1 <= v.shape[3] <= MAX_HEAD_DIM:
+        raise ValueError(f"value dim Dv must be from 1 to {MAX_HEAD_DIM}; got v {_shape(v)}")
     check_groups(q, k)
     if not q.dtype == k.dtype == v.dtype:
         raise TypeError(f"q, k and v must have one dtype; got {q.dtype}, {k.dtype} and {v.dtype}")
@@ -59,7 +62,7 @@ def resolve_scale(scale: float | None, head_dim: int) -> float:
     if scale is None:
         return head_dim**-0.5
     if isinstance(scale, bool) or not isinstance(scale, int | float):
-        raise TypeError(f"scale must be a number or None; got {scale!r}")
+        raise TypeError(f"scale must be a number or None; got {scale!r}{remedy(scale)}")
     if not abs(scale) < MAX_SCALE:  # also catches NaN
         raise ValueError(f"scale must be finite in fp32; got {scale!r:.30}")
     return float(scale)
@@ -73,7 +76,7 @@ def _check_tensor(name: str, x: Tensor) -> None:
     """Check what can be checked on one of q, k, v alone."""
     check_tensor(name, x)
     if x.ndim != 4:
-        layout = "(B, Lq, Hq, D)" if name == "q" else "(B, Lk, Hkv, D)"
+        layout = {"q": "(B, Lq, Hq, D)", "k": "(B, Lk, Hkv, D)", "v": "(B, Lk, Hkv, Dv)"}[name]
         raise ValueError(f"{name} must be {layout}, four dimensions; got {_shape(x)}")
     if x.dtype not in DTYPES:
         raise TypeError(f"{name} must be float32, float16 or bfloat16; got {x.dtype}")
@@ -126,10 +129,18 @@ def check_groups(q: Tensor, k: Tensor) -> None:
         )
 
 
+def remedy(x: object) -> str:
+    """Return how a numpy scalar or a 0-d tensor becomes the number that is wanted; "" for others.
+
+    Not done here: reading a tensor can make the host wait for a GPU, which the caller should see.
+    """
+    return ": call .item() on it" if getattr(x, "shape", None) == () else ""
+
+
 def check_int(name: str, x: object, least: int, limit: int = 2**31) -> None:
     """Raise TypeError unless x is an int, ValueError unless it is from least to below limit."""
     if isinstance(x, bool) or not isinstance(x, int):
-        raise TypeError(f"{name} must be an int; got {x!r}")
+        raise TypeError(f"{name} must be an int; got {x!r}{remedy(x)}")
     if not least <= x < limit:
         below = "" if x < least else f" and below 2^{limit.bit_length() - 1}"
         raise ValueError(f"{name} must be at least {least}{below}; got {x}")
@@ -150,7 +161,8 @@ def check_window(window: Window) -> None:
     sides = sides_of(window)
     numbers = [side for side in sides if side is not None]
     if len(sides) != 2 or any(isinstance(x, bool) or not isinstance(x, int) for x in numbers):
-        raise TypeError(f"window must be an int, None, or a pair of these; got {window!r}")
+        wrong = next(filter(None, map(remedy, sides)), "")
+        raise TypeError(f"window must be an int, None, or a pair of these; got {window!r}{wrong}")
     if any(not 0 <= x < 2**31 for x in numbers):
         raise ValueError(f"window must not be negative (None: no bound); got {window!r}")
 
@@ -200,16 +212,28 @@ def check_pages(table: Tensor, B: int, k_cache: Tensor, cache_batch_idx: Tensor 
         raise ValueError("block_table and cache_batch_idx both say where a row lies: give one")
     width = table.shape[1] if isinstance(table, Tensor) and table.ndim == 2 else 0
     check_indices("block_table", table, (B, width), f"(B, max_pages) = ({B}, …)")
-    size = k_cache.shape[1]
-    if size < 1 or size & (size - 1):
+    if k_cache.shape[1] < 1:
         raise ValueError(
-            "with block_table, k_cache must be (pages, size, Hkv, D), the size of a page a power "
-            f"of two; got {tuple(k_cache.shape)}"
+            "with block_table, k_cache must be (pages, size, Hkv, D), the size of a page at least "
+            f"1; got {tuple(k_cache.shape)}"
         )
 
 
-def check_scale(name: str, scale: Tensor | None, cache: Tensor) -> None:
-    """Raise TypeError or ValueError unless a scale fits its cache; only int8 requires one."""
+def check_eight_bits(cache: Tensor) -> None:
+    """Raise ValueError for a float8_e4m3fn cache on a GPU that cannot convert it."""
+    if cache.dtype == torch.float8_e4m3fn and not has_e4m3(cache.device):
+        major, minor = torch.cuda.get_device_capability(cache.device)
+        raise ValueError(
+            "a float8_e4m3fn cache must be on an NVIDIA GPU from sm_89 on (Ada, Hopper, Blackwell) "
+            f"or on AMD's; got {cache.device}, sm_{major}{minor}: take float8_e5m2 or int8 there"
+        )
+
+
+def check_scale(name: str, scale: Tensor | None, cache: Tensor, B: int) -> None:
+    """Raise TypeError or ValueError unless a scale fits its cache; only int8 requires one.
+
+    B: rows of the call, which are not those of the cache if a row's place is looked up.
+    """
     if scale is None:
         if cache.dtype == torch.int8:
             raise ValueError(f"an int8 cache needs k_scale and v_scale; {name} is None")
@@ -219,10 +243,10 @@ def check_scale(name: str, scale: Tensor | None, cache: Tensor) -> None:
     if not isinstance(scale, Tensor) or scale.dtype != torch.float32:
         raise TypeError(f"{name} must be a tensor, float32; got {kind(scale)}")
     heads, tokens = tuple(cache.shape[2:3]), tuple(cache.shape[:3])
-    if tuple(scale.shape) not in ((), (1,), heads, tokens):
+    if tuple(scale.shape) not in ((), (1,), heads, (B, *heads), tokens):
         raise ValueError(
-            f"{name} must be (), (1,), (Hkv,) = {heads} or one per token and head, {tokens}; "
-            f"got {tuple(scale.shape)}"
+            f"{name} must be (), (1,), (Hkv,) = {heads}, (B, Hkv) = {(B, *heads)} or one per token "
+            f"and head, {tokens}; got {tuple(scale.shape)}"
         )
 
 

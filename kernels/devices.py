@@ -10,6 +10,7 @@ half of them.
 """
 
 import dataclasses
+import re
 from dataclasses import dataclass
 
 import torch
@@ -69,6 +70,16 @@ class Device:
             raise ValueError(f"pace must be at least 1; got {self.pace}")
         if self.memory_gb is not None and not self.memory_gb > 0:
             raise ValueError(f"memory_gb must be above 0; got {self.memory_gb}")
+
+    @property
+    def has_e4m3(self) -> bool:
+        """Whether kernels can read float8_e4m3fn there: not on NVIDIA's GPUs before sm_89.
+
+        >>> [Device.named(name).has_e4m3 for name in ("A100 80GB SXM", "L4", "MI300X")]
+        [False, True, True]
+        """
+        nvidia = re.fullmatch(r"sm_(\d+)[a-z]?", self.arch or "")
+        return nvidia is None or int(nvidia[1]) >= 89
 
     @classmethod
     def named(cls, name: str) -> "Device":

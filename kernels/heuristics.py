@@ -232,11 +232,12 @@ def choose_decode(
     return DecodeChoice(launch, columns, shape, num_splits or cost_model(shape))
 
 
-_PREFILL = {  # head dim up to → block_m, block_n, num_warps, num_stages
+_PREFILL = {  # the larger of D and Dv up to → block_m, block_n, num_warps, num_stages
     64: (128, 64, 8, 3),
     128: (128, 64, 8, 3),
     256: (64, 32, 8, 2),
 }
+_PREFILL_NARROW_VALUES = (128, 32, 8, 2)  # D above 128, Dv not: acc has the registers of D = 128
 _PREFILL_NO_TENSOR_CORES = {64: (64, 32, 8, 2), 128: (32, 16, 8, 2), 256: (16, 16, 8, 2)}
 
 
@@ -245,6 +246,7 @@ def choose_prefill_launch(
     num_queries: int,
     head_dim: int,
     tensor_cores: bool,
+    value_dim: int | None = None,
     small: bool = False,
     interpreted: bool = False,
 ) -> Launch:
@@ -252,7 +254,7 @@ def choose_prefill_launch(
 
     Args:
         num_queries: Lq. Up to 16 take a tile of 16 rows, the fewest that a dot multiplies.
-        head_dim: D, from 1 to 256.
+        head_dim: D, from 1 to 256. value_dim: Dv, likewise; head_dim if None.
         tensor_cores: False for fp32 (which is not cut to TF32) and for GPUs older than sm_80, whose
             tensor cores Triton does not use: every thread then holds operands in registers, and
             the tiles are smaller.
@@ -267,13 +269,19 @@ def choose_prefill_launch(
     (128, 64, 128)
     """
     table = _PREFILL if tensor_cores else _PREFILL_NO_TENSOR_CORES
-    row = next(row for largest, row in table.items() if head_dim <= largest)
+    columns = value_dim or head_dim
+    wide = max(head_dim, columns)
+    row = next(row for largest, row in table.items() if wide <= largest)
+    if tensor_cores and head_dim > 128 >= columns:
+        row = _PREFILL_NARROW_VALUES
     block_m, block_n, num_warps, num_stages = (64, 64, 4, 3) if interpreted else row
-    if small and tensor_cores and head_dim > 64:
+    if small and tensor_cores and wide > 64:
         num_stages = 1  # no second tile of K and V beside the current one
     if num_queries <= 16:
         block_m, num_warps = 16, 4 if tensor_cores else num_warps
-    return Launch(block_m, block_n, max(16, next_power_of_2(head_dim)), num_warps, num_stages)
+    block_d = max(16, next_power_of_2(head_dim))
+    block_dv = value_dim and max(16, next_power_of_2(value_dim))
+    return Launch(block_m, block_n, block_d, num_warps, num_stages, block_dv)
 
 
 def next_power_of_2(n: int) -> int:

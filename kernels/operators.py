@@ -24,7 +24,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 _SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
 
@@ -88,6 +87,9 @@ def examples(arguments: Sequence[Any]) -> list[Any] | None:
     """Return the arguments with plain numbers for symbols; None if one has no example yet."""
     if not is_symbolic(arguments):
         return list(arguments)
+    # Where there are symbols it is loaded; without them, importing it takes as long as triton.
+    from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+
     with ExitStack() as quiet:
         for environment in _environments(arguments):
             quiet.enter_context(environment.suppress_guards())

@@ -13,10 +13,11 @@ kernel is natural.
 Sources: Milakov & Gimelshein 2018, "Online normalizer calculation for softmax", algorithm 3; Dao
 2023, "FlashAttention-2", algorithm 1.
 
-Two facts about bf16 in Triton's interpreter shape the casts below. Arithmetic on bf16 works on the
-raw 16 bits there and gives nonsense without a warning, and the cast to bf16 truncates the low bits
-instead of rounding to nearest even. Compiled, both are correct. So kernels never compute in bf16:
-they load, `dot` or `to_fp32`, and store through `round_to`.
+Three facts about Triton's interpreter shape the casts below; compiled, all of it is correct.
+Arithmetic on bf16 works on the raw 16 bits there and gives nonsense without a warning. The cast to
+bf16 truncates the low bits instead of rounding to nearest even. And fp8 has no special values
+there: NaN is read as 480 or 114688, inf as 65536. So kernels never compute in bf16 or fp8: they
+load, `dot` or `to_fp32`, and store through `round_to`; fp8 through `kernels.append.quantization`.
 """
 
 import math
@@ -34,10 +35,19 @@ _LN_2 = tl.constexpr(math.log(2.0))
 
 @triton.jit
 def to_fp32(x) -> tl.tensor:
-    """Widen to fp32, exactly: a bf16 is the upper half of an fp32."""
-    if _INTERPRETED and x.dtype == tl.bfloat16:
-        bits = x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16
-        return bits.to(tl.float32, bitcast=True)
+    """Widen to fp32, exactly: a bf16 is the upper half of an fp32, an e5m2 that of an fp16."""
+    if _INTERPRETED:
+        if x.dtype == tl.bfloat16:
+            bits = x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16
+            return bits.to(tl.float32, bitcast=True)
+        if x.dtype == tl.float8e5:
+            bits = x.to(tl.uint8, bitcast=True).to(tl.uint16) << 8
+            return bits.to(tl.float16, bitcast=True).to(tl.float32)
+        if x.dtype == tl.float8e4nv:
+            bits = x.to(tl.uint8, bitcast=True).to(tl.uint32)
+            # Four bits of exponent where fp32 has eight: its bias is 127, not 7.
+            wide = (((bits & 0x80) << 24) | ((bits & 0x7F) << 20)).to(tl.float32, bitcast=True)
+            return tl.where((bits & 0x7F) == 0x7F, float("nan"), wide * 2.0**120)
     return x.to(tl.float32)
 
 
@@ -62,7 +72,12 @@ def widen(x, dtype: tl.constexpr) -> tl.tensor:
     if x.dtype == dtype:
         return x
     if _INTERPRETED:
-        return round_to(x.to(tl.float32), dtype)
+        return round_to(to_fp32(x), dtype)
+    if x.dtype == tl.float8e5 and dtype == tl.bfloat16:
+        # Triton's own cast shifts and multiplies: it makes 65536 of inf, 114688 of NaN. In fp32
+        # the lower half of such a number is 0, so cutting it off rounds nothing.
+        bits = x.to(tl.float16).to(tl.float32).to(tl.uint32, bitcast=True) >> 16
+        return bits.to(tl.uint16).to(tl.bfloat16, bitcast=True)
     return x.to(dtype)
 
 
@@ -83,7 +98,7 @@ def product(a, b) -> tuple[tl.tensor, tl.tensor]:
     """Return a · b in fp32, and what rounding took off: their sum is the exact product.
 
     A fused multiply-add rounds once, so it gives a · b - round(a · b) exactly (Dekker 1971).
-    The interpreter has none and uses fp64, which holds any product of two fp32 numbers.
+    Interpreted, `tl.fma` rounds twice up to Triton 3.8; there, fp64 holds any product of two fp32.
     """
     rounded = a * b
     if _INTERPRETED:

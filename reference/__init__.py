@@ -32,3 +32,12 @@ Layouts: `q (B, Lq, Hq, D)`; `k, v (B, Lk, Hkv, D)`; output `o (B, Lq, Hq, D)`;
 A causal mask is aligned bottom-right: the last query sees the last key. A row that sees no
 key at all has `o = 0` and `lse = -inf`.
 """
+
+import os
+
+import torch
+
+# PyTorch loads triton sooner or later, for an optimizer for example, and triton then decides once
+# whether kernels are compiled. `kernels.runtime` explains the rule; without a GPU it is this one.
+if torch.cuda.device_count() == 0:
+    os.environ.setdefault("TRITON_INTERPRET", "1")

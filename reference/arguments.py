@@ -126,7 +126,9 @@ def _check_stored(q: Tensor, k: Tensor, v: Tensor, features: Features) -> None:
             f"an int8 cache needs k_scale and v_scale; got {' and '.join(given) or 'neither'}"
         )
     for name, scale in given.items():
-        _check_float32(name, scale, (), (1,), (k.shape[2],), tuple(k.shape[:3]))
+        heads = (k.shape[2],)
+        shapes = ((), (1,), heads, (q.shape[0], *heads), tuple(k.shape[:3]))
+        _check_float32(name, scale, *shapes)
 
 
 def _check_float32(name: str, x: Tensor, *shapes: tuple[int, ...]) -> None:
@@ -180,8 +182,8 @@ def _check_window(window: object) -> None:
 def _paged_capacity(B: int, k_cache: Tensor, cache_seqlens: Tensor | None, table: Tensor) -> int:
     """How many keys a row of the block table has room for."""
     page_size = k_cache.shape[1]
-    if page_size < 1 or page_size & (page_size - 1):
-        raise ValueError(f"page_size must be a power of two; got {page_size} (k_cache.shape[1])")
+    if page_size < 1:
+        raise ValueError(f"page_size must be at least 1; got {page_size} (k_cache.shape[1])")
     if not isinstance(table, Tensor) or table.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"block_table must be int32 or int64; got {_kind(table)}")
     if table.ndim != 2 or table.shape[0] != B:

@@ -36,7 +36,8 @@ class Features:
     cache_batch_idx: int (B,): row b of q reads row cache_batch_idx[b] of the caches.
     cache_leftpad: int (B,): places before it are padding, never read.
     block_table: int (B, max_pages): the caches are pages (num_pages, page_size, Hkv, D), and
-        place j of row b is in page block_table[b, j // page_size], slot j % page_size.
+        place j of row b is in page block_table[b, j // page_size], slot j % page_size. A page
+        may have any size, from 1 on.
     window: a pair (left, right): how many places before and after its position a query sees,
         in addition to its own; None: no bound. An int w means (w, None).
     softcap: float c > 0: scores s become c · tanh(s / c), so they stay inside (−c, c).
@@ -44,8 +45,10 @@ class Features:
     alibi_slopes: fp32 (Hq,) or (B, Hq): slope · |position − place| is subtracted from the score.
     mask: (Lq, Lq) or (B, Lq, Lq), new token against new token. bool: True may be seen; float:
         added to the score, −inf hides. It does not affect older keys; causal still applies.
-    k_scale, v_scale: fp32, for int8 or fp8 caches: the key is k_cache · k_scale. Shape () or
-        (1,), (Hkv,), or the caches' first three dimensions.
+    k_scale, v_scale: fp32, for int8 or fp8 caches: the key is k_cache · k_scale. The number of
+        dimensions says what one scale serves: () or (1,) everything; (Hkv,) a head; (B, Hkv) a
+        head of a row of q, wherever that row is stored; the caches' first three dimensions (rows
+        or pages, places, Hkv) one token and head.
     """
 
     cache_batch_idx: Tensor | None = None
@@ -123,10 +126,10 @@ def row_keys(
     for cache, scale in ((k_cache, features.k_scale), (v_cache, features.v_scale)):
         cells = row_cells(features, cache, b, start, stop)
         if cache.dtype in LARGEST:
-            per_token = scale is not None and scale.ndim == 3
-            cells = dequantize(
-                cells, row_cells(features, scale, b, start, stop) if per_token else scale, dtype
-            )
+            if scale is not None and scale.ndim > 1:  # per row, or per token
+                per_token = scale.ndim == 3
+                scale = row_cells(features, scale, b, start, stop) if per_token else scale[b]
+            cells = dequantize(cells, scale, dtype)
         found.append(cells.to(dtype))
     return found[0], found[1]
 

@@ -172,10 +172,11 @@ def flash_attention(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """FlashAttention-2 forward, tile by tile. Equal to `attention` up to rounding.
 
-    q: (B, Lq, Hq, D); k, v: (B, Lk, Hkv, D). causal: bottom-right. scale: default 1/√D.
-    block_m, block_n: tile sizes, ≥ 1. traffic: a `Traffic` that counts the tiles moved.
-    Returns `o` in the dtype of q and, with return_lse, `lse (B, Lq, Hq)` (natural log, fp32,
-    fp64 for fp64 inputs). Raises ValueError or TypeError for shapes and dtypes that don't fit.
+    q: (B, Lq, Hq, D); k: (B, Lk, Hkv, D); v: (B, Lk, Hkv, Dv). causal: bottom-right. scale: default
+    1/√D. block_m, block_n: tile sizes, ≥ 1. traffic: a `Traffic` that counts the tiles moved.
+    Returns `o (B, Lq, Hq, Dv)` in the dtype of q and, with return_lse, `lse (B, Lq, Hq)` (natural
+    log, fp32, fp64 for fp64 inputs). Raises ValueError or TypeError for shapes and dtypes that
+    don't fit.
 
     Source: Dao 2023, "FlashAttention-2", algorithm 1.
     """

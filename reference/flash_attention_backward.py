@@ -38,7 +38,10 @@ def backward_head(
     bm: int,
     bn: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One head. q, o, do: (Lq, D); k, v: (Lk, D); lse: (Lq,). Returns dq, dk, dv, wide dtype."""
+    """One head. q: (Lq, D); k: (Lk, D); v: (Lk, Dv); o, do: (Lq, Dv); lse: (Lq,).
+
+    Returns dq, dk, dv in the shapes of q, k, v, wide dtype.
+    """
     Lq, Lk, wide = q.shape[0], k.shape[0], compute_dtype(q)
     q, k, v, o, do = (x.to(wide) for x in (q, k, v, o, do))
     dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
@@ -75,16 +78,17 @@ def flash_attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `flash_attention` by recomputation.
 
-    q, o, do: (B, Lq, Hq, D); k, v: (B, Lk, Hkv, D); lse: (B, Lq, Hq), natural log, as the
-    forward returned it. Returns dq, dk, dv in the shapes and dtypes of q, k, v; a KV head
-    collects the gradients of its G query heads. Raises ValueError or TypeError as the forward does.
+    q: (B, Lq, Hq, D); k: (B, Lk, Hkv, D); v: (B, Lk, Hkv, Dv); o, do: (B, Lq, Hq, Dv); lse:
+    (B, Lq, Hq), natural log, as the forward returned it. Returns dq, dk, dv in the shapes and
+    dtypes of q, k, v; a KV head collects the gradients of its G query heads. Raises ValueError or
+    TypeError as the forward does.
     """
     check_qkv(q, k, v)
     check_tiles(block_m, block_n)
     wanted = (*q.shape[:3], v.shape[3])
     if o.shape != wanted or do.shape != wanted or lse.shape != q.shape[:3]:
         raise ValueError(
-            f"o and do must be (B, Lq, Hq, D) and lse (B, Lq, Hq) for q {tuple(q.shape)}; got "
+            f"o and do must be (B, Lq, Hq, Dv) = {wanted} and lse (B, Lq, Hq); got "
             f"o {tuple(o.shape)}, do {tuple(do.shape)}, lse {tuple(lse.shape)}"
         )
     scale = q.shape[-1] ** -0.5 if scale is None else scale

@@ -117,8 +117,11 @@ def flash_decode(
     k and v already in them; cache_seqlens: int (B,), valid keys of each row (None: the whole
     cache; 0 allowed). Keys beyond a row's length are never read. features: windows, pages,
     sinks, … as in `reference.features.Features`.
-    num_splits: default 4. split_size: keys per split, instead of their number, counted from place
-    0 of the row. A row's bits then do not depend on how many splits the other rows get.
+    num_splits: default 4. It affects the last bits, not the answer, unless scores are huge: a split
+    rounds its lse, so at a score s the answer may move by |s| · 2^-23 of the range of the values
+    (fp32): 1e-5 of it at 100, a tenth at 1e6. split_size: keys per split, instead of their number,
+    counted from place 0 of the row. A row's bits then do not depend on how many splits the other
+    rows get.
     Returns o in the dtype of q and, with return_lse, lse (B, Lq, Hq) (natural log, fp32 or
     fp64). Raises ValueError or TypeError for shapes, dtypes, lengths, features and splits that
     don't fit. Source: the Flash-Decoding post, steps 1–3.

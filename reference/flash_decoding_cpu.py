@@ -97,22 +97,33 @@ def decode_row(
     done = splits * chunk
     if done < length:
         k, v = (fold_splits(cache, b, done, 1, length - done) for cache in caches)
-        mask = None
+        visible = None
         if causal and Lq > 1:
             visible = causal_mask(Lq, length)[:, done:].repeat_interleave(G, 0)
-            mask = torch.zeros(visible.shape, dtype=q.dtype).masked_fill(~visible, -math.inf)
-        partials.append(_flash(shown, k, v, mask, scale))
+        partials.append(_flash(shown, k, v, visible, scale))
     o, lse = partials[0] if len(partials) == 1 else map(torch.cat, zip(*partials, strict=True))
     return (o[:, :, :1], lse[:, :, :1]) if lone else (o, lse)
 
 
 def _flash(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float
+    q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """PyTorch's CPU FlashAttention on (batch, heads, rows, D): o, and lse (natural log)."""
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+    """PyTorch's CPU FlashAttention on (batch, heads, rows, D): o, and lse (natural log).
+
+    visible: (rows, keys), bool, which keys a row sees; None: all of them. A row that sees none gets
+    (0, -inf), as in every partial result. PyTorch says lse = 0.0 there, the weight of a key whose
+    score is 0; and whether that is meant can't be told from the number.
+    """
+    mask = None
+    if visible is not None:
+        mask = torch.zeros(visible.shape, dtype=q.dtype).masked_fill_(~visible, -math.inf)
+    o, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         q, k, v, 0.0, False, attn_mask=mask, scale=scale
     )
+    if visible is not None:
+        blind = ~visible.any(1)
+        o, lse = o.masked_fill_(blind[:, None], 0.0), lse.masked_fill_(blind, -math.inf)
+    return o, lse
 
 
 def flash_decode_threads(

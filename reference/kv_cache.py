@@ -14,7 +14,7 @@ management for large language model serving with PagedAttention", section 4.
 import torch
 from torch import Tensor
 
-from reference.quantization import LARGEST, quantize
+from reference.quantization import LARGEST, round_to_cache, scale_of_token
 
 
 def rotary_table(max_pos: int, R: int, base: float = 10000.0) -> tuple[Tensor, Tensor]:
@@ -72,36 +72,36 @@ def append_kv(
     """Write the k and v of Ln new tokens into the cache, in place; rotate k and q by position.
 
     k_cache, v_cache: (B, Lk, Hkv, D or Dv), or (num_pages, page_size, Hkv, D or Dv) with
-    block_table (B, max_pages), page_size a power of two. k, v: (B, Ln, Hkv, D or Dv), in the
+    block_table (B, max_pages), page_size at least 1. k, v: (B, Ln, Hkv, D or Dv), in the
     cache's dtype unless that has eight bits. cache_seqlens: int (B,), the lengths *before*;
     token i goes to place cache_seqlens[b] + i (None: 0). cache_batch_idx: int (B,), row b is
     written to this row of the cache; rows that write to the same place overwrite each other in no
     particular order. rotary_cos, rotary_sin: (max_pos, R/2), indexed by place; R ≤ D. q: (B, Lq,
     Hq, D), rotated at cache_seqlens + i (rotate_at="each") or all at cache_seqlens ("first").
-    k_scale, v_scale: () or (1,), (Hkv,), or the cache's first three dimensions: then they are
-    computed and written, too.
+    k_scale, v_scale: () or (1,), (Hkv,), (B, Hkv) per row of k, or the cache's first three
+    dimensions: then they are computed and written, too. What an eight-bit cache keeps of NaN, inf
+    and numbers too large for it: the table of `reference.quantization`.
 
     Returns the rotated q, in its dtype, or q itself if there is no rotation; None without q.
     Raises ValueError for shapes that don't fit and, before anything is written, for places, rows,
-    pages or positions that don't exist; TypeError for dtypes.
+    pages or positions that don't exist, for a given scale that is 0 or not finite, and for k or v
+    that are not finite where int8 has a given scale; TypeError for dtypes.
     """
     _check_tokens(k_cache, v_cache, k, v, q)
-    _check_scales(k_cache, v_cache, k_scale, v_scale)
+    _check_scales(k_cache, v_cache, k_scale, v_scale, len(k))
+    _check_numbers(k_cache.dtype, k=(k, k_scale), v=(v, v_scale))
     _check_places(k, k_cache, cache_batch_idx, block_table)
-    B, Ln = k.shape[:2]
+    (B, Ln), Lq = k.shape[:2], 0 if q is None else q.shape[1]
     starts = [0] * B if cache_seqlens is None else _integers("cache_seqlens", cache_seqlens, B)
-    table = (rotary_cos, rotary_sin, k.shape[3])
-    where = (k_cache, cache_batch_idx, block_table)
+    table, where = (rotary_cos, rotary_sin, k.shape[3]), (k_cache, cache_batch_idx, block_table)
     cells = [cells_of(b, start, start + Ln, *where) for b, start in enumerate(starts)]
     k_angles = [_angles(start, Ln, *table, "each") for start in starts]
-    q_angles = [
-        _angles(start, q.shape[1] if q is not None else 0, *table, rotate_at) for start in starts
-    ]
+    q_angles = [_angles(start, Lq, *table, rotate_at) for start in starts]
     # Nothing has been written so far: whatever does not fit has already raised.
     for b, cell in enumerate(cells):
         new_k = k[b] if rotary_cos is None else rotate(k[b], *k_angles[b], interleaved=interleaved)
-        _store(new_k, k_cache, k_scale, cell)
-        _store(v[b], v_cache, v_scale, cell)
+        _store(new_k, k_cache, _of_row(k_scale, b), cell)
+        _store(v[b], v_cache, _of_row(v_scale, b), cell)
     if q is None or rotary_cos is None:
         return q
     rotated = torch.empty_like(q)
@@ -167,17 +167,20 @@ def _angles(
     return cos[start:stop], sin[start:stop]
 
 
+def _of_row(scale: Tensor | None, b: int) -> Tensor | None:
+    """The scales (Hkv,) of row b if each row has its own, (B, Hkv); any others as they are."""
+    return scale if scale is None or scale.ndim != 2 else scale[b]
+
+
 def _store(x: Tensor, cache: Tensor, scale: Tensor | None, cell: tuple[Tensor, Tensor]) -> None:
     """Round x (n, Hkv, D) once, to the dtype of the cache, and write it there."""
     if cache.dtype not in LARGEST:
         cache[cell] = x.to(cache.dtype)
     elif scale is not None and scale.ndim == 3:  # each token and head has its own scale
-        cache[cell], scale[cell] = quantize(x, cache.dtype, per="token")
+        own, scale[cell] = scale_of_token(x, cache.dtype)
+        cache[cell] = round_to_cache(x, own, cache.dtype)
     else:
-        scale = torch.ones(()) if scale is None else scale
-        x = x.float() / scale.reshape(-1, 1)  # (1, 1) or (Hkv, 1)
-        x = x.clamp(-LARGEST[cache.dtype], LARGEST[cache.dtype])
-        cache[cell] = (x.round() if cache.dtype == torch.int8 else x).to(cache.dtype)
+        cache[cell] = round_to_cache(x.float(), scale, cache.dtype)
 
 
 def _check_tokens(k_cache: Tensor, v_cache: Tensor, k: Tensor, v: Tensor, q: Tensor | None) -> None:
@@ -215,15 +218,15 @@ def _check_places(
         raise ValueError("cache_batch_idx and block_table both say where a row lies: give one")
     if block_table.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"block_table must be int32 or int64; got {block_table.dtype}")
-    if block_table.ndim != 2 or block_table.shape[0] != B or size < 1 or size & (size - 1):
+    if block_table.ndim != 2 or block_table.shape[0] != B or size < 1:
         raise ValueError(
-            f"block_table must be (B, max_pages) = ({B}, …) and the page size a power of two; "
+            f"block_table must be (B, max_pages) = ({B}, …) and the page size at least 1; "
             f"got {tuple(block_table.shape)} and {size}"
         )
 
 
 def _check_scales(
-    k_cache: Tensor, v_cache: Tensor, k_scale: Tensor | None, v_scale: Tensor | None
+    k_cache: Tensor, v_cache: Tensor, k_scale: Tensor | None, v_scale: Tensor | None, B: int
 ) -> None:
     for name, scale, cache in (("k_scale", k_scale, k_cache), ("v_scale", v_scale, v_cache)):
         if scale is None and cache.dtype == torch.int8:
@@ -232,11 +235,29 @@ def _check_scales(
             raise ValueError(
                 f"{name} must be None unless the cache is int8 or fp8; got {cache.dtype}"
             )
-        if scale is not None and scale.shape not in (
-            *((), (1,)), cache.shape[2:3], cache.shape[:3]
-        ):  # fmt: skip
+        heads, tokens = tuple(cache.shape[2:3]), tuple(cache.shape[:3])
+        shapes = ((), (1,), heads, (B, *heads), tokens)
+        if scale is not None and tuple(scale.shape) not in shapes:
             raise ValueError(
-                f"{name} must be (), (Hkv,) or {tuple(cache.shape[:3])}; got {tuple(scale.shape)}"
+                f"{name} must be {' or '.join(map(str, shapes))}; got {tuple(scale.shape)}"
+            )
+
+
+def _check_numbers(dtype: torch.dtype, **new: tuple[Tensor, Tensor | None]) -> None:
+    """Raise ValueError where a given scale loses everything, or int8 with it what is not finite.
+
+    new: k and v, each with its scale.
+    """
+    for name, (x, scale) in new.items():
+        if scale is None or scale.ndim == 3:
+            continue
+        if not (scale.isfinite() & (scale != 0)).all():
+            raise ValueError(f"{name}_scale must be finite and not 0; got {scale.tolist()}")
+        lost = x.numel() - int(x.isfinite().sum())
+        if dtype == torch.int8 and lost:
+            raise ValueError(
+                f"{name} must be finite: int8 has no NaN or inf, nor can a scale that tokens share "
+                f"hold one; got {lost} of {x.numel()} numbers that are not. Nothing was written"
             )
 
 

@@ -62,8 +62,8 @@ def naive_attention_with_traffic(
 ) -> Tensor:
     """One head of naive attention as three kernels, each reading and writing slow memory.
 
-    q: (Lq, D); k, v: (Lk, D). Returns o (Lq, D). Scores and p go out to memory and come back:
-    4 · Lq · Lk elements on top of the inputs and the output.
+    q: (Lq, D); k: (Lk, D); v: (Lk, Dv). Returns o (Lq, Dv). Scores and p go out to memory and come
+    back: 4 · Lq · Lk elements on top of the inputs and the output.
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     scores = traffic.store("scores", scale * traffic.load("q", q) @ traffic.load("k", k).T)
@@ -71,26 +71,34 @@ def naive_attention_with_traffic(
     return traffic.store("o", traffic.load("p", p) @ traffic.load("v", v))
 
 
-def naive_elements(Lq: int, Lk: int, D: int) -> int:
-    """Elements naive attention moves for one head: q, k, v, o once; scores and p out and in."""
-    return 2 * Lq * D + 2 * Lk * D + 4 * Lq * Lk
+def naive_elements(Lq: int, Lk: int, D: int, *, Dv: int | None = None) -> int:
+    """Elements naive attention moves for one head: q, k, v, o once; scores and p out and in.
+
+    Dv: columns of v and o, default D.
+    """
+    return (Lq + Lk) * (D + (Dv or D)) + 4 * Lq * Lk
 
 
-def flash_attention_1_elements(Lq: int, Lk: int, D: int, block_m: int, block_n: int) -> int:
+def flash_attention_1_elements(
+    Lq: int, Lk: int, D: int, block_m: int, block_n: int, *, Dv: int | None = None
+) -> int:
     """Elements FlashAttention-1 moves for one head, without a mask.
 
     K and V once. For each of the ⌈Lk / block_n⌉ key tiles: all of q in, all of o, m, l in and
     out. `block_m` changes nothing here: every query tile is visited for every key tile.
-    Initialising o, m, l is not counted.
+    Initialising o, m, l is not counted. Dv: columns of v and o, default D.
     """
-    key_tiles = math.ceil(Lk / block_n)
-    return 2 * Lk * D + key_tiles * (Lq * D + 2 * (Lq * D + 2 * Lq))
+    Dv, key_tiles = Dv or D, math.ceil(Lk / block_n)
+    return Lk * (D + Dv) + key_tiles * (Lq * D + 2 * (Lq * Dv + 2 * Lq))
 
 
-def flash_attention_2_elements(Lq: int, Lk: int, D: int, block_m: int, block_n: int) -> int:
+def flash_attention_2_elements(
+    Lq: int, Lk: int, D: int, block_m: int, block_n: int, *, Dv: int | None = None
+) -> int:
     """Elements FlashAttention-2 moves for one head, without a mask.
 
     q in, o and lse out, once. For each of the ⌈Lq / block_m⌉ query tiles: all of K and V.
-    `block_n` changes nothing here.
+    `block_n` changes nothing here. Dv: columns of v and o, default D.
     """
-    return 2 * Lq * D + Lq + math.ceil(Lq / block_m) * 2 * Lk * D
+    columns = D + (Dv or D)
+    return Lq * columns + Lq + math.ceil(Lq / block_m) * Lk * columns

@@ -22,7 +22,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from reference.checkpoint import save, text_loss
 from reference.corpus import ROOT, collect
@@ -110,6 +109,8 @@ def train(
 def run(options: argparse.Namespace) -> float:
     """Train with a progress bar, write the best weights to options.out, return their loss."""
     text, held_out = collect()
+    from tqdm import tqdm  # a checkout has it; who installs this as a library does without
+
     torch.manual_seed(options.seed)
     model, best, began = Transformer(Config()), math.inf, time.monotonic()
     losses = train(model, text, steps=options.steps, seed=options.seed, bf16=options.bf16)

@@ -8,29 +8,33 @@ if HAS_TRITON:
     # The first import decides for the whole process, so it has to be this one.
     from kernels import runtime
 else:
-    # macOS, Windows: there is no kernel to run
+    # macOS: there is no kernel to run
     collect_ignore_glob = ["kernels/*", "compile_report/*", "check/test_kernels.py"]
     collect_ignore_glob += ["lessons/test_lesson_09_exercises.py"]
 
 
-def list_builtins_once() -> None:
-    """Spare Triton's interpreter a search through `tl` and `tl.tensor` at each call of a helper.
+def quicken_the_interpreter() -> None:
+    """Spare Triton's interpreter what it repeats at every call of a helper, for the same result.
 
-    It looks for builtins among hundreds of members, to replace them for as long as a kernel runs.
-    Their names never change: the same replacements are made from a list.
+    While a kernel runs, the builtins of `tl` are replaced, among hundreds of members. The names
+    never change, so they are listed once; and a helper that a running kernel calls finds everything
+    replaced already, unless it sees `tl` under another name than those before it.
     """
     import inspect
+    from functools import cache
 
     import triton.language as tl
     from triton.runtime import interpreter
 
-    if not hasattr(interpreter, "_patch_builtin") or not hasattr(interpreter, "_patch_attr"):
-        return  # private, so that another version of Triton may do without
-    search = interpreter._patch_builtin
+    private = ("_patch_builtin", "_patch_attr", "_patch_lang", "_get_np_dtype")
+    if not all(hasattr(interpreter, name) for name in private):
+        return  # another version of Triton may do without
+    search, replace_all = interpreter._patch_builtin, interpreter._patch_lang
     names = {
         owner: [name for name, member in inspect.getmembers(owner) if tl.core.is_builtin(member)]
         for owner in (tl, tl.core, tl.math, tl.tensor, tl.core.tensor_descriptor_base)
     }
+    seen: dict[int, dict] = {}  # the globals of the helpers called so far by the running kernel
 
     def replace(owner: object, *rest: object) -> None:
         if owner not in names:
@@ -39,11 +43,26 @@ def list_builtins_once() -> None:
             if tl.core.is_builtin(member := getattr(owner, name)):
                 interpreter._patch_attr(owner, name, member, *rest)
 
-    interpreter._patch_builtin = replace
+    def replace_once(function: object) -> object:
+        if tl.core.is_builtin(tl.load):  # nothing is replaced: this is a kernel, not a helper
+            seen.clear()
+        elif id(function.__globals__) in seen:
+            return None  # what a helper's call returns is not used
+        seen[id(function.__globals__)] = function.__globals__
+        return replace_all(function)
+
+    np_dtype_of, look_up = interpreter._get_np_dtype, cache(interpreter._get_np_dtype)
+
+    def np_dtype(of: tl.dtype) -> object:
+        element = of.element_ty if isinstance(of, tl.block_type) else of
+        return look_up(element) if type(element) is tl.dtype else np_dtype_of(element)
+
+    interpreter._patch_builtin, interpreter._patch_lang = replace, replace_once
+    interpreter._get_np_dtype = np_dtype
 
 
 if HAS_TRITON and runtime.INTERPRETED:
-    list_builtins_once()
+    quicken_the_interpreter()
 
 
 def pytest_report_header() -> str:

@@ -6,8 +6,10 @@ import difflib
 import importlib
 import re
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
+from course.check import conditions
 from course.check.spec import Exercise
 
 
@@ -19,7 +21,16 @@ class UnknownExercise(LookupError):
 
 
 class NeedsPackage(ImportError):
-    """A lesson's specs can't be imported here because a package (triton) is not installed."""
+    """A lesson's specs can't be imported here.
+
+    name: the package (triton) that is not installed; None: something else is wrong, as the message
+    says, such as triton imported in another mode than this process needs.
+    """
+
+    @property
+    def reason(self) -> str:
+        """Why, for the learner."""
+        return f"{self.name} is not installed here" if self.name else str(self)
 
 
 def lessons() -> list[str]:
@@ -32,14 +43,17 @@ def lessons() -> list[str]:
 def exercises(lesson: str) -> tuple[Exercise, ...]:
     """Return the exercises of a lesson ("03").
 
-    Raises NeedsPackage if its spec file imports something that is not installed.
+    Raises NeedsPackage if its spec file imports something that can't be imported here.
     """
     try:
-        module = importlib.import_module(f"course.check.lesson_{lesson}")
+        with conditions.fresh():  # a spec may make tensors when it is imported
+            module = importlib.import_module(f"course.check.lesson_{lesson}")
     except ImportError as error:
-        if error.name and error.name.split(".")[0] in ("course", "reference", "kernels", "torch"):
+        package = (error.name or "").split(".")[0]
+        if package in ("course", "reference", "kernels", "torch"):
             raise  # our own bug, not a missing package
-        raise NeedsPackage(str(error), name=error.name) from error
+        missing = package if package and find_spec(package) is None else None
+        raise NeedsPackage(str(error), name=missing) from error
     return module.EXERCISES
 
 

@@ -29,6 +29,7 @@ MARGIN = 1024  # entries of poison on either side; larger than any block an exer
 
 _INPUT, _OUTPUT = 0b010101, 0b101010  # six bits of a NaN; no processor produces either on its own
 _PAYLOAD = 6
+_FP8_NAN = {torch.float8_e4m3fn: 0x7F, torch.float8_e5m2: 0x7E}
 
 
 @dataclass(frozen=True)
@@ -98,10 +99,15 @@ def _poison(like: torch.Tensor, payload: int) -> torch.Tensor:
     """Return one entry of poison, (1,), with the dtype and device of `like`.
 
     The payload sits in the highest bits below the one that makes a NaN quiet: there it survives
-    a cast to fewer bits. An 8-bit float has no room for it and gets a plain NaN.
+    a cast to fewer bits. An 8-bit float has no room for it: an output's poison is negative there,
+    which no cast makes of an input's.
     """
     if not like.dtype.is_floating_point:
         return torch.full((1,), -1 if payload == _INPUT else -2, dtype=like.dtype).to(like.device)
+    if like.dtype in _FP8_NAN:
+        sign = 0x80 if payload == _OUTPUT else 0
+        entry = torch.tensor([_FP8_NAN[like.dtype] | sign], dtype=torch.uint8)
+        return entry.view(like.dtype).to(like.device)
     entry = torch.tensor([math.nan], dtype=like.dtype)
     mantissa = round(-math.log2(torch.finfo(like.dtype).eps))
     if mantissa > _PAYLOAD:

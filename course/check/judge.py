@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from course import progress
-from course.check import catalogue
+from course.check import catalogue, conditions
 from course.check.compare import Complaint, complain, same
 from course.check.observe import (
     Observation,
@@ -51,10 +51,12 @@ def check(exercise_id: str, answer: Any) -> None:
         raise CheckFailed(report.headline)
 
 
+@conditions.fresh()
 def judge(exercise_id: str | Exercise, answer: Any, *, seed: int | None = None) -> Report:
     """Return the verdict on an answer; print nothing, and raise nothing that the answer raises.
 
-    seed: fixes the inputs; None draws fresh ones. Raises UnknownExercise.
+    It does not depend on what the process is set to, and changes none of it (`conditions`). seed:
+    fixes the inputs; None draws fresh ones. Raises UnknownExercise.
     """
     if isinstance(exercise_id, Exercise):
         exercise = exercise_id
@@ -62,7 +64,7 @@ def judge(exercise_id: str | Exercise, answer: Any, *, seed: int | None = None) 
         try:
             exercise = catalogue.find(exercise_id)
         except catalogue.NeedsPackage as error:
-            return Report.unverified(exercise_id, f"{error.name} is not installed here")
+            return Report.unverified(exercise_id, error.reason)
     if missing := exercise.missing():
         return Report.unverified(exercise.label, f"{', '.join(missing)} is not installed here")
     if reason := unfit(exercise, answer):

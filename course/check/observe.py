@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from course.check import conditions
 from course.check.spec import Exercise, NotVerified, Property, Seen
 
 
@@ -68,7 +69,8 @@ def observe(exercise: Exercise, prop: Property, answer: Any, seeds: list[int]) -
     watched = watch(answer, exercise)
     for seed in seeds:
         try:
-            result = prop.probe(watched, torch.Generator().manual_seed(seed))
+            with conditions.fresh(seed):
+                result = prop.probe(watched, torch.Generator().manual_seed(seed))
         except NotVerified as reason:
             return [*seen, Unverified(str(reason))]
         except Exception as error:
@@ -80,7 +82,8 @@ def observe(exercise: Exercise, prop: Property, answer: Any, seeds: list[int]) -
 def watch(answer: Any, exercise: Exercise) -> Any:
     """Wrap a plain function so that returning None or changing an argument raises.
 
-    Triton kernels, classes and values are passed through unchanged.
+    What it sets in the process ends with the call. Triton kernels, classes and values are passed
+    through unchanged.
     """
     if not callable(answer) or isinstance(answer, type) or hasattr(type(answer), "__getitem__"):
         return answer
@@ -88,7 +91,8 @@ def watch(answer: Any, exercise: Exercise) -> Any:
     @functools.wraps(answer)
     def watched(*args: Any, **kwargs: Any) -> Any:
         before = [(path, t, t.clone()) for path, t in tensors_in((args, kwargs))]
-        result = answer(*args, **kwargs)
+        with conditions.kept():
+            result = answer(*args, **kwargs)
         if result is None and not exercise.returns_none:
             raise ReturnedNothing
         for path, tensor, copy in before:

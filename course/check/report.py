@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from course.check import conditions
 from course.check.compare import contrast
 from course.check.observe import Observation, Raised
 from course.check.slips import slip
@@ -192,6 +193,7 @@ class Report:
         seen = [o.telling for o in failing if o.values and isinstance(o.telling, Seen)]
         return replace(self, slip=slip(seen) if len(seen) == len(failing) else "")
 
+    @conditions.fresh()
     def __str__(self) -> str:
         lines = [self.headline]
         if self.reason and self.status is Status.FAIL:

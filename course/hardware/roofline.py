@@ -90,6 +90,14 @@ def roofline_us(work: Work, device: Device | str, dtype: str = "bf16") -> float:
     return max(memory_us, work.operations / (peak_tflops(device, dtype) * 1e6))
 
 
+def _columns(head_dim: int, value_dim: int | None) -> int:
+    """D + Dv: what one key and its value hold, or one row of q and of o."""
+    if value_dim is None:
+        return 2 * head_dim
+    check_counts(value_dim=value_dim)
+    return head_dim + value_dim
+
+
 def decode_work(
     *,
     batch: int,
@@ -99,17 +107,20 @@ def decode_work(
     queries: int = 1,
     dtype: str = "bf16",
     kv_dtype: str | None = None,
+    value_dim: int | None = None,
 ) -> Work:
     """Count one layer's decode attention: each of B·Lq·Hq query rows with all `length` keys.
 
-    Operations: QKᵀ and PV, a multiplication and an addition each: 4·B·Lq·Hq·Lk·D. Bytes: K and V
-    once for all G query heads that share them (2·B·Lk·Hkv·D elements of kv_dtype), q and o once.
+    Operations: QKᵀ and PV, a multiplication and an addition each: 2·B·Lq·Hq·Lk·(D + Dv). Bytes: K
+    and V once for all G query heads that share them (B·Lk·Hkv·(D + Dv) elements of kv_dtype), q and
+    o once. value_dim: Dv; D if None.
     """
+    columns = _columns(head_dim, value_dim)
     check_shape(batch=batch, heads=heads, head_dim=head_dim, length=length, queries=queries)
-    B, (Hq, Hkv), D = batch, heads, head_dim
+    B, (Hq, Hkv) = batch, heads
     size, kv_size = element_bytes(dtype), element_bytes(kv_dtype or dtype)
-    kv = 2 * B * length * Hkv * D * kv_size
-    return Work(4.0 * B * queries * Hq * length * D, float(kv + 2 * B * queries * Hq * D * size))
+    moved = B * columns * (length * Hkv * kv_size + queries * Hq * size)
+    return Work(2.0 * B * queries * Hq * length * columns, float(moved))
 
 
 def decode_intensity(group: int, queries: int = 1, kv_dtype: str = "bf16") -> float:
@@ -138,19 +149,22 @@ def prefill_work(
     causal: bool = True,
     fused: bool = True,
     dtype: str = "bf16",
+    value_dim: int | None = None,
 ) -> Work:
     """Count one layer's attention over a whole prompt.
 
-    Operations: 4·B·Hq·D for every pair of a query and a key that it sees. Bytes: q, k, v and o
-    once; if not fused, scores and probabilities (B·Hq·N² each) are also written and read back.
-    What FlashAttention's query tiles read again is assumed to come from the L2 cache.
+    Operations: 2·B·Hq·(D + Dv) for every pair of a query and a key that it sees. Bytes: q, k, v and
+    o once; if not fused, scores and probabilities (B·Hq·N² each) are also written and read back.
+    What FlashAttention's query tiles read again is assumed to come from the L2 cache. value_dim:
+    Dv, the width of v and o; D if None.
     """
+    columns = _columns(head_dim, value_dim)
     check_shape(batch=batch, heads=heads, head_dim=head_dim, length=length)
-    B, (Hq, Hkv), N, D = batch, heads, length, head_dim
+    B, (Hq, Hkv), N = batch, heads, length
     pairs = N * (N + 1) / 2 if causal else N * N
-    elements = B * N * D * (2 * Hq + 2 * Hkv)
+    elements = B * N * columns * (Hq + Hkv)
     elements += 0 if fused else 4 * B * Hq * N * N
-    return Work(4.0 * B * Hq * D * pairs, float(elements * element_bytes(dtype)))
+    return Work(2.0 * B * Hq * columns * pairs, float(elements * element_bytes(dtype)))
 
 
 def prefill_intensity(

@@ -12,7 +12,7 @@ from course.notebooks.files import notebooks
 DOES = {
     "run": "execute notebooks and store their outputs (default: all lessons and solutions)",
     "lint": "check notebooks against the rules (default: all lessons and solutions)",
-    "generate": "write exercises/ from solutions/",
+    "generate": "write exercises/ from solutions/; answers found there are kept",
     "check": "say where exercises/ differs from what solutions/ generates",
     "census": "count lessons, exercises, checks and mistakes",
 }
@@ -40,8 +40,6 @@ def main(argv: list[str]) -> int:
     if options.what == "check":
         complaints = generate.drifted(given or notebooks("solutions"))
         print(*complaints or ["exercises/ is what solutions/ generates"], sep="\n")
-        if complaints:
-            print("To fix this: make exercises")
         return 1 if complaints else 0
     return census.show()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nbformat import NotebookNode
 
+from course.notebooks import links
 from course.notebooks.files import ROOT, Asked, asked, grade_id
 from course.notebooks.rules import Finding, Rule, cells
 
@@ -25,12 +26,17 @@ CHECK = {"grade": True, "locked": True, "schema_version": 3, "solution": False, 
 
 def lesson_rules(path: Path) -> tuple[Rule, ...]:
     """Return the rules of a lesson, for the notebook at `path`."""
-    return partial(frame, path=path), ending, prose
+    return partial(frame, path=path), ending, prose, *ways(path)
 
 
 def solution_rules(path: Path) -> tuple[Rule, ...]:
     """Return the rules of a notebook of exercises with their solutions."""
-    return partial(front, path=path), every_exercise, markers
+    return partial(front, path=path), every_exercise, markers, imports_first, *ways(path)
+
+
+def ways(path: Path) -> tuple[Rule, ...]:
+    """Return the rules of the links, for the notebook at `path`."""
+    return partial(links.resolve, path=path), partial(links.way, path=path)
 
 
 def frame(nb: NotebookNode, path: Path) -> Iterator[Finding]:
@@ -100,6 +106,15 @@ def front(nb: NotebookNode, path: Path) -> Iterator[Finding]:
     yield from title(nb, path)
     if f"](../notebooks/{path.name}" not in whole(nb):
         yield Finding("", f"no link to its lesson: (../notebooks/{path.name})")
+
+
+def imports_first(nb: NotebookNode) -> Iterator[Finding]:
+    """The introduction says to run the cell after it, which imports `check`."""
+    intro, after = ([cell.source for cell in nb.cells[:2]] + ["", ""])[:2]
+    if "First run the cell below" not in intro:
+        yield Finding("", 'the introduction does not say "First run the cell below"')
+    if "from course.check import check" not in after:
+        yield Finding("", "the cell below the introduction does not import `check`")
 
 
 def every_exercise(nb: NotebookNode) -> Iterator[Finding]:

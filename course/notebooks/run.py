@@ -11,6 +11,8 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from nbformat import NotebookNode
 from tqdm import tqdm
 
+from course.launch import private_kernels
+from course.notebooks.copies import write
 from course.notebooks.files import normalise, read, text
 
 SECONDS = 120  # per cell
@@ -29,6 +31,8 @@ def execute(nb: NotebookNode, folder: Path, bar: tqdm | None = None) -> Notebook
         record_timing=False,
         coalesce_streams=True,
     )
+    if runtime := os.environ.get("JUPYTER_RUNTIME_DIR"):  # `make` sets it
+        client.config.KernelManager.update(private_kernels(Path(runtime)))
     if bar is not None:
         client.on_cell_complete = lambda cell, cell_index: bar.update()
     with tempfile.TemporaryDirectory() as scratch:
@@ -50,5 +54,5 @@ def run(paths: list[Path]) -> int:
                 failures += 1
                 bar.write(f"✗ {path.name} was not stored:\n{error}")
                 continue
-        path.write_text(text(nb), encoding="utf-8")
+        write(path, text(nb).encode())
     return failures

@@ -36,8 +36,9 @@ def append_kv(
 
     Args:
         k_cache, v_cache: (B, Lk, Hkv, D) and (B, Lk, Hkv, Dv), or pages (num_pages, page_size,
-            Hkv, D), page_size a power of two; fp32, fp16, bf16, or int8, float8_e4m3fn or
-            float8_e5m2 with scales. Written in place; contiguous in their last dimension.
+            Hkv, D), page_size at least 1; fp32, fp16, bf16, or with scales int8, float8_e5m2 or
+            float8_e4m3fn (on NVIDIA GPUs from sm_89 on). Written in place; contiguous in their
+            last dimension.
         k, v: (B, Ln, Hkv, D) and (B, Ln, Hkv, Dv), fp32, fp16 or bf16; the dtype of the cache
             unless that is an eight-bit one.
         cache_seqlens: (B,), int32 or int64: the length of each row *before* the append; token i
@@ -52,20 +53,26 @@ def append_kv(
         q: (B, Lq, Hq, D), the queries to rotate, in the dtype of k. Not changed.
         rotate_at: "each": query i at cache_seqlens[b] + i; "first": all at cache_seqlens[b].
         k_scale, v_scale: fp32, for an eight-bit cache, which stores x / scale rounded to
-            nearest even and clamped. () or (1,): per tensor; (Hkv,): per head; the first three
-            dimensions of the cache: per token, computed from the token and also written in place.
-            Optional for fp8 (default 1).
+            nearest even and clamped. () or (1,): per tensor; (Hkv,): per head; (B, Hkv): per row
+            of k and head, wherever the row is stored; the first three dimensions of the cache: per
+            token, computed from the token's finite numbers and also written in place. Optional for
+            fp8 (default 1). NaN stays NaN; inf becomes NaN too, except in e5m2, which has it. int8
+            has neither: it gets -128, and a scale of its own becomes NaN.
+            `kernels.append.quantization` has the table.
 
     Returns:
         The rotated q, or q itself if there is no rotation; None without q.
 
     Raises:
         TypeError: a dtype or type that is not one of those above.
-        ValueError: shapes, strides or devices that do not fit; inputs that require grad while
-            grad is enabled. And, checked only on the CPU, before anything is written: a position
-            outside the cache, a row or page that the cache does not have, a position that the
-            tables do not have. On a GPU the check would make the host wait: there, nothing is
-            written outside the cache, and a position without an angle gives NaN.
+        ValueError: shapes, strides or devices that do not fit; float8_e4m3fn on an NVIDIA GPU
+            before sm_89; inputs that require grad while grad is enabled. And, checked only on the
+            CPU, before anything is written: a position outside the cache, a row or page that the
+            cache does not have, a position that the tables do not have; a given scale that is 0 or
+            not finite, and k or v that are not finite where int8 has a given scale. On a GPU the
+            check would make the host wait: there, nothing is written outside the cache, a position
+            without an angle gives NaN, and -128 is all that int8 with a given scale keeps of NaN
+            and inf.
 
     Source: Su et al. 2021, "RoFormer"; `reference.kv_cache.append_kv` is its twin.
     """

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from kernels.append.quantization import largest, round_to_cache
+from kernels.append.quantization import round_to_cache, scale_of_token
 from kernels.append.rotary import Rotary, load_rotated
 from kernels.call import Cells, KernelCall
 from kernels.heuristics import next_power_of_2
@@ -94,7 +94,7 @@ def append_kernel(
             position = place if EACH else place - offs_t
             q_ptrs = q.ptr + b * q.stride_b + offs_t * q.stride_n + head * q.stride_h
             new_q = load_rotated(q_ptrs, asked, position, rotary, D, R, INTERLEAVED, BLOCK_D)
-            store(new_q, q_out, None, (b, offs_t, head), asked, D, False)
+            store(new_q, q_out, None, (b, offs_t, head), b, asked, D, False)
     else:
         kv_head = head - Hq
         exists = (offs_t < Ln) & (place >= 0) & (place < capacity)
@@ -109,35 +109,42 @@ def append_kernel(
 
         k_ptrs = k.ptr + b * k.stride_b + offs_t * k.stride_n + kv_head * k.stride_h
         new_k = load_rotated(k_ptrs, inside, place, rotary, D, R, INTERLEAVED, BLOCK_D)
-        store(new_k, k_cache, k_scale, cell, inside, D, PER_TOKEN)
+        store(new_k, k_cache, k_scale, cell, b, inside, D, PER_TOKEN)
         v_ptrs = v.ptr + b * v.stride_b + offs_t * v.stride_n + kv_head * v.stride_h
         new_v = load_rotated(v_ptrs, inside, place, None, DV, 0, False, BLOCK_DV)
-        store(new_v, v_cache, v_scale, cell, inside, DV, PER_TOKEN)
+        store(new_v, v_cache, v_scale, cell, b, inside, DV, PER_TOKEN)
 
 
 @triton.jit
-def store(x, cells, scales, cell, exists, D: tl.constexpr, PER_TOKEN: tl.constexpr) -> None:
+def store(x, cells, scales, cell, b, exists, D: tl.constexpr, PER_TOKEN: tl.constexpr) -> None:
     """Divide x (BLOCK_T, BLOCK_D) by its scale, if any, round to the dtype of cells, and store.
 
-    PER_TOKEN: the scale is not given but computed and stored as well: it maps the largest |x| of
-    the token to the largest number of the dtype.
+    PER_TOKEN: the scale is not given but computed and stored as well: it maps the largest finite
+    |x| of the token to the largest number of the dtype. What is not finite stays so, see
+    `kernels.append.quantization`. Scales without a stride from token to token belong to row b of
+    the batch, wherever its tokens are stored.
     """
     dtype: tl.constexpr = cells.ptr.dtype.element_ty
     row, slot, head = cell
+    scale = None
     if scales is not None:
-        ptrs = scales.ptr + row * scales.stride_b + slot * scales.stride_n + head * scales.stride_h
+        if scales.stride_n is None:
+            ptrs = scales.ptr + b * scales.stride_b + head * scales.stride_h + tl.zeros_like(slot)
+        else:
+            ptrs = (
+                scales.ptr + row * scales.stride_b + slot * scales.stride_n + head * scales.stride_h
+            )
         if PER_TOKEN:
-            amax = tl.max(tl.abs(x), 1)
-            scale = tl.maximum(tl.div_rn(amax, largest(dtype)), 2.0**-126)  # no underflow to 0
-            scale = tl.where(amax == 0.0, 1.0, scale)
-            tl.store(ptrs, scale, mask=exists)
+            scale, stored = scale_of_token(x, dtype)
+            tl.store(ptrs, stored, mask=exists)
         else:
             scale = tl.load(ptrs, mask=exists, other=1.0)
-        x = tl.div_rn(x, scale[:, None] + tl.zeros_like(x))
+        scale = scale[:, None]
     offs_d = tl.arange(0, x.shape[1])
     offs = row * cells.stride_b + slot * cells.stride_n + head * cells.stride_h
     ptrs = cells.ptr + offs[:, None] + offs_d[None, :]
-    tl.store(ptrs, round_to_cache(x, dtype), mask=exists[:, None] & (offs_d < D)[None, :])
+    x = round_to_cache(x, scale, dtype)
+    tl.store(ptrs, x, mask=exists[:, None] & (offs_d < D)[None, :])
 
 
 def append_call(x: Tokens, interleaved: bool, each: bool, q_out: Tensor | None) -> KernelCall:
@@ -191,9 +198,14 @@ def _cells(x: Tensor) -> Cells:
 
 
 def _scales(scale: Tensor | None) -> Cells | None:
-    """A scale per tensor, per head, or per token and head: the same load with other strides."""
+    """A scale per tensor, per head, or per token and head: the same load with other strides.
+
+    Per row and head: no stride from token to token, see `store`.
+    """
     if scale is None or scale.ndim == 3:
         return None if scale is None else Cells(scale, *scale.stride())
+    if scale.ndim == 2:
+        return Cells(scale, scale.stride(0), None, scale.stride(1))
     return Cells(scale, 0, 0, scale.stride(0) if scale.numel() > 1 else 0)
 
 

@@ -4,6 +4,7 @@
 a GPU that would make the host wait.
 """
 
+import torch
 from torch import Tensor
 
 from kernels.append.append_kernel import Tokens
@@ -11,6 +12,7 @@ from kernels.checks import (
     DTYPES,
     QUANTISED,
     check_device,
+    check_eight_bits,
     check_last_contiguous,
     check_no_grad,
     check_pages,
@@ -46,8 +48,8 @@ def check_tokens(x: Tokens) -> None:
     if x.q is not None:
         _check_equal("q", x.q, (B, *x.q.shape[1:3], D), "(B, Lq, Hq, D), with B and D of k")
     _check_rotary(x)
-    check_scale("k_scale", x.k_scale, x.k_cache)
-    check_scale("v_scale", x.v_scale, x.v_cache)
+    check_scale("k_scale", x.k_scale, x.k_cache, B)
+    check_scale("v_scale", x.v_scale, x.v_cache, B)
     if _per_token(x.k_scale) != _per_token(x.v_scale):
         raise ValueError(
             "k_scale and v_scale must both hold a scale per token, or neither; got "
@@ -63,9 +65,11 @@ def check_rotate_at(rotate_at: str) -> None:
 
 
 def check_values(x: Tokens, each: bool) -> None:
-    """On the CPU, raise ValueError if a row, page or position does not exist."""
+    """On the CPU, raise ValueError for a place that does not exist, or a number with no place."""
     if not has_values(x.k) or x.k.shape[0] == 0:
         return
+    _check_numbers("k", x.k, x.k_scale, x.k_cache)
+    _check_numbers("v", x.v, x.v_scale, x.v_cache)
     B, Ln = x.k.shape[:2]
     page = x.k_cache.shape[1]
     capacity = page if x.block_table is None else x.block_table.shape[1] * page
@@ -128,6 +132,7 @@ def _check_dtypes(x: Tokens) -> None:
             f"k_cache and v_cache must both be {x.k.dtype}, as k, or an eight-bit dtype; got "
             f"{x.k_cache.dtype}, {x.v_cache.dtype}"
         )
+    check_eight_bits(x.k_cache)
 
 
 def _check_cache(x: Tokens) -> None:
@@ -159,6 +164,20 @@ def _check_rotary(x: Tokens) -> None:
         )
     check_last_contiguous("rotary_cos", cos)
     check_last_contiguous("rotary_sin", sin)
+
+
+def _check_numbers(name: str, x: Tensor, scale: Tensor | None, cache: Tensor) -> None:
+    """Raise ValueError where a given scale loses everything, or int8 with it what is not finite."""
+    if scale is None or _per_token(scale):
+        return
+    if not (scale.isfinite() & (scale != 0)).all():
+        raise ValueError(f"{name}_scale must be finite and not 0; got {scale.tolist()}")
+    lost = x.numel() - int(x.isfinite().sum())
+    if cache.dtype == torch.int8 and lost:
+        raise ValueError(
+            f"{name} must be finite: int8 has no NaN or inf, nor can a scale that tokens share "
+            f"hold one; got {lost} of {x.numel()} numbers that are not. Nothing was written"
+        )
 
 
 def _check_range(name: str, values: Tensor, limit: int, what: str) -> None:

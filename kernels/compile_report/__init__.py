@@ -37,11 +37,12 @@ from typing import Any
 
 from kernels.compile_report.case import CompileCase, LaunchCase
 from kernels.compile_report.compiling import compile_all, compile_one
-from kernels.compile_report.rows import Report, Reports
+from kernels.compile_report.rows import STAGES, Report, Reports
 from kernels.compile_report.targets import TARGETS, target
 
 MODULES = ("primer", "softmax", "flash_attention", "flash_decoding", "append", "plan")
-LAUNCHES = "kernels.compile_report.launches"
+PACKAGE = __name__.rpartition(".")[0]  # "kernels"; as a library, "flash_decoding_course.kernels"
+LAUNCHES = f"{__name__}.launches"
 
 __all__ = ["MODULES", "CompileCase", "LaunchCase", "Report", "Reports", "cases", "compile_for"]
 __all__ += ["report", "run"]
@@ -83,11 +84,11 @@ def compile_for(
 def _as_module(case: CompileCase) -> str:
     """Source text of a module that holds one kernel and its case."""
     fn = case.kernel.fn
-    ours = fn.__module__.startswith("kernels.")
+    ours = fn.__module__.startswith(f"{PACKAGE}.")
     kernel = f"from {fn.__module__} import {fn.__name__}" if ours else inspect.getsource(fn)
     arguments = (dict(case.signature), dict(case.constexprs), case.num_warps, case.num_stages)
     return (
-        "from kernels.compile_report import CompileCase\nfrom kernels.primitives import *\n"
+        f"from {__name__} import CompileCase\nfrom {PACKAGE}.primitives import *\n"
         f"import triton\nimport triton.language as tl\n\n{kernel}\n\ndef compile_cases():\n"
         f"    return [CompileCase({case.name!r}, {fn.__name__}, *{arguments!r})]\n"
     )
@@ -102,7 +103,7 @@ def run(name_or_source: str = "", arch: int | str | Sequence[int | str] = (80, 9
     Triton caches the result. Raises RuntimeError with the other process's message if that fails.
     """
     archs = map(str, [arch] if isinstance(arch, int | str) else arch)
-    command = [sys.executable, "-m", "kernels.compile_report", "--json", "--ptx", "--arch", *archs]
+    command = [sys.executable, "-m", __name__, "--json", "--ptx", "--arch", *archs]
     with tempfile.TemporaryDirectory() as folder:
         if "\n" in name_or_source:
             source = Path(folder, "kernel_source.py")
@@ -110,7 +111,8 @@ def run(name_or_source: str = "", arch: int | str | Sequence[int | str] = (80, 9
             command += ["--source", str(source)]
         else:
             command += ["--kernel", name_or_source]
-        env, root = os.environ | {"TRITON_INTERPRET": "0"}, Path(__file__).parents[2]
+        env = os.environ | {"TRITON_INTERPRET": "0"}
+        root = Path(__file__).parents[__name__.count(".") + 1]  # where the package is found
         done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=root)
     if done.returncode:
         raise RuntimeError(f"the compiling process failed:\n{done.stderr[-3000:]}")
@@ -147,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns 0, or 1 if a shipped kernel breaks a promise.
     """
-    parser = argparse.ArgumentParser("python -m kernels.compile_report", description=main.__doc__)
+    parser = argparse.ArgumentParser(f"python -m {__name__}", description=main.__doc__)
     names = [known.name for known in TARGETS]
     parser.add_argument("--arch", nargs="+", default=names, help=" ".join(names))
     parser.add_argument("--kernel", default="", help="part of a name, or a regex")
@@ -164,5 +166,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hidden = () if options.ptx else ("ptx",)
         print(json.dumps([row.as_dict(hidden) for row in reports]))
         return 0
-    print(reports.table())
+    print(f"{reports.table()}\n{STAGES}")
     return int(any(row.violations for row in reports))

@@ -66,7 +66,8 @@ def _measure(case: CompileCase | LaunchCase, on: Target, streams: Sequence[str])
     return Report(
         name=case.name,
         arch=on.arch,
-        **options,
+        num_warps=options["num_warps"],
+        num_stages=_stages(source, options),
         **counts,
         shared_bytes=shared,
         resident_blocks=on.resident_blocks(
@@ -79,6 +80,14 @@ def _measure(case: CompileCase | LaunchCase, on: Target, streams: Sequence[str])
         ptx_lines=len(text.splitlines()),
         ptx=text,
     )
+
+
+def _stages(source: Any, options: dict[str, int]) -> int:
+    """Return NUM_STAGES, by which a kernel pipelines its own loop, or the launch's option."""
+    names = list(source.fn.arg_names)
+    if "NUM_STAGES" not in names:
+        return options["num_stages"]
+    return source.constants[(names.index("NUM_STAGES"),)]
 
 
 @cache

@@ -135,5 +135,6 @@ def _load_calls(path: str) -> list[tuple[tuple[int, int], tuple[int, int], str]]
 
 
 def _imported() -> list[str]:
-    modules = [module for name, module in sys.modules.items() if name.startswith("kernels.")]
+    package = __package__.rpartition(".")[0] + "."  # "kernels."
+    modules = [module for name, module in sys.modules.items() if name.startswith(package)]
     return [Path(module.__file__).as_posix() for module in modules if module.__file__]

@@ -4,17 +4,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+STAGES = (
+    "stages: what a loop asks of Triton. That keeps one tile fewer in flight where the cache is "
+    "contiguous; of keys found through a page table, 2, 3, 4, 5 stages keep 1, 1, 1, 2."
+)
+
 
 @dataclass(frozen=True)
 class Report:
     """What the compiler made of one kernel. Counts are of instructions in the machine code.
 
-    arch: 80 for sm_80, "gfx942". registers: 32-bit, per thread (at most 255; AMD 512). spill_bytes:
-    written to and read from local memory, per thread, because registers ran out. stack_bytes:
-    per thread. shared_bytes: per program. resident_blocks: programs that an SM holds at once, see
-    `targets`. load_bits: the widest load from global memory. stream_bits: the narrowest load of
-    each stream of a `LaunchCase`. async_copies: global → shared, without waiting.
-    tensor_core: matrix instructions. ptx: the text, of `ptx_lines` lines (AMD: AMDGCN).
+    arch: 80 for sm_80, "gfx942". num_stages: what the kernel's loop asks of Triton, by a NUM_STAGES
+    of its own or the launch's option; not the tiles in flight, see `STAGES`. registers: 32-bit, per
+    thread (at most 255; AMD 512). spill_bytes: written to and read from local memory, per thread,
+    because registers ran out. stack_bytes: per thread. shared_bytes: per program. resident_blocks:
+    programs that an SM holds at once, see `targets`. load_bits: the widest load from global memory.
+    stream_bits: the narrowest load of each stream of a `LaunchCase`. async_copies: global → shared,
+    without waiting. tensor_core: matrix instructions. ptx: the text, of `ptx_lines` lines (AMD:
+    AMDGCN).
 
     failure: why it does not compile; every number is 0 then. unsupported: why that was expected.
     violations: the broken promises, see `kernels.compile_report.promises`.

@@ -62,6 +62,10 @@ DTYPES = {
     "e4m3": torch.float8_e4m3fn,
     "e5m2": torch.float8_e5m2,
 }
+_NO_E4M3 = (
+    "flash_decode refuses this call: {0.arch} cannot convert float8_e4m3fn, sm_89 is the first "
+    "that can; take float8_e5m2 or int8"
+)
 
 
 def explain(
@@ -96,7 +100,8 @@ def explain(
         device: a `Device`, the name of one of `kernels.devices.DEVICES`, or None: `Device.here()`.
 
     Returns:
-        An `Explanation`, which prints. Times are predictions of the model, in µs.
+        An `Explanation`, which prints. Times are predictions of the model, in µs. It has a note
+        where `flash_decode` refuses the call: "e4m3" on an NVIDIA GPU before sm_89.
 
     Raises:
         TypeError: a number that is not an int, heads that are not a pair.
@@ -113,7 +118,6 @@ def explain(
     sight = capacity if window is None else min(capacity, window + queries)
     fast = dtype != "fp32" and device.tensor_cores
     choice = _choose(counts, heads, kv_dtype, fast, sight, device.sms, num_splits, latent)
-    dots = fast and choice.launch.block_m > 1
     keys, rows = min(length, sight), batch * queries * heads[0]
     pages = 0 if page_size is None else batch * -(-keys // page_size)
     return Explanation(
@@ -124,8 +128,20 @@ def explain(
         kv_bytes=batch * keys * heads[1] * choice.columns * DTYPES[kv_dtype].itemsize,
         other_bytes=rows * ((head_dim + value_dim) * DTYPES[dtype].itemsize + 4) + 4 * pages,
         **_cut(choice, keys, rows, batch * heads[1], head_dim, value_dim),
-        peak_tflops=device.tensor_tflops if dots else device.fp32_tflops,
+        peak_tflops=_peak(device, fast and choice.launch.block_m > 1),
+        **_note(kv_dtype, device),
     )
+
+
+def _peak(device: Device, dots: bool) -> float:
+    """Return how many operations the device can do, 10¹² per second; dots: on tensor cores."""
+    return device.tensor_tflops if dots else device.fp32_tflops
+
+
+def _note(kv_dtype: str, device: Device) -> dict[str, str]:
+    """Say so where `flash_decode` would refuse the call."""
+    refused = kv_dtype == "e4m3" and not device.has_e4m3
+    return {"note": _NO_E4M3.format(device)} if refused else {}
 
 
 def _choose(

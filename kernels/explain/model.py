@@ -52,7 +52,8 @@ class Explanation:
     read the same keys. kv_bytes: K and V; partial_bytes: the partial results, written and read
     again; other_bytes: q, o, lse and the block table. operations: of stage 1, padded rows included;
     peak_tflops: how many of them the device can do, 10¹² per second. programs_per_sm: how many
-    an SM holds at once; split rules assume two, and `dataclasses.replace` asks "what if".
+    an SM holds at once; split rules assume two, and `dataclasses.replace` asks "what if". note: a
+    sentence on what else there is to know about the call, or nothing.
 
     Raises ValueError where programs_per_sm is below 1.
     """
@@ -73,6 +74,7 @@ class Explanation:
     operations: int
     peak_tflops: float
     programs_per_sm: int = PROGRAMS_PER_SM
+    note: str = ""
 
     def __post_init__(self) -> None:
         if self.programs_per_sm < 1:
@@ -201,6 +203,7 @@ class Explanation:
             + f"{self.launch_us:,.1f} launch + {self.merge_us:,.1f} merge",
             "bound by": self.bound,
         }
+        lines |= {"note": self.note} if self.note else {}
         head = f"{self.device.name}: {self.call}"
         body = [f"  {name:<10}{text}" for name, text in lines.items()]
         return "\n".join([head, *body, "  a model from datasheet figures, not a measurement"])

@@ -35,19 +35,19 @@ def flash_attention(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Return softmax(scale · q kᵀ) v, exactly, without the Lq × Lk matrix in memory.
 
-    q: (B, Lq, Hq, D); k, v: (B, Lk, Hkv, D), Hq a multiple of Hkv; fp32 (no TF32), fp16 or bf16; D
-    from 1 to 256 and contiguous, other strides arbitrary. causal: bottom-right aligned. scale:
-    default 1/√D.
+    q: (B, Lq, Hq, D); k: (B, Lk, Hkv, D); v: (B, Lk, Hkv, Dv), Hq a multiple of Hkv; fp32 (no
+    TF32), fp16 or bf16; D and Dv from 1 to 256, each its own (MLA has 192 and 128) and contiguous,
+    other strides arbitrary. causal: bottom-right aligned. scale: default 1/√D.
 
-    Returns `o (B, Lq, Hq, D)`, contiguous, in the dtype of q, and with return_lse
+    Returns `o (B, Lq, Hq, Dv)`, contiguous, in the dtype of q, and with return_lse
     `lse (B, Lq, Hq)`, fp32, natural logarithm. Rows that see no key: o = 0, lse = -inf.
     Sums are fp32; p is rounded to the dtype of v before it is multiplied with v.
 
     Differentiable in q, k and v, also through lse, but only once: second derivatives are not
     supported. Under torch.compile it is one operator.
 
-    Raises ValueError for shapes, strides and devices that do not fit and, in the backward, for D
-    above 128 on an sm_75 (T4), whose registers cannot hold it; TypeError for dtypes.
+    Raises ValueError for shapes, strides and devices that do not fit and, in the backward, for D or
+    Dv above 128 on an sm_75 (T4), whose registers cannot hold it; TypeError for dtypes.
     Sources: Dao 2023, algorithms 1 and 2.
 
     >>> q, k, v = torch.zeros(1, 2, 1, 16), torch.zeros(1, 2, 1, 16), torch.ones(1, 2, 1, 16)

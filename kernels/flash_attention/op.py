@@ -18,7 +18,7 @@ from torch.library import custom_op
 
 from kernels.flash_attention.backward import backward
 from kernels.flash_attention.forward import forward
-from kernels.flash_attention.packed import Packing
+from kernels.flash_attention.packed import pack
 
 
 @custom_op("flash_decoding_course::flash_attention_backward", mutates_args=())
@@ -32,15 +32,13 @@ def backward_op(
     lse: Tensor,
     cu_seqlens_q: Tensor | None,
     cu_seqlens_k: Tensor | None,
-    max_seqlen_q: int,
-    max_seqlen_k: int,
+    max_seqlen_q: int | None,
+    max_seqlen_k: int | None,
     causal: bool,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`kernels.flash_attention.backward.backward` with only the types that a schema can express."""
-    packing = None
-    if cu_seqlens_q is not None:
-        packing = Packing(cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
+    packing = pack(q, k, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
     return backward(q, k, v, o, lse, do, dlse, packing, causal, scale)
 
 

@@ -9,17 +9,19 @@ lengths, summed up.
 """
 
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from kernels.checks import check_same_device, kind
+from kernels.checks import check_int, check_same_device, kind
 from kernels.runtime import INTERPRETED
 
 # isort: split
 import triton
 import triton.language as tl
+
+_WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 @triton.jit
@@ -41,13 +43,73 @@ def sequence(cu_seqlens_ptr, batch, L) -> tuple[tl.tensor, tl.tensor, tl.tensor]
 class Packing(NamedTuple):
     """Where packed sequences are: cu_seqlens (sequences + 1,) int32, and upper bounds on lengths.
 
-    The maxima are plain numbers: the host lays out the grid, and does not know the lengths.
+    The maxima are plain numbers: the host lays out the grid, and does not know the lengths. None:
+    not known yet, since there is nothing to read while a graph is being captured; see `pack`.
     """
 
     cu_seqlens_q: Tensor
     cu_seqlens_k: Tensor
-    max_seqlen_q: int
-    max_seqlen_k: int
+    max_seqlen_q: int | None
+    max_seqlen_k: int | None
+
+
+def pack(
+    q: Tensor,
+    k: Tensor,
+    cu_seqlens_q: Tensor | None,
+    cu_seqlens_k: Tensor | None,
+    max_seqlen_q: int | None,
+    max_seqlen_k: int | None,
+) -> Packing | None:
+    """Return the packing that an operator's flat arguments describe, its maxima measured if None.
+
+    q, k: (1, T, H, D). None without cu_seqlens: padded.
+    """
+    if cu_seqlens_q is None:
+        return None
+    if max_seqlen_q is None:
+        max_seqlen_q = measure(cu_seqlens_q, q.shape[1])
+    if max_seqlen_k is None:
+        max_seqlen_k = measure(cu_seqlens_k, k.shape[1])
+    return Packing(cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
+
+
+def measure(cu_seqlens: Tensor, tokens: int) -> int:
+    """Return the length of the longest sequence; on a GPU the host waits for it.
+
+    At most `tokens`, as the kernels read no more whatever cu_seqlens says.
+    """
+    if cu_seqlens.shape[0] < 2:
+        return 0
+    return min(max(int(cu_seqlens.diff().max()), 0), tokens)
+
+
+def longest_of(name: str, longest: Any, cu_seqlens: Tensor, tokens: int) -> int | None:
+    """Return a caller's upper bound on the lengths as an int; None: the operator must measure it.
+
+    longest: an int, a numpy integer, a 0-d integer tensor, or None: measured. Under torch.compile a
+    tensor has no value to read, and making it a number would break the graph: the operator then
+    measures cu_seqlens itself, which says the same. Raises TypeError for anything else, ValueError
+    for a number below 0 or that does not fit in 31 bits.
+    """
+    captured = torch.compiler.is_compiling() or type(cu_seqlens) is not Tensor
+    if longest is None:
+        return None if captured else measure(cu_seqlens, tokens)
+    number = longest
+    if isinstance(longest, Tensor):
+        if longest.ndim == 0 and longest.dtype in _WHOLE:
+            if captured or type(longest) is not Tensor:
+                return None
+            number = longest.item()
+    elif not isinstance(longest, int | torch.SymInt) and getattr(longest, "shape", None) == ():
+        number = longest.item()  # a numpy number
+    if isinstance(number, bool) or not isinstance(number, int | torch.SymInt):
+        raise TypeError(
+            f"{name} must be an int, a 0-d integer tensor or None (measured); got {longest!r}"
+        )
+    if not captured:
+        check_int(name, number, 0)
+    return number
 
 
 def extent(q: Tensor, k: Tensor, packing: Packing | None) -> tuple[int, int, int]:

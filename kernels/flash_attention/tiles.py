@@ -40,6 +40,8 @@ _AMPERE: Table = {  # within the 99 KiB of sm_86 and sm_89
     128: BackwardTiles(dkdv=Tiles(64, 64, 8, 2), dq=Tiles(128, 32, 8, 3)),
     256: BackwardTiles(dkdv=Tiles(32, 32, 8, 2), dq=Tiles(32, 32, 8, 2)),
 }
+# D above 128, Dv not. Packed, with 192 of 256 columns, 8 warps of dq would spill on an sm_100.
+_AMPERE_NARROW_VALUES = BackwardTiles(dkdv=Tiles(32, 32, 8, 2), dq=Tiles(32, 32, 4, 2))
 _AMD: Table = {  # within 64 KiB
     64: BackwardTiles(dkdv=Tiles(32, 128, 8, 2), dq=Tiles(128, 64, 8, 3)),
     128: BackwardTiles(dkdv=Tiles(32, 64, 8, 1), dq=Tiles(128, 32, 8, 3)),
@@ -89,6 +91,8 @@ def choose_backward_tiles(
     dims = (head_dim, value_dim or head_dim)
     if cores == "hopper" and any(dim & (dim - 1) for dim in dims):
         cores = "ampere"
+    if cores == "ampere" and element_size == 2 and dims[0] > 128 >= dims[1]:
+        return _AMPERE_NARROW_VALUES
     table = _TABLES[cores]
     if element_size == 4:
         table = _TURING_FP32 if cores == "turing" else _FP32

@@ -7,7 +7,8 @@ run. So the keys are cut too:
       stage 2   combine    o = Σ exp(lse_s - lse) · o_s
 
 With one split, stage 1 writes the answer itself and stage 2 does not run. This file is the door;
-the rooms behind it, in the order of a call:
+the rooms behind it, in the order of a call (those with a kernel are opened at the first one, since
+loading triton takes longer than all the rest):
 
       checks     what a call accepts          split      stage 1: the kernel and its grid
       features   its optional arguments       attend     its loop: where a key lies in memory
@@ -55,9 +56,9 @@ def flash_decode(
             anything.
         k_cache, v_cache: (B, Lk, Hkv, D) and (B, Lk, Hkv, Dv), on the device of q, the new tokens'
             k and v already in them; Hq a multiple of Hkv. The dtype of q, or both int8,
-            float8_e4m3fn or float8_e5m2. With a single KV head D may be up to 576 and Dv up to
-            512: that is MLA, whose values are part of the keys. Pass `k_cache[..., :512]` as
-            v_cache, and nothing is read twice.
+            float8_e5m2 or float8_e4m3fn (on NVIDIA GPUs from sm_89 on). With a single KV head D
+            may be up to 576 and Dv up to 512: that is MLA, whose values are part of the keys. Pass
+            `k_cache[..., :512]` as v_cache, and nothing is read twice.
         cache_seqlens: (B,), int32 or int64, on the same device: valid keys of each row, the new
             ones included. 0 is allowed. None: all Lk. Keys beyond a row's length are never read.
             On a GPU a length outside 0…Lk is clamped to that range (checking it would make the
@@ -65,8 +66,10 @@ def flash_decode(
         causal: aligned bottom-right: query i sees the keys up to position length - Lq + i.
         scale: factor applied to the scores; 1/√D if None.
         num_splits: splits of the keys, at least 1; chosen by `kernels.heuristics` if None. It
-            affects the speed and the last bits, not the answer. The same inputs and num_splits
-            give the same bits. Never more splits are launched than the cache has blocks.
+            affects the speed and the last bits, not the answer, unless scores are huge: a split
+            rounds its lse to fp32, so at a score s the answer may move by |s| · 2^-23 of the range
+            of the values: 1e-5 of it at 100, a tenth at 1e6. The same inputs and num_splits give
+            the same bits. Never more splits are launched than the cache has blocks.
         return_lse: return lse as well.
         split_size: keys per split, instead of the number of splits; a multiple of the kernel's
             block (128 always is). A row's bits then do not depend on the batch or on other lengths.
@@ -75,7 +78,8 @@ def flash_decode(
         workspace: fp32, contiguous, on the device: room for the partial results, so that nothing
             is allocated; `workspace_bytes` says how much.
         features: cache_batch_idx, cache_leftpad, block_table, window, softcap, sinks,
-            alibi_slopes, mask, k_scale, v_scale, as in `reference.features.Features`.
+            alibi_slopes, mask, k_scale, v_scale, as in `reference.features.Features`. A page may
+            have any size; `kernels.flash_decoding.attend` says what each costs.
 
     Returns:
         o (B, Lq, Hq, Dv) in the dtype of q; with return_lse also lse (B, Lq, Hq), fp32, natural
@@ -83,8 +87,9 @@ def flash_decode(
 
     Raises:
         TypeError: a dtype, type or keyword other than those above.
-        ValueError: shapes, strides, devices, lengths or splits that do not fit; an input that
-            requires grad while grad is enabled (there is no backward).
+        ValueError: shapes, strides, devices, lengths or splits that do not fit; float8_e4m3fn on an
+            NVIDIA GPU before sm_89; an input that requires grad while grad is enabled (there is no
+            backward).
 
     Source: the Flash-Decoding post, steps 1–3. The partials take S·B·Lq·Hq·(Dv + 1)·4 bytes.
     """

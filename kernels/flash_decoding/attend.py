@@ -7,6 +7,10 @@ only this module answers it:
     paged         place 37, pages of 16: table[37 // 16]  ptr + page · stride_b + slot · stride_n
                   names the page, 37 % 16 is the slot
 
+The size of a page is known when the kernel is compiled. Where it is a power of two, dividing by it
+is a shift; any other size costs a multiplication per key instead. A page of whole blocks, power of
+two or not, is looked up once per block of BLOCK_N keys; any other, once per key.
+
 Whatever is None is compiled away: without pages, scales or rules, a cache pays nothing for them.
 
 Sources: Dao 2023, "FlashAttention-2", algorithm 1; pages: Kwon et al. 2023, "Efficient memory
@@ -15,22 +19,13 @@ management for large language model serving with PagedAttention", section 4.
 
 from typing import NamedTuple
 
-from kernels.call import Cells
-from kernels.flash_decoding.rows import Bounds, Rules, TileRules, Where, bend, hide
+from kernels.flash_decoding.features import Cache, Rules
+from kernels.flash_decoding.rows import Bounds, TileRules, Where, bend, hide
 from kernels.primitives import dot, online_softmax_step, product, round_to, to_fp32, widen
 
 # isort: split
 import triton
 import triton.language as tl
-
-
-class Cache(NamedTuple):
-    """What the loop reads: keys, values and, if each token has its own, their scales."""
-
-    k_cells: Cells
-    v_cells: Cells  # None: the values are the first columns of the keys, as in MLA
-    scales_of_k: Cells
-    scales_of_v: Cells
 
 
 class Cell(NamedTuple):
@@ -70,8 +65,9 @@ def attend_split(
     """Carry state = (m_log2, l, acc) over the keys from start to stop, a block at a time.
 
     Row i may see the places bounds.since[i] … bounds.sees[i] - 1. ONCE: no other program reads
-    these keys, so they may leave the L2. MASKED: 0 if every row sees every key and stop - start is
-    a multiple of BLOCK_N; 1 if sees and stop must be checked; 2 if since and first_key must be too.
+    these keys, so they may leave the L2 (see `load_tile`). MASKED: 0 if every row sees every key
+    and stop - start is a multiple of BLOCK_N; 1 if sees and stop must be checked; 2 if since and
+    first_key must be too.
     """
     q, cache, where, bounds = task.q, task.cache, task.where, task.bounds
     rules, tile = task.rules, task.tile
@@ -127,11 +123,11 @@ def locate(
 ) -> Cell:
     """Return where in the cache to find the places offs_n = start_n … start_n + BLOCK_N - 1.
 
-    A page that holds whole blocks is looked up once per block; smaller ones, place by place.
+    A page that holds whole blocks is looked up once per block; other sizes, place by place.
     """
     if PAGE is None:
         cell = Cell(where.row, offs_n.to(tl.int64))
-    elif PAGE >= BLOCK_N:  # powers of two, and blocks start at multiples of BLOCK_N
+    elif PAGE % BLOCK_N == 0:  # blocks start at multiples of BLOCK_N: none crosses two pages
         page = tl.load(where.table_ptr + start_n // PAGE)
         cell = Cell(page.to(tl.int64), (offs_n % PAGE).to(tl.int64))
     else:  # entries of places that do not exist are never followed
@@ -152,7 +148,11 @@ def load_tile(
     BLOCK: tl.constexpr,
     ONCE: tl.constexpr,
 ) -> tl.tensor:
-    """Load columns FIRST … LAST - 1 of a block of cells as (BLOCK_N, BLOCK), 0 if absent."""
+    """Load columns FIRST … LAST - 1 of a block of cells as (BLOCK_N, BLOCK), 0 if absent.
+
+    ONCE asks that they be the first to leave the L2. In a pipelined loop that reaches the GPU only
+    from Triton 3.9 on and on sm_90 and later; elsewhere Triton drops it.
+    """
     offs_d = FIRST + tl.arange(0, BLOCK)[None, :]
     base = cells.ptr + where.kv_head.to(tl.int64) * cells.stride_h
     offs = cell.row * cells.stride_b + cell.slot * cells.stride_n  # (BLOCK_N,)

@@ -13,6 +13,7 @@ from kernels.checks import (
     MAX_HEAD_DIM,
     QUANTISED,
     check_device,
+    check_eight_bits,
     check_groups,
     check_index,
     check_last_contiguous,
@@ -25,6 +26,7 @@ from kernels.checks import (
     dtype_names,
     has_values,
     kind,
+    remedy,
 )
 from kernels.flash_decoding.features import Features
 
@@ -39,7 +41,7 @@ def check_decode(
     """Raise TypeError or ValueError unless everything fits, as `flash_decode` says."""
     check_shapes(q, k_cache, v_cache, features)
     if not isinstance(causal, bool):
-        raise TypeError(f"causal must be True or False; got {causal!r}")
+        raise TypeError(f"causal must be True or False; got {causal!r}{remedy(causal)}")
     if features.block_table is not None and features.cache_seqlens is None:
         raise ValueError("block_table needs cache_seqlens: a table does not say where a row ends")
     if torch.is_grad_enabled():
@@ -133,13 +135,15 @@ def _check_dims(q: Tensor, k: Tensor, v: Tensor, features: Features) -> None:
 def _check_dtypes(q: Tensor, k: Tensor, v: Tensor, features: Features) -> None:
     if q.dtype not in DTYPES:
         raise TypeError(f"q must be float32, float16 or bfloat16; got {q.dtype}")
-    if k.dtype != v.dtype or k.dtype not in (q.dtype, *QUANTISED):
-        raise TypeError(
-            "k_cache and v_cache must have the dtype of q, or both int8, float8_e4m3fn or "
-            f"float8_e5m2; got q {q.dtype}, k_cache {k.dtype}, v_cache {v.dtype}"
-        )
+    if k.dtype != v.dtype or k.dtype != q.dtype:
+        if k.dtype != v.dtype or k.dtype not in QUANTISED:
+            raise TypeError(
+                "k_cache and v_cache must have the dtype of q, or both int8, float8_e4m3fn or "
+                f"float8_e5m2; got q {q.dtype}, k_cache {k.dtype}, v_cache {v.dtype}"
+            )
+        check_eight_bits(k)
     for name in ("k_scale", "v_scale"):
-        check_scale(name, getattr(features, name), k)
+        check_scale(name, getattr(features, name), k, q.shape[0])
 
 
 def _check_scores(B: int, Lq: int, Hq: int, features: Features) -> None:
@@ -147,7 +151,10 @@ def _check_scores(B: int, Lq: int, Hq: int, features: Features) -> None:
     check_window(features.window)
     if features.softcap is not None:
         if isinstance(features.softcap, bool) or not isinstance(features.softcap, int | float):
-            raise TypeError(f"softcap must be a number or None; got {features.softcap!r}")
+            raise TypeError(
+                f"softcap must be a number or None; got {features.softcap!r}"
+                f"{remedy(features.softcap)}"
+            )
         if not SOFTCAPS[0] <= features.softcap <= SOFTCAPS[1]:
             raise ValueError(
                 f"softcap must be above 0, from {SOFTCAPS[0]} to {SOFTCAPS[1]} (None: none); got "

@@ -5,20 +5,71 @@
 """
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from kernels.call import Cells
 from kernels.checks import Window, check_int, sides_of
-from kernels.flash_decoding.attend import Cache
-from kernels.flash_decoding.rows import HeadScale, HeadScales, Rows, Rules
 from kernels.plan import Plan
+
+
+class Cache(NamedTuple):
+    """What the loop reads: keys, values and, if each token has its own, their scales."""
+
+    k_cells: Cells
+    v_cells: Cells  # None: the values are the first columns of the keys, as in MLA
+    scales_of_k: Cells
+    scales_of_v: Cells
+
+
+class Rows(NamedTuple):
+    """What is known about each row of the batch; any member may be None."""
+
+    lengths_ptr: Any  # (B,): keys in the row
+    leftpad_ptr: Any  # (B,): how many of its first keys do not count
+    index_ptr: Any  # (B,): the row of the cache to read
+    table_ptr: Any  # (B, max_pages): its pages
+    stride_table: Any
+    items_ptr: Any  # (items, 4), a plan: row, start, stop, number of the partial result
+
+
+class Rules(NamedTuple):
+    """The rules of a launch; None: off."""
+
+    left: Any  # how many keys a query sees before its own position
+    right: Any  # and after it
+    softcap: Any
+    alibi_ptr: Any  # (B, Hq) fp32
+    stride_alibi_b: Any
+    mask_ptr: Any  # (B, Lq, Lq): uint8 (0 hides) or floating point (added)
+    stride_mask_b: Any
+    stride_mask_m: Any
+
+
+class HeadScale(NamedTuple):
+    """A scale for all tokens of a head, or, with a stride of 0, of all heads."""
+
+    ptr: Any  # None: no such scale
+    stride_b: Any  # from row to row of the batch; None: all rows share it
+    stride_h: Any
+
+
+class HeadScales(NamedTuple):
+    """The scales of a quantised cache that do not change from token to token."""
+
+    of_k: HeadScale
+    of_v: HeadScale
 
 
 @dataclass(frozen=True)
 class Features:
-    """The keywords of `kernels.flash_decoding.flash_decode` beyond plain attention; None: off."""
+    """The keywords of `kernels.flash_decoding.flash_decode` beyond plain attention; None: off.
+
+    k_scale, v_scale: of int8, float8_e5m2 or float8_e4m3fn caches, the last of which NVIDIA's GPUs
+    read from sm_89 on.
+    """
 
     cache_seqlens: Tensor | None = None
     cache_batch_idx: Tensor | None = None
@@ -87,7 +138,7 @@ class Features:
         return Cache(Cells(k_cache, *k_cache.stride()[:3]), v_cells, k_scales, v_scales)
 
     def head_scales(self) -> HeadScales:
-        """Return the scales that apply to a whole head or tensor."""
+        """Return the scales that apply to a whole row, head or tensor."""
         return HeadScales(*(_head_scale(x) for x in (self.k_scale, self.v_scale)))
 
 
@@ -155,7 +206,9 @@ def _row_stride(x: Tensor | None, ndim: int) -> int | None:
 
 
 def _head_scale(x: Tensor | None) -> HeadScale:
-    """Return a scale (), (1,) or (Hkv,) as a kernel takes it; none if each token has its own."""
+    """Return a scale (), (1,), (Hkv,) or (B, Hkv) for a kernel; none if each token has its own."""
     if x is None or x.ndim == 3:
-        return HeadScale(None, None)
-    return HeadScale(x, x.stride(0) if x.numel() > 1 else 0)
+        return HeadScale(None, None, None)
+    if x.ndim == 2:
+        return HeadScale(x, *x.stride())
+    return HeadScale(x, None, x.stride(0) if x.numel() > 1 else 0)

@@ -8,11 +8,14 @@ Three ways to cut the keys: a number of splits (chosen here or given), a split s
 Nothing here reads a value on the device, so nothing waits and a CUDA graph can capture it all.
 """
 
+from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from kernels.call import KernelCall
 from kernels.checks import resolve_scale
 from kernels.flash_decoding.checks import (
     check_decode,
@@ -20,9 +23,7 @@ from kernels.flash_decoding.checks import (
     check_plan_fits,
     check_workspace,
 )
-from kernels.flash_decoding.combine import combine_call
 from kernels.flash_decoding.features import Features, Splits
-from kernels.flash_decoding.split import split_call
 from kernels.heuristics import Launch, choose_decode
 from kernels.runtime import INTERPRETED, has_small_shared_memory, has_tensor_cores
 from kernels.runtime import num_sms as sms_of
@@ -134,6 +135,7 @@ def _launch(
     shape = partials_shape(q, features, splits, choice.parts)
     if shape is not None:
         partials = _partials(shape, v_cache.shape[3], workspace, q.device)
+    split_call, combine_call = _stages()
     split_call(
         q,
         k_cache,
@@ -149,6 +151,15 @@ def _launch(
     ).launch(q.device)
     if partials is not out:
         combine_call(*partials, *out, first_slot=first_slot, sinks=sinks).launch(q.device)
+
+
+@cache
+def _stages() -> tuple[Callable[..., KernelCall], Callable[..., KernelCall]]:
+    """Import both stages at the first call, since that loads triton."""
+    from kernels.flash_decoding.combine import combine_call
+    from kernels.flash_decoding.split import split_call
+
+    return split_call, combine_call
 
 
 def partials_shape(

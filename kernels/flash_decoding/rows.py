@@ -34,31 +34,6 @@ import triton.language as tl
 _LOG2_E = tl.constexpr(LOG2_E)
 
 
-class Rows(NamedTuple):
-    """What is known about each row of the batch; any member may be None."""
-
-    lengths_ptr: tl.tensor  # (B,): keys in the row
-    leftpad_ptr: tl.tensor  # (B,): how many of its first keys do not count
-    index_ptr: tl.tensor  # (B,): the row of the cache to read
-    table_ptr: tl.tensor  # (B, max_pages): its pages
-    stride_table: tl.tensor
-    items_ptr: tl.tensor  # (items, 4), a plan: row, start, stop, number of the partial result
-
-
-class HeadScale(NamedTuple):
-    """A scale for all tokens of a head, or, with a stride of 0, of all heads."""
-
-    ptr: tl.tensor  # None: no such scale
-    stride_h: tl.tensor
-
-
-class HeadScales(NamedTuple):
-    """The scales of a quantised cache that do not change from token to token."""
-
-    of_k: HeadScale
-    of_v: HeadScale
-
-
 class Where(NamedTuple):
     """Where in the cache one row of the batch, seen by one KV head, has its keys."""
 
@@ -76,10 +51,17 @@ class Bounds(NamedTuple):
 
 
 @triton.jit
-def scaled(x, scale, kv_head) -> tl.tensor:
-    """Return x times the scale of a head, or x if there is none."""
+def scaled(x, scale, b, kv_head, has_keys) -> tl.tensor:
+    """Return x times the scale of a head, that of row b if each has its own; x if there is none.
+
+    A row without keys has no scale of its own either: what is there may be NaN, and 0 · NaN is NaN.
+    """
     if scale.ptr is not None:
-        x *= tl.load(scale.ptr + kv_head * scale.stride_h)
+        ptr = scale.ptr + kv_head * scale.stride_h
+        if scale.stride_b is None:
+            x *= tl.load(ptr)
+        else:
+            x *= tl.load(ptr + b * scale.stride_b, mask=has_keys, other=1.0)
     return x
 
 
@@ -138,19 +120,6 @@ def narrow(rows, rules, sees, whole, first_key, position, length, Lq) -> tuple[B
     if rules.mask_ptr is not None:
         seen_to = tl.minimum(seen_to, length - Lq)
     return Bounds(first_key, since, sees), (seen_from, seen_to)
-
-
-class Rules(NamedTuple):
-    """The rules of a launch; None: off."""
-
-    left: tl.tensor  # how many keys a query sees before its own position
-    right: tl.tensor  # and after it
-    softcap: tl.tensor
-    alibi_ptr: tl.tensor  # (B, Hq) fp32
-    stride_alibi_b: tl.tensor
-    mask_ptr: tl.tensor  # (B, Lq, Lq): uint8 (0 hides) or floating point (added)
-    stride_mask_b: tl.tensor
-    stride_mask_m: tl.tensor
 
 
 class TileRules(NamedTuple):

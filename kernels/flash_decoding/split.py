@@ -137,7 +137,7 @@ def split_kernel(
     end = begin + tl.maximum(whole[1] - begin, 0) // BLOCK_N * BLOCK_N
 
     # 4. Blocks that all rows see in full: no masks. Then those cut by an end or the diagonal.
-    scale_log2 = scaled(scale_log2, head_scales.of_k, kv_head)
+    scale_log2 = scaled(scale_log2, head_scales.of_k, b, kv_head, first_key < length)
     task = Task(q_tile, q_rest, cache, row_cells(rows, b, kv_head), rules, tile, scale_log2, bounds)
     m_log2 = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     state = (m_log2, tl.zeros_like(m_log2), tl.zeros((BLOCK_M, BLOCK_DV), tl.float32))
@@ -155,7 +155,7 @@ def split_kernel(
     m_log2, l, acc = state
 
     # 5. A normalised partial and its lse; a split that saw no key writes (0, -inf).
-    o, lse = finalize(m_log2, l, scaled(acc, head_scales.of_v, kv_head))
+    o, lse = finalize(m_log2, l, scaled(acc, head_scales.of_v, b, kv_head, first_key < length))
     row = (part * Lq + query) * Hq + head  # int64, like part
     offs_d = tl.arange(0, BLOCK_DV)[None, :]
     o_ptrs = o_ptr + row[:, None] * DV + offs_d

@@ -49,7 +49,6 @@ from kernels.checks import (
     sides_of,
 )
 from kernels.operators import define, may_check
-from kernels.plan.plan_kernel import plan_call
 from kernels.runtime import num_sms as sms_of
 from kernels.split_rules import PROGRAMS_PER_SM
 
@@ -179,6 +178,8 @@ def _fill(
 ) -> None:
     """Check the lengths, their values where that is free, then launch."""
     _check(items, first_slot, lengths, leftpad, programs, max_len, reach, block_n)
+    from kernels.plan.plan_kernel import plan_call  # at the first call, since it loads triton
+
     plan_call(
         items,
         first_slot,

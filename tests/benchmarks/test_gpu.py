@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-pytest.importorskip("triton", reason="triton has wheels for Linux only")
+pytest.importorskip("triton", reason="triton has no wheels for this system")
 
 from benchmarks import __main__ as command
 from benchmarks import ceilings, figure, grid, machine, peers, prefill, ragged, splits
@@ -105,14 +105,17 @@ def test_the_reader_reads_everything():
 
 def test_prefill_judges_gradients_too():
     make = torch.Generator().manual_seed(1)
-    shapes = ((1, 8, 4, 16), (1, 8, 2, 16), (1, 8, 2, 16))
+    shapes = ((1, 8, 4, 16), (1, 8, 2, 16), (1, 8, 2, 24))
     qkv = [torch.randn(s, generator=make).bfloat16() for s in shapes]
-    do = torch.randn(1, 8, 4, 16, generator=make).bfloat16()
+    do = torch.randn(1, 8, 4, 24, generator=make).bfloat16()
     check = prefill.judge(qkv, do, True, True)("flash_attention")
     got = prefill.gradients(prefill.naive, qkv, do, True)()
     assert check(got) == ""
     assert "too far" in check((got[0], got[1] * 1.5, got[2]))
     assert prefill.flops(2, 16, 8192, True, False) == 4 * 2 * 16 * 8192**2 * 128 / 2
+    assert prefill.flops(2, 16, 8192, False, True) == 10 * 2 * 16 * 8192**2 * 128
+    assert prefill.flops(1, 1, 1, False, False, prefill.MLA) == 2 * (192 + 128)
+    assert prefill.flops(1, 1, 1, False, True, prefill.MLA) == 2 * (3 * 192 + 2 * 128)
 
 
 def test_a_ragged_table_gives_every_row_its_own_pages():

@@ -68,7 +68,7 @@ def test_the_largest_cache_is_read_or_not_known(tmp_path, monkeypatch):
 
 def test_on_a_gpu_the_peers_take_part_under_their_labels(monkeypatch):
     """Only the plumbing: interpreted kernels, the host's clock, a few contestants."""
-    pytest.importorskip("triton", reason="triton has wheels for Linux only")
+    pytest.importorskip("triton", reason="triton has no wheels for this system")
     from benchmarks import contest, peers
 
     if not peers.INTERPRETED:

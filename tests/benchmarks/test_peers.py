@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-pytest.importorskip("triton", reason="triton has wheels for Linux only")
+pytest.importorskip("triton", reason="triton has no wheels for this system")
 
 from benchmarks import peers
 from benchmarks.judge import Judge, full_rows

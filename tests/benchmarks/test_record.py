@@ -69,7 +69,7 @@ def test_an_empty_record_is_json(tmp_path):
 @pytest.fixture
 def session(monkeypatch, tmp_path):
     """A session with a made-up ceiling; `**options` as on the command line."""
-    pytest.importorskip("triton", reason="triton has wheels for Linux only")
+    pytest.importorskip("triton", reason="triton has no wheels for this system")
     from benchmarks import session as module
 
     monkeypatch.setattr(module.ceilings, "measure", lambda quick: {"read_GBps": 100.0})

@@ -73,6 +73,23 @@ def test_your_words_stay_and_nothing_is_measured_again(written):
     assert (folder / report.JSON).read_bytes() == record
 
 
+@pytest.mark.parametrize("broken", [False, True], ids=["other cells", "half a file"])
+def test_a_report_changed_elsewhere_is_kept_beside_the_new_one(broken, written, tmp_path, capsys):
+    folder, _ = written
+    earlier = tmp_path / report.NOTEBOOK
+    nb = nbformat.read(folder / report.NOTEBOOK, as_version=4)
+    nb.cells.append(nbformat.v4.new_markdown_cell("What I think of it."))
+    mine = nbformat.writes(nb)[: 500 if broken else None]
+    earlier.write_text(mine, encoding="utf-8")
+    template = report.with_your_words(report.read(report.TEMPLATE), earlier)
+    report.keep_aside(earlier, nbformat.writes(template))
+    assert (tmp_path / "report (yours 1).ipynb").read_text("utf-8") == mine
+    assert "report (yours 1).ipynb" in capsys.readouterr().out and not earlier.exists()
+    earlier.write_text(nbformat.writes(template), encoding="utf-8")
+    report.keep_aside(earlier, nbformat.writes(template))
+    assert earlier.exists()
+
+
 def test_an_export_needs_a_measurement(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"report\.json is not there"):
         report.write(tmp_path / "new", export=True)

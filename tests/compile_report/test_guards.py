@@ -120,6 +120,7 @@ def test_the_command_fails_and_says_which(tmp_path):
         cwd=Path(__file__).parents[2],
     )
     assert done.returncode == 1, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("stages: what a loop asks of Triton")
     assert [line for line in done.stdout.splitlines() if "BROKEN" in line] == [
         "BROKEN: unaligned on sm_80 loads x 32 bits at a time",
         "BROKEN: unaligned on sm_80 loads y 32 bits at a time",

@@ -20,7 +20,8 @@ from kernels.runtime import INTERPRETED
 # compiles all cases for all targets, which takes minutes.
 CORE = (
     "vector_add|matmul (fp16|fp32)|softmax fp16 (16384|131072)"
-    "|flash_attention (bf16 D=128 Lq=4096$|fp16 D=128 Lq=1$)|(dq|dkdv) bf16 D=128$|backward rows"
+    "|flash_attention (bf16 D=(128|192 Dv=128) Lq=4096$|fp16 D=128 Lq=1$)"
+    "|(dq|dkdv) bf16 D=(128|192 Dv=128)$|backward rows"
     "|split bf16 D=128 G=(1|8) Lq=1$|split bf16 D=128 .*(tree mask|G=8 Lq=1 (pages of 16|plan))"
     "|split bf16 (D=576 G=16|int8 .*token)|combine bf16 D=128|append bf16 D=128 Ln=1$|plan int64"
 )
@@ -58,6 +59,17 @@ def test_the_promises_are_worth_something(reports):
         assert set(row.stream_bits) == streams, row.name
         assert (row.tensor_core > 0) == several_rows, row.name
         assert row.async_copies > 0 or not several_rows, row.name
+
+
+def test_stages_are_those_of_the_kernels_own_loop(reports):
+    """The launch's option does not pipeline a loop that says its own number."""
+    loops = 0
+    for row in reports:
+        call = compile_report.cases(f": {re.escape(row.name)}$")[0].make(target(row.arch))
+        asked = call.args.get("NUM_STAGES", call.num_stages)
+        assert row.failure or row.num_stages == asked, row.name
+        loops += asked != call.num_stages
+    assert loops > 2, "a split over pages, or one over eight bits, asks for more than 3"
 
 
 def test_other_gpus_too():

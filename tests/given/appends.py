@@ -62,9 +62,14 @@ APPENDS = (
     Append("G=5", "query heads of one KV head", Hq=5, Hkv=1, Ln=2, Lq=2),
     Append("other-rows", "a cache with more rows, taken out of order", rows=(3, 1), Ln=2, Lq=2),
     Append("page=1", "each token its own page", page=1, Ln=4, Lq=4, capacity=16),
+    Append("page=3", "no power of two", page=3, Ln=8, starts=(5, 0), capacity=15),
     Append("page=4", "a page ends among the new tokens", page=4, Ln=6, starts=(5, 3), capacity=16),
     Append("page=16", "pages half full", page=16, Ln=20, starts=(7, 16), capacity=64),
     Append("page=64", "one page, then another", page=64, Ln=2, starts=(63, 64), capacity=128),
+    Append("page=100", "the same", page=100, Ln=130, starts=(99, 70), Hq=1, capacity=300),
+    Append(
+        "page=528", "as hybrid models have it", page=528, Ln=2, starts=(527, 528), capacity=1056
+    ),
 )
 
 

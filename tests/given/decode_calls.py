@@ -80,6 +80,8 @@ def make_call(levels: dict[str, Any], seed: int = 0) -> Call:
     caches = [torch.randn(C, capacity, Hkv, d, generator=rng) for d in (D, Dv)]
     tensors = _stored(caches, levels["eight"], levels["per"], dtype)
     tensors = [dead_poisoned(x, live) for x in tensors]
+    if levels["eight"] and levels["per"] == "row":
+        tensors[2:] = [scales_of_rows(x[rows], first < ends, rng) for x in tensors[2:]]
     if levels["layout"] == "batch_idx":
         features["cache_batch_idx"] = rows.int()
     elif levels["layout"] != "rows":
@@ -132,6 +134,12 @@ def _stored(caches: list[Tensor], eight: Any, per: str, dtype: torch.dtype) -> l
         return [cache.to(dtype) for cache in caches]
     stored, scales = zip(*(quantize(cache, eight, per=per) for cache in caches), strict=True)
     return [*stored, *scales]
+
+
+def scales_of_rows(x: Tensor, has_keys: Tensor, rng: torch.Generator) -> Tensor:
+    """Scales (B, Hkv), other ones for rows that share a row of the cache; NaN without keys."""
+    x = x * (1 + torch.rand(len(x), 1, generator=rng))
+    return x.masked_fill(~has_keys[:, None], math.nan)
 
 
 def plain_call(

@@ -1,4 +1,5 @@
-"""A stand-in for `torch.cuda` with its own clock: tests of the GPU's stopwatch need no GPU.
+"""A stand-in for `torch.cuda` with its own clock: tests of the GPU's stopwatch need no GPU, nor
+do tests of what is refused on another GPU.
 
 The host enqueues work (`work(ms)`); the GPU does it in order, as soon as it was enqueued and what
 went before is done. While a graph is captured, work is noted and not done.
@@ -9,9 +10,10 @@ from types import SimpleNamespace
 
 
 class FakeCuda:
-    """Enough of `torch.cuda` for `benchmarks.timing`."""
+    """Enough of `torch.cuda` for `benchmarks.timing`, and for asking what the GPU can do."""
 
-    def __init__(self, launch_ms: float = 0.0) -> None:
+    def __init__(self, launch_ms: float = 0.0, capability: tuple[int, int] = (9, 0)) -> None:
+        self.capability, self.asked = capability, 0
         self.host = self.gpu = 0.0
         self.launch_ms = launch_ms
         self.capturing = None
@@ -76,3 +78,7 @@ class FakeCuda:
 
     def get_device_properties(self, device: int) -> SimpleNamespace:
         return SimpleNamespace(L2_cache_size=100 * 2**20)
+
+    def get_device_capability(self, device: object = None) -> tuple[int, int]:
+        self.asked += 1
+        return self.capability

@@ -52,6 +52,13 @@ def draw_case(seed: int, features: tuple[str, ...], dtype: torch.dtype = torch.f
     stored, scales, true = _store(caches, "quantised" in features, dtype, pick)
     rows = torch.randint(C, (B,), generator=rng) if layout == "cache_batch_idx" else torch.arange(B)
     keywords |= {} if layout != "cache_batch_idx" else {"cache_batch_idx": rows.int()}
+    true = [x[rows] for x in true]
+    if scales and scales[0].ndim == 2:  # each row of q has its own, though it share its keys
+        own = 1 + torch.rand(B, 1, generator=rng)
+        scales = [
+            (scale[rows] * own).masked_fill(lengths[:, None] == 0, math.nan) for scale in scales
+        ]
+        true = [x * scale.double()[:, None, :, None] for x, scale in zip(true, scales, strict=True)]
     live = torch.zeros(C, capacity, dtype=torch.bool)
     for b in range(B):
         first = int(keywords["cache_leftpad"][b]) if "cache_leftpad" in features else 0
@@ -60,10 +67,10 @@ def draw_case(seed: int, features: tuple[str, ...], dtype: torch.dtype = torch.f
         live[rows[b], first : lengths[b]] = True
     tensors = [dead_poisoned(x, live) for x in (*stored, *scales)]
     if layout == "block_table":
-        tensors, keywords["block_table"] = paged(tensors, live, pick(1, 2, 8), rng)
+        tensors, keywords["block_table"] = paged(tensors, live, pick(1, 2, 3, 7, 8), rng)
     for name, scale in zip(("k_scale", "v_scale"), tensors[2:], strict=False):
         keywords[name] = scale
-    return Case((q.to(dtype), *tensors[:2], lengths.int()), keywords, *(x[rows] for x in true))
+    return Case((q.to(dtype), *tensors[:2], lengths.int()), keywords, *true)
 
 
 def _draw(name: str, rng: torch.Generator, pick: Any, B: int, Lq: int, Hq: int, room: int) -> Any:
@@ -86,16 +93,19 @@ def _draw(name: str, rng: torch.Generator, pick: Any, B: int, Lq: int, Hq: int, 
 
 
 def _store(caches: list[Tensor], quantised: bool, dtype: torch.dtype, pick: Any) -> tuple:
-    """The caches as stored, their scales if any, and the numbers they stand for, in fp64."""
+    """The caches as stored, their scales if any, and the numbers they stand for, in fp64.
+
+    Scales per row (C, Hkv) are not multiplied in: that is up to the rows of q.
+    """
     if not quantised:
         stored = [cache.to(dtype) for cache in caches]
         return stored, [], [x.double() for x in stored]
-    eight, per = pick(*QUANTISED), pick("tensor", "head", "token")
+    eight, per = pick(*QUANTISED), pick("tensor", "head", "row", "token")
     pairs = [quantize(cache, eight, per) for cache in caches]
     true = []
     for x, scale in pairs:
         spread = scale[..., None] if scale.ndim else scale
-        true.append(x.double() * spread.double())
+        true.append(x.double() * (1 if per == "row" else spread.double()))
     stored, scales = (list(x) for x in zip(*pairs, strict=True))
     return stored, [x.reshape(1) if pick(True, False) and x.ndim == 0 else x for x in scales], true
 

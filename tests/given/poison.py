@@ -27,20 +27,24 @@ def paged(
 ) -> tuple[list[Tensor], Tensor]:
     """Cut rows (B, capacity, ...) into pages and shuffle these; the table's dead entries are wild.
 
-    `size` is that of a page. Entries of the table, int32 (B, pages), without a live cell name pages
-    that don't exist.
+    `size` is that of a page; what a row lacks to fill its last one is poison. Entries of the table,
+    int32 (B, pages), without a live cell name pages that don't exist.
     """
+    B, capacity = live.shape
+    rest = -capacity % size
+    live = torch.nn.functional.pad(live, (0, rest))
     pages = live.numel() // size
     number = torch.randperm(pages + SPARE, generator=rng)[:pages]
     none = wild(pages + SPARE)
     none = none[torch.randint(len(none), (pages,), generator=rng)]
-    table = torch.where(live.view(pages, size).any(1), number, none).view(len(live), -1)
+    table = torch.where(live.view(pages, size).any(1), number, none).view(B, -1)
     out = []
     for x in tensors:
-        if x.shape[:2] == live.shape:
+        if x.shape[:2] == (B, capacity):
             shape = (pages + SPARE, size, *x.shape[2:])
             wide = torch.full(shape, _poison(x.dtype), dtype=torch.float64)
-            wide[number] = x.double().reshape(pages, *shape[1:])
+            filler = torch.full((B, rest, *x.shape[2:]), _poison(x.dtype), dtype=torch.float64)
+            wide[number] = torch.cat([x.double(), filler], 1).reshape(pages, *shape[1:])
             x = wide.to(x.dtype)
         out.append(x)
     return out, table.int()

@@ -80,13 +80,15 @@ def test_a_dtype_that_tensor_cores_do_not_know_is_done_without_them():
 def test_decode_work_counts_what_attention_does():
     """The bytes of the tensors themselves; the operations of both products, from the shapes."""
     B, Lq, Lk, Hq, Hkv, D = 2, 3, 40, 8, 2, 16
-    q = torch.randn(B, Lq, Hq, D)
-    k, v = torch.randn(B, Lk, Hkv, D), torch.randn(B, Lk, Hkv, D)
-    o = attention(q, k, v)
-    work = decode_work(batch=B, heads=(Hq, Hkv), head_dim=D, length=Lk, queries=Lq, dtype="fp32")
-    assert work.bytes == sum(x.numel() * x.element_size() for x in (q, k, v, o))
-    products = 2 * [B * Hq * Lq * D * Lk]  # QKᵀ and PV
-    assert work.operations == sum(2 * n for n in products)
+    shape = {"batch": B, "heads": (Hq, Hkv), "head_dim": D, "length": Lk, "dtype": "fp32"}
+    for Dv, given in ((D, {}), (24, {"value_dim": 24})):
+        q = torch.randn(B, Lq, Hq, D)
+        k, v = torch.randn(B, Lk, Hkv, D), torch.randn(B, Lk, Hkv, Dv)
+        work = decode_work(queries=Lq, **shape, **given)
+        tensors = (q, k, v, attention(q, k, v))
+        assert work.bytes == sum(x.numel() * x.element_size() for x in tensors)
+        products = [B * Hq * Lq * D * Lk, B * Hq * Lq * Dv * Lk]  # QKᵀ and PV
+        assert work.operations == sum(2 * n for n in products)
 
 
 @pytest.mark.parametrize("kv_dtype", ["fp32", "bf16", "int8"])
@@ -115,6 +117,17 @@ def test_a_fused_prefill_moves_less_and_computes_the_same():
     assert fused.operations / whole.operations == 1025 / 2048
     token = prefill_work(**shape | {"length": 1}, causal=True)
     assert token == decode_work(**shape | {"length": 1})  # one token: prefill is decode
+
+
+def test_a_prompt_whose_values_have_a_width_of_their_own():
+    """MLA: q and k have 192 columns, v and o 128; two heads, three tokens, six pairs."""
+    shape = {"batch": 1, "heads": (2, 2), "head_dim": 192, "length": 3, "value_dim": 128}
+    work = prefill_work(**shape)
+    assert work.operations == 2 * 2 * 6 * (192 + 128)
+    assert work.bytes == 2 * (2 * 3 * 2 * 192 + 2 * 3 * 2 * 128)
+    assert prefill_work(**shape | {"length": 1}) == decode_work(**shape | {"length": 1})
+    with pytest.raises(ValueError, match="value_dim must be at least 1; got 0"):
+        prefill_work(**shape | {"value_dim": 0})
 
 
 def test_work_adds_up_and_a_batch_helps_weights_alone():

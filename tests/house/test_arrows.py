@@ -13,14 +13,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("reference", "kernels", "course", "benchmarks")
+PACKAGES = ("reference", "kernels", "course", "benchmarks", "library")
 FILES = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 STANDARD = set(sys.stdlib_module_names)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-REQUIRED = {re.match(r"[\w-]+", text)[0] for text in PROJECT["dependencies"]}
-IMPORT_NAMES = {"ipython": "IPython"}  # packages imported under another name
+LISTED = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["course"]
+REQUIRED = {re.match(r"[\w-]+", text)[0] for text in LISTED}
+IMPORT_NAMES = {
+    "ipython": "IPython",
+    "pyzmq": "zmq",
+    "jupyter-core": "jupyter_core",
+}  # packages imported under another name
 DECLARED = {IMPORT_NAMES.get(name, name) for name in REQUIRED}
 # Peers that `benchmarks` measures if they happen to be installed.
 OPTIONAL = {"flash_attn", "flashinfer", "xformers", "psutil"}
@@ -30,14 +35,18 @@ MAY_IMPORT = {
     "kernels": STANDARD | {"torch", "triton", "kernels"},
     "course": STANDARD | DECLARED | {"reference", "kernels", "course"},
     "benchmarks": STANDARD | DECLARED | OPTIONAL | {"reference", "kernels", "course", "benchmarks"},
+    "library": STANDARD | {"setuptools", "rename"},  # builds the wheel; `rename` is beside it
 }
 # The small model is there to be run rather than read: its weights are a file, and training takes
-# minutes. Only these two modules may import what reads the file and what shows the progress.
+# minutes. Only these modules may import what reads the file and what shows the progress.
 MAY_ALSO_IMPORT = {
     "reference/checkpoint.py": {"safetensors"},
     "reference/train.py": {"tqdm"},
+    "course/launch.py": {"zmq"},  # in a function: asked whether it can encrypt, once installed
 }
-BEFORE_INSTALLATION = ("course/bootstrap.py", "course/launch.py")
+# These run before anything is installed, on any Python: the first imports the next three.
+SETUP = tuple(f"course/{name}.py" for name in ("bootstrap", "cpu_torch", "heartbeat", "installers"))
+BEFORE_INSTALLATION = (*SETUP, "course/launch.py")
 FILE_LINES, FUNCTION_LINES, KERNEL_LINES = 350, 40, 90
 TOP_FILES, TOP_FOLDERS, FILES_OF_A_CALL = 16, 6, 14  # in kernels/; in one decode call
 
@@ -94,7 +103,9 @@ def too_long(source: str) -> list[str]:
 @pytest.mark.parametrize("file", FILES, ids=relative)
 def test_imports_follow_the_arrows(file: Path) -> None:
     package = relative(file).split("/")[0]
-    allowed = STANDARD if relative(file) in BEFORE_INSTALLATION else MAY_IMPORT[package]
+    own = {"course"} if relative(file) in SETUP else set()
+    early = relative(file) in BEFORE_INSTALLATION
+    allowed = STANDARD | own if early else MAY_IMPORT[package]
     allowed = allowed | MAY_ALSO_IMPORT.get(relative(file), set())
     assert forbidden_imports(file.read_text(encoding="utf-8"), package, allowed) == []
 
@@ -123,6 +134,12 @@ def test_no_module_global_is_reassigned(file: Path) -> None:
     assert found == []
 
 
+def test_the_set_up_imports_itself_alone() -> None:
+    graph, own = arrows(("course",)), {module_of(ROOT / file) for file in SETUP}
+    assert len(graph["course.bootstrap"]) == 3
+    assert {name for module in own for name in graph[module]} <= own
+
+
 def test_every_package_is_looked_at() -> None:
     """A renamed folder must not turn these tests into tests of nothing."""
     assert {relative(file).split("/")[0] for file in FILES} == set(PACKAGES)
@@ -149,13 +166,17 @@ def module_of(file: Path) -> str:
     return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def arrows(packages: tuple[str, ...] = ("kernels",)) -> dict[str, set[str]]:
-    """For each module, the modules of these packages that are imported with it."""
+def arrows(packages: tuple[str, ...] = ("kernels",), later: bool = False) -> dict[str, set[str]]:
+    """For each module, the modules of these packages that are imported with it.
+
+    later: also those that it imports inside a function, when that is called.
+    """
     files = {module_of(file): file for file in FILES if relative(file).split("/")[0] in packages}
     found: dict[str, set[str]] = {}
     for name, file in files.items():
         found[name] = set()
-        for node in tree_of(file).body:  # imports inside a function run when it is called
+        tree = tree_of(file)
+        for node in ast.walk(tree) if later else tree.body:
             if isinstance(node, ast.Import):
                 found[name] |= {alias.name for alias in node.names} & set(files)
             elif isinstance(node, ast.ImportFrom) and node.module:
@@ -211,7 +232,7 @@ def test_kernels_is_seen_at_one_look() -> None:
 
 def test_a_decode_call_is_read_in_few_files() -> None:
     """Everything `flash_decode` imports, except torch.compile's operator and plans."""
-    graph, read, todo = arrows(), set(), ["kernels.flash_decoding"]
+    graph, read, todo = arrows(later=True), set(), ["kernels.flash_decoding"]
     while todo:
         name = todo.pop()
         if name not in read and not name.startswith(("kernels.plan", "kernels.flash_decoding.op")):

@@ -6,21 +6,28 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from course import bootstrap
+from course import bootstrap, installers
 
 ROOT = Path(__file__).resolve().parents[2]
 FITTING = sys.version_info
+MODULES = ("__init__", "bootstrap", "cpu_torch", "heartbeat", "installers")
+
+
+@pytest.fixture(autouse=True)
+def by_pip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine without uv; those with it are in test_setup_by_uv.py."""
+    monkeypatch.setenv("COURSE_INSTALLER", "pip")
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A project with nothing but what the set-up reads."""
     (tmp_path / "course").mkdir()
-    shutil.copy(ROOT / "course" / "bootstrap.py", tmp_path / "course")
+    for module in MODULES:
+        shutil.copy(ROOT / "course" / f"{module}.py", tmp_path / "course")
     (tmp_path / "pyproject.toml").write_text(
         '[project]\nname = "small"\nversion = "1"\noptional-dependencies.dev = []\n'
         '[build-system]\nrequires = ["setuptools>=77"]\n'
@@ -51,8 +58,9 @@ def one_sentence(text: str) -> bool:
     return text.count("\n") == 0 and text.endswith(".") and ". " not in text
 
 
-def test_parses_on_old_pythons() -> None:
-    source = (ROOT / "course" / "bootstrap.py").read_text(encoding="utf-8")
+@pytest.mark.parametrize("module", MODULES)
+def test_parses_on_old_pythons(module: str) -> None:
+    source = (ROOT / "course" / f"{module}.py").read_text(encoding="utf-8")
     ast.parse(source, feature_version=(3, 6))
 
 
@@ -64,12 +72,12 @@ def test_an_old_python_says_that_it_is_too_old(version: tuple) -> None:
 
 
 def test_a_python_newer_than_the_course_says_so() -> None:
-    with pytest.raises(bootstrap.SetupError, match=r"3\.14 is too new") as caught:
-        bootstrap.check_python((3, 14, 0))
+    with pytest.raises(bootstrap.SetupError, match=r"3\.15 is too new") as caught:
+        bootstrap.check_python((3, 15, 0))
     assert one_sentence(str(caught.value))
 
 
-@pytest.mark.parametrize("version", [(3, 11, 0), (3, 12, 4), (3, 13, 9)])
+@pytest.mark.parametrize("version", [(3, 11, 0), (3, 12, 4), (3, 13, 9), (3, 14, 2)])
 def test_a_fitting_python_passes(version: tuple) -> None:
     bootstrap.check_python(version)
 
@@ -128,41 +136,9 @@ def test_without_network_it_says_so_and_the_next_run_starts_again(project: Path)
         assert bootstrap.venv_is_usable(str(project), FITTING)  # complete, just empty
 
 
-@pytest.mark.parametrize(
-    ("log", "advice"),
-    [
-        ("OSError: [Errno 28] No space left on device", "The disk is full"),
-        ("NameResolutionError: Failed to resolve 'index'", "No network"),
-        (
-            "ERROR: No matching distribution found for torch<2.14,>=2.11",
-            "no build for this machine",
-        ),
-        ("NewConnectionError\nNo matching distribution found for torch", "No network"),
-        ("No matching distribution found for setuptools>=77", "No network"),
-        ("error: metadata-generation-failed", "fix what its last lines report"),
-    ],
-)
-def test_pips_log_is_read(log: str, advice: str) -> None:
-    assert advice in bootstrap.diagnose(log)
-
-
-@pytest.mark.parametrize(
-    ("line", "shown"),
-    [
-        ("  Downloading torch-2.13.0-cp311-cp311-linux.whl (526.6 MB)", "torch-2.13.0 (526.6 MB)"),
-        ("  Downloading six-1.17.0-py2.py3-none-any.whl (11 kB)", ""),
-        ("Installing collected packages: six, torch", "unpacking, the last step"),
-        ("Collecting six", ""),
-        ("", ""),
-    ],
-)
-def test_only_big_downloads_are_shown(line: str, shown: str) -> None:
-    assert bootstrap.progress(line) == shown
-
-
 def test_a_finished_venv_is_left_alone(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bootstrap, "make_venv", lambda root: pytest.fail("made .venv again"))
-    monkeypatch.setattr(bootstrap, "pip_install", lambda root: pytest.fail("installed again"))
+    monkeypatch.setattr(bootstrap, "make_venv", lambda *_: pytest.fail("made .venv again"))
+    monkeypatch.setattr(bootstrap, "fill_venv", lambda *_: pytest.fail("installed again"))
     assert bootstrap.install(str(made)) == bootstrap.venv_python(str(made))
 
 
@@ -170,8 +146,8 @@ def test_changed_requirements_are_installed_into_the_same_venv(
     made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    monkeypatch.setattr(bootstrap, "make_venv", lambda root: pytest.fail("made .venv again"))
-    monkeypatch.setattr(bootstrap, "pip_install", calls.append)
+    monkeypatch.setattr(bootstrap, "make_venv", lambda *_: pytest.fail("made .venv again"))
+    monkeypatch.setattr(bootstrap, "fill_venv", lambda root, uv: calls.append(root))
     text = (made / "pyproject.toml").read_text()
     (made / "pyproject.toml").write_text(text + '[tool.ruff]\nline-length = "100"\n')
     bootstrap.install(str(made))
@@ -198,10 +174,21 @@ def test_a_broken_venv_is_made_again(
         Path(bootstrap.venv_python(str(made))).unlink()
     elif damage == "no pip":
         shutil.rmtree(next(folder.glob("lib/*/site-packages/pip")))
-    monkeypatch.setattr(bootstrap, "make_venv", calls.append)
-    monkeypatch.setattr(bootstrap, "pip_install", calls.append)
+    monkeypatch.setattr(bootstrap, "make_venv", lambda root, uv: calls.append(root))
+    monkeypatch.setattr(bootstrap, "fill_venv", lambda root, uv: calls.append(root))
     bootstrap.install(str(made))
     assert calls == [str(made), str(made)]
+
+
+@pytest.mark.parametrize("line", ["version = {}.{}.7", "version_info = {}.{}.7"])
+def test_a_venv_made_by_venv_or_by_uv_is_known(line: str, made: Path) -> None:
+    cfg = made / ".venv" / "pyvenv.cfg"
+    lines = [text for text in cfg.read_text().splitlines() if not text.startswith("version")]
+    cfg.write_text("\n".join([*lines, line.format(*FITTING)]))
+    assert bootstrap.venv_is_usable(str(made), FITTING)
+    assert not bootstrap.venv_is_usable(str(made), (FITTING[0], FITTING[1] + 1))
+    cfg.write_text("\n".join([*lines, "uv_" + line.format(*FITTING)]))
+    assert not bootstrap.venv_is_usable(str(made), FITTING)
 
 
 def test_an_interrupted_installation_leaves_a_mark(
@@ -211,7 +198,7 @@ def test_an_interrupted_installation_leaves_a_mark(
         raise KeyboardInterrupt
 
     (made / ".venv" / ".installed").unlink()
-    monkeypatch.setattr(bootstrap.subprocess, "Popen", interrupted)
+    monkeypatch.setattr(bootstrap, "follow", interrupted)
     monkeypatch.setattr(bootstrap, "venv_is_usable", lambda root, version: True)
     monkeypatch.setattr(bootstrap, "ROOT", str(made))
     assert bootstrap.main(["install"]) == 130
@@ -223,8 +210,8 @@ def test_an_interrupted_installation_leaves_a_mark(
 def test_only_a_killed_pip_leaves_a_mark(
     status: int, marked: bool, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ended = SimpleNamespace(stdout=[], wait=lambda: status)
-    monkeypatch.setattr(bootstrap.subprocess, "Popen", lambda *_, **__: ended)
-    with pytest.raises(bootstrap.SetupError):
-        bootstrap.pip_install(str(made))
+    monkeypatch.setattr(bootstrap, "follow", lambda *_, **__: status)
+    with pytest.raises(installers.SetupError) as caught:
+        bootstrap.fill_venv(str(made))
+    assert one_sentence(str(caught.value))
     assert (made / ".venv" / ".unfinished").exists() == marked

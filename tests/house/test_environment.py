@@ -37,8 +37,10 @@ def test_environment_yml_lists_what_pyproject_lists() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     by_pip = next(entry["pip"] for entry in conda if isinstance(entry, dict))
-    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
-    assert by_pip == [*wanted, "--editable ."]
+    extras = project["optional-dependencies"]
+    whole, *dev = extras["dev"]
+    assert whole == "flash-decoding-course[course]"
+    assert by_pip == [*project["dependencies"], *extras["course"], *dev, "--editable ."]
     assert f"python{project['requires-python']}" in conda
 
 
@@ -86,8 +88,21 @@ def test_report_without_triton_says_where_kernels_run(monkeypatch: pytest.Monkey
     for way in ("container", "WSL", "Colab"):
         assert way in str(found)
 
-    monkeypatch.setattr(environment.sys, "platform", "linux")
-    assert "make lab" in environment.report().notices[0]
+    for platform, machine, notice in (
+        ("linux", "x86_64", environment.TRITON_MISSING),
+        ("win32", "AMD64", environment.TRITON_MISSING),
+        ("win32", "ARM64", environment.NO_TRITON.format(system="Darwin")),
+    ):
+        monkeypatch.setattr(environment.sys, "platform", platform)
+        monkeypatch.setattr(environment.platform, "machine", lambda machine=machine: machine)
+        assert environment.report().notices[0] == notice
+
+
+def test_windows_is_said_to_be_untested(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "_mode", lambda: ("interpreted", ""))
+    assert environment.ON_WINDOWS not in environment.report().notices
+    monkeypatch.setattr(environment.sys, "platform", "win32")
+    assert environment.report().notices[0] == environment.ON_WINDOWS
 
 
 REPORT = """

@@ -131,7 +131,7 @@ def test_every_spec_has_its_cells_and_every_cell_its_spec(lesson):
     try:
         exercises = catalogue.exercises(lesson)
     except catalogue.NeedsPackage as error:
-        pytest.skip(f"{error.name} is not installed")
+        pytest.skip(error.reason)
     written = {one.exercise_id: one for one in asked(read(notebook("solutions", lesson)))}
     assert [exercise.id for exercise in exercises] == list(written)
     for exercise in exercises:

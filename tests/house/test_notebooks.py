@@ -1,12 +1,28 @@
 """The notebooks follow their rules, and the exercises are what the solutions generate."""
 
+import ast
+import builtins
 import copy
+import os
+import shutil
+from functools import partial
+from pathlib import Path
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from course.notebooks import census, files, generate, lint, rules, rules_of_kinds
+from course.notebooks import (
+    answers,
+    census,
+    copies,
+    files,
+    generate,
+    links,
+    lint,
+    rules,
+    rules_of_kinds,
+)
 from course.notebooks.files import ROOT, normalise, notebooks, read, text
 
 LESSONS, SOLUTIONS = notebooks("notebooks"), notebooks("solutions")
@@ -28,7 +44,8 @@ def test_lint(path, record_property):
 @pytest.mark.parametrize("path", SOLUTIONS, ids=name)
 def test_exercises_are_what_solutions_give(path):
     stored = generate.target(path).read_text(encoding="utf-8")
-    assert stored == text(generate.exercise_from(read(path))), "make exercises"
+    same = stored == text(generate.exercise_from(read(path)))
+    assert same, "\n".join(generate.drifted([path]))
 
 
 def test_no_exercises_without_solutions():
@@ -45,6 +62,7 @@ def test_exercises_give_nothing_away(path):
     nb = read(path)
     assert not any(cell.get("outputs") for cell in nb.cells)
     assert "SOLUTION" not in path.read_text(encoding="utf-8")
+    assert not answers.answered(path.read_bytes())
 
 
 def test_nothing_but_notebooks():
@@ -55,6 +73,57 @@ def test_nothing_but_notebooks():
             if path.suffix != ".ipynb" and path.name != ".ipynb_checkpoints"
         ]
         assert not stray, f"{folder}/ contains {stray}"
+
+
+@pytest.fixture(scope="session")
+def work(tmp_path_factory) -> Path:
+    """Learners' copies of everything, in a folder of the same layout."""
+    root = tmp_path_factory.mktemp("project")
+    for folder in ("notebooks", "exercises", "solutions"):
+        shutil.copytree(ROOT / folder, root / folder)
+    copies.lay_out(root)
+    return root / "work"
+
+
+@pytest.mark.parametrize("path", [*EVERY, *notebooks("exercises")], ids=name)
+def test_every_link_resolves_here_and_in_work(path, work):
+    nb, copy = read(path), work / path.relative_to(ROOT)
+    assert list(links.resolve(nb, path)) == []
+    followed = [
+        Path(os.path.normpath(copy.parent / link))
+        for cell in rules.cells(read(copy), "markdown")
+        for link in links.targets(cell.source)
+    ]
+    assert followed
+    for goal in followed:
+        inside = goal.is_relative_to(work)
+        assert goal.exists() if inside else (ROOT / goal.relative_to(work.parent)).exists(), goal
+
+
+@pytest.mark.parametrize("path", notebooks("exercises"), ids=name)
+def test_exercises_link_to_lesson_answers_and_next_lesson(path):
+    assert list(links.way(read(path), path)) == []
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=name)
+def test_taking_the_introduction_literally_finds_all_names(path):
+    """Run the imports, then only solutions and checks: nothing else may be needed."""
+    code = [cell for cell in read(path).cells if cell.cell_type == "code"]
+    known = {*dir(builtins)}
+    for cell in [code[0], *(cell for cell in code if files.grade_id(cell))]:
+        bound, used = set(), set()
+        for node in ast.walk(ast.parse(cell.source)):
+            match node:
+                case ast.Name(id=one, ctx=ast.Load()):
+                    used.add(one)
+                case ast.Name(id=one) | ast.arg(arg=one):
+                    bound.add(one)
+                case ast.FunctionDef(name=one) | ast.ClassDef(name=one):
+                    bound.add(one)
+                case ast.alias(name=one, asname=other):
+                    bound.add((other or one).split(".")[0])
+        known |= bound
+        assert used <= known, f"{cell.id} needs {used - known}"
 
 
 def test_census_counts_what_is_there():
@@ -99,22 +168,6 @@ def test_generation_clears_solutions_and_keeps_ids():
 
 def test_generation_is_deterministic():
     assert text(generate.exercise_from(small())) == text(generate.exercise_from(small()))
-
-
-def test_drift_is_seen(monkeypatch, tmp_path):
-    monkeypatch.setattr(generate, "ROOT", tmp_path)
-    monkeypatch.setattr(files, "ROOT", tmp_path)
-    (tmp_path / "solutions").mkdir()
-    path = tmp_path / "solutions" / "09_double.ipynb"
-    path.write_text(text(small()), encoding="utf-8")
-    assert generate.drifted([path]) == ["exercises/09_double.ipynb is missing"]
-    generate.generate([path])
-    assert generate.drifted([path]) == []
-    goal = tmp_path / "exercises" / "09_double.ipynb"
-    goal.write_text(goal.read_text(encoding="utf-8") + " ", encoding="utf-8")
-    assert "is not what" in generate.drifted([path])[0]
-    (tmp_path / "exercises" / "10_stray.ipynb").write_text(text(small()), encoding="utf-8")
-    assert "10_stray.ipynb has no solution" in generate.drifted([path])[0]
 
 
 def faults(nb, rule) -> list[str]:
@@ -192,6 +245,23 @@ FAULTS = {
         lambda nb: nb.cells.append(new_code_cell(SOLVED)),
         "outside",
     ),
+    "imports not mentioned": (rules_of_kinds.imports_first, lambda nb: None, "does not say"),
+    "no imports": (rules_of_kinds.imports_first, lambda nb: None, "does not import"),
+    "dead link": (
+        partial(links.resolve, path=LESSONS[0]),
+        lambda nb: nb.cells[0].update(source="[gone](../exercises/99_gone.ipynb)"),
+        "leads nowhere: ../exercises/99_gone.ipynb",
+    ),
+    "no way on": (
+        partial(links.way, path=LESSONS[0]),
+        lambda nb: nb.cells[-1].update(source="[skipped one](02_decode_phase.ipynb)"),
+        "to notebooks/01_naive_attention.ipynb",
+    ),
+    "no way to the answers": (
+        partial(links.way, path=SOLUTIONS[0]),
+        lambda nb: None,
+        "to solutions/00_start_here.ipynb",
+    ),
     "no recap": (rules_of_kinds.ending, lambda nb: None, "Recap"),
     "a listing": (
         rules_of_kinds.prose,
@@ -212,6 +282,11 @@ def test_a_sound_notebook_has_no_fault():
         assert faults(small(), rule) == []
     only = faults(small(), rules_of_kinds.every_exercise)
     assert only == ["1 exercises; a notebook has 2 to 4"]
+
+
+def test_links_are_told_from_code_and_the_web():
+    prose = "[a](b.ipynb#s) [w](https://x.org) [h](#s) `k[i](x)`\n```\nc[g](d)\n```"
+    assert links.targets(prose) == ["b.ipynb"]
 
 
 def test_normal_form_drops_what_varies():

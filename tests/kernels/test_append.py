@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from appends import APPENDS, Append, arguments, expected, one_rounding, untouched_but_for
+from eight_bits import EIGHT_BITS
 
 from kernels import append as module
 from kernels.append import append_kv
@@ -36,15 +37,17 @@ def test_every_token_at_its_place(case, dtype):
         assert q is None
 
 
-@pytest.mark.parametrize("per", ["tensor", "head", "token", "nothing"])
-@pytest.mark.parametrize("dtype", LARGEST, ids=str)
+@pytest.mark.parametrize("per", ["tensor", "head", "row", "token", "nothing"])
+@pytest.mark.parametrize("dtype", EIGHT_BITS, ids=str)
 def test_a_cache_of_eight_bits_is_that_of_the_reference(dtype, per):
     if per == "nothing" and dtype == torch.int8:
         return
     case = Append("eight", "", starts=(5, 0), Ln=6, Lq=2, D=40, R=24, page=4, capacity=12)
     given, buffers = arguments(case, torch.bfloat16, DEVICE, cache_dtype=dtype)
     given["k"][0, 0], given["k"][0, 1] = 0.0, 300.0  # all zeros; too large for a fixed scale
-    shape = {"tensor": (), "head": (2,), "token": given["k_cache"].shape[:3]}.get(per)
+    shape = {"tensor": (), "head": (2,), "row": (2, 2), "token": given["k_cache"].shape[:3]}.get(
+        per
+    )
     scales: dict = {}
     if shape is not None:
         rng = torch.Generator().manual_seed(1)
@@ -66,7 +69,7 @@ def test_a_cache_of_eight_bits_is_that_of_the_reference(dtype, per):
         assert torch.allclose(scale, twin[name], rtol=1e-6, atol=0), name
 
 
-@pytest.mark.parametrize("dtype", [*LARGEST], ids=str)
+@pytest.mark.parametrize("dtype", EIGHT_BITS, ids=str)
 def test_every_number_rounds_to_nearest_even(dtype):
     """All midpoints between neighbours of the dtype, a hair either side of them, and the ends."""
     if dtype == torch.int8:

@@ -69,7 +69,8 @@ MISUSE = {
     "float lengths": ({"cache_seqlens": zeros(2)}, TypeError, "int32 or int64; got torch.float32"),
     "both": ({"page": 4, "cache_batch_idx": table(0, 1)}, ValueError,
              "both say where a row lies: give one"),
-    "page size": ({"block_table": table([0], [1])}, ValueError, r"power of two.*\(2, 12, 2, 16\)"),
+    "page size": ({"block_table": table([0], [1]), "k_cache": zeros(2, 0, 2, 16),
+                   "v_cache": zeros(2, 0, 2, 16)}, ValueError, r"at least 1; got \(2, 0, 2, 16\)"),
     "table": ({"page": 4, "block_table": table(0, 1)}, ValueError,
               r"\(B, max_pages\) = \(2, …\); got \(2,\)"),
     "one table": ({"rotary_sin": None}, TypeError, "rotary_sin must be a tensor; got NoneType"),
@@ -89,11 +90,11 @@ def test_misuse_is_told(change, error, message):
         append_kv(**good(**change)[0])
 
 
-@pytest.mark.parametrize("shape", [(3,), (2, 12), (2, 12, 2, 1)], ids=str)
+@pytest.mark.parametrize("shape", [(3,), (2, 12), (3, 2), (2, 1), (2, 12, 2, 1)], ids=str)
 def test_the_shape_of_a_scale(shape):
     caches = {x: zeros(2, 12, 2, 16, dtype=torch.int8) for x in ("k_cache", "v_cache")}
     given, _ = good(**caches, k_scale=zeros(*shape), v_scale=zeros())
-    with pytest.raises(ValueError, match=r"k_scale must be \(\), \(1,\)"):
+    with pytest.raises(ValueError, match=r"k_scale must be \(\), \(1,\).* \(B, Hkv\) = \(2, 2\)"):
         append_kv(**given)
     given |= {"k_scale": zeros(2, 12, 2)}
     with pytest.raises(ValueError, match="both hold a scale per token, or neither"):

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from shapes import DecodeShape, decode_inputs
@@ -108,6 +109,25 @@ MISUSE = {
 def test_misuse_is_told(change, error, says):
     with pytest.raises(error, match=says):
         flash_decode(**good(**change))
+
+
+@pytest.mark.parametrize("make", [np.int64, torch.tensor, np.array], ids=["numpy", "0-d", "array"])
+@pytest.mark.parametrize(
+    "change",
+    [{"num_splits": 2}, {"split_size": 128}, {"num_sms": 4}, {"window": 3}, {"window": (3, None)},
+     {"scale": 0.5}, {"softcap": 2.0}, {"causal": True}],
+    ids=str,
+)  # fmt: skip
+def test_a_number_in_another_form_is_refused_with_its_remedy(change, make):
+    """A tensor's value can be on a GPU, for which the host would wait; so the caller reads it."""
+    form = {float: {np.int64: np.float32}, bool: {np.int64: np.bool_}}
+    ((name, value),) = change.items()
+    number = value[0] if isinstance(value, tuple) else value
+    odd = form.get(type(number), {}).get(make, make)(number)
+    wrong = (odd, None) if isinstance(value, tuple) else odd
+    with pytest.raises(TypeError, match=rf"^{name} must be .*; got .*: call \.item\(\) on it$"):
+        flash_decode(**good(**{name: wrong}))
+    assert flash_decode(**good(**{name: value})).isfinite().all()
 
 
 def test_the_good_call_is_good():

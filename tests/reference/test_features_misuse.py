@@ -59,9 +59,9 @@ MISUSE = {
     "table-live": ({"block_table": torch.tensor([[0], [2]])}, ValueError, r"0…1 .*row 1 reads \[2"),
     "table-live-negative": ({"block_table": torch.tensor([[-1], [0]])}, ValueError, r"row 0.*\[-1"),
     "page-size": (
-        {"block_table": TABLE, "page_size": 12, "lengths": (12, 9)},
+        {"block_table": TABLE, "page_size": 0, "lengths": (0, 0)},
         ValueError,
-        "power of two; got 12",
+        "page_size must be at least 1; got 0",
     ),
     "int8-no-scales": (INT8, ValueError, "int8 cache needs.*neither"),
     "int8-one-scale": ({**INT8, "k_scale": ONE}, ValueError, "needs.*got k_scale"),
@@ -73,7 +73,12 @@ MISUSE = {
     "scale-shape": (
         {**INT8, "k_scale": torch.ones(HQ), "v_scale": ONE},
         ValueError,
-        r"k_scale must be .*\(2,\) or \(2, 16, 2\); got \(4,\)",
+        r"k_scale must be .*\(2,\) or \(2, 2\) or \(2, 16, 2\); got \(4,\)",
+    ),
+    "scale-rows": (
+        {**INT8, "k_scale": ONE, "v_scale": torch.ones(3, HKV)},
+        ValueError,
+        r"v_scale must be .* or \(2, 2\) or .*; got \(3, 2\)",
     ),
     "scale-dtype": ({**INT8, "k_scale": ONE.half(), "v_scale": ONE}, TypeError, "float32.*float16"),
     "scale-number": ({**INT8, "k_scale": 1.0, "v_scale": ONE}, TypeError, "got float"),

@@ -36,6 +36,7 @@ SHAPES = {
 }
 shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 causals = pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
+value_dims = pytest.mark.parametrize("Dv", [None, 3, 24], ids=["Dv = D", "Dv = 3", "Dv = 24"])
 both = pytest.mark.parametrize("fn", FORWARDS.values(), ids=FORWARDS.keys())
 
 
@@ -50,22 +51,27 @@ def poisoned_empties():
     torch.use_deterministic_algorithms(before)
 
 
-def draw(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, seed: int = 0) -> list[Tensor]:
+def draw(
+    shape: tuple[int, ...], dtype: torch.dtype = torch.float32, seed: int = 0, Dv: int | None = None
+) -> list[Tensor]:
     """q, k, v inside NaN-filled buffers: any read beyond them shows in the result."""
     B, Lq, Lk, Hq, Hkv, D, *_ = shape
-    rng, sizes = torch.Generator().manual_seed(seed), [(B, Lq, Hq, D)] + 2 * [(B, Lk, Hkv, D)]
+    rng = torch.Generator().manual_seed(seed)
+    sizes = [(B, Lq, Hq, D), (B, Lk, Hkv, D), (B, Lk, Hkv, Dv or D)]
     return [guarded(torch.randn(*s, generator=rng).to(dtype), row_gap=3).tensor for s in sizes]
 
 
 @both
+@value_dims
 @shapes
 @causals
-def test_forward_is_as_near_to_the_oracle_as_pytorch(fn, shape, causal):
-    q, k, v = draw(shape)
+def test_forward_is_as_near_to_the_oracle_as_pytorch(fn, shape, causal, Dv):
+    q, k, v = draw(shape, Dv=Dv)
     o, lse = fn(q, k, v, causal=causal, return_lse=True, block_m=shape[6], block_n=shape[7])
     base_o, base_lse = attention(q, k, v, causal=causal, return_lse=True)
     true_o, true_lse = oracle(q, k, v, causal=causal)
     assert o.dtype == q.dtype and lse.dtype == torch.float32
+    assert o.shape == true_o.shape
     assert_close_to_oracle(o, base_o, true_o)
     assert_close_to_oracle(lse, base_lse, true_lse, name="lse")
 
@@ -115,22 +121,23 @@ def test_query_tiles_are_independent():
         assert torch.equal(part, whole[:, start : start + 16])
 
 
+@value_dims
 @shapes
-def test_traffic_equals_the_formulas(shape):
+def test_traffic_equals_the_formulas(shape, Dv):
     _, Lq, Lk, _, _, D, bm, bn = shape
-    q, k, v = draw((1, Lq, Lk, 1, 1, D))
+    q, k, v = draw((1, Lq, Lk, 1, 1, D), Dv=Dv)
     for fn, formula in (
         (forward.flash_attention_1, traffic_module.flash_attention_1_elements),
         (forward.flash_attention, traffic_module.flash_attention_2_elements),
     ):
         counted = Traffic()
         fn(q, k, v, block_m=bm, block_n=bn, traffic=counted)
-        assert counted.elements == formula(Lq, Lk, D, bm, bn)
+        assert counted.elements == formula(Lq, Lk, D, bm, bn, Dv=Dv)
         assert counted.bytes_total == 4 * counted.elements
     if Lk:
         counted = Traffic()
         o = naive_attention_with_traffic(q[0, :, 0], k[0, :, 0], v[0, :, 0], counted)
-        assert counted.elements == traffic_module.naive_elements(Lq, Lk, D)
+        assert counted.elements == traffic_module.naive_elements(Lq, Lk, D, Dv=Dv)
         torch.testing.assert_close(o, attention(q, k, v)[0, :, 0])
 
 
@@ -170,11 +177,13 @@ def test_skipped_tiles_are_not_touched(fn):
     assert o[:, :4].isfinite().all() and o[:, 4:].isnan().all()
 
 
+@value_dims
 @shapes
 @causals
-def test_backward_equals_autograd_of_naive_attention(shape, causal):
-    inputs = [x.double().detach().requires_grad_() for x in draw(shape)]
-    do = torch.randn(inputs[0].shape, dtype=torch.float64, generator=torch.Generator())
+def test_backward_equals_autograd_of_naive_attention(shape, causal, Dv):
+    inputs = [x.double().detach().requires_grad_() for x in draw(shape, Dv=Dv)]
+    size = (*inputs[0].shape[:3], inputs[2].shape[3])
+    do = torch.randn(size, dtype=torch.float64, generator=torch.Generator())
     tiles = {"block_m": shape[6], "block_n": shape[7]}
     o = backward.flash_attention_autograd(*inputs, causal=causal, **tiles)
     got = torch.autograd.grad(o, inputs, do)
@@ -186,10 +195,11 @@ def test_backward_equals_autograd_of_naive_attention(shape, causal):
         torch.testing.assert_close(x, y, rtol=1e-12, atol=1e-12, msg=lambda m, n=name: f"d{n} {m}")
 
 
+@pytest.mark.parametrize("Dv", [3, 2, 4], ids=["Dv = D", "Dv < D", "Dv > D"])
 @pytest.mark.parametrize("heads", [(1, 1), (4, 2)], ids=["MHA", "GQA"])
 @causals
-def test_backward_by_gradcheck(heads, causal):
-    inputs = [x.double().detach().requires_grad_() for x in draw((1, 5, 6, *heads, 3))]
+def test_backward_by_gradcheck(heads, causal, Dv):
+    inputs = [x.double().detach().requires_grad_() for x in draw((1, 5, 6, *heads, 3), Dv=Dv)]
 
     def run(*x: Tensor) -> Tensor:
         return backward.flash_attention_autograd(*x, causal=causal, block_m=2, block_n=4)
@@ -238,7 +248,7 @@ def test_backward_errors():
     o, lse = forward.flash_attention(q, k, v, return_lse=True)
     with pytest.raises(ValueError, match=r"lse \(1, 4\)"):
         backward.flash_attention_backward(q, k, v, o, lse[..., 0], o)
-    with pytest.raises(ValueError, match=r"do \(1, 4, 2, 4\)"):
+    with pytest.raises(ValueError, match=r"Dv\) = \(1, 4, 2, 8\) and .*do \(1, 4, 2, 4\)"):
         backward.flash_attention_backward(q, k, v, o, lse, o[..., :4])
     with pytest.raises(ValueError, match=r"got 64 and -1"):
         backward.flash_attention_backward(q, k, v, o, lse, o, block_n=-1)

@@ -4,6 +4,9 @@ import doctest
 
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from keys import roundings
 
 from reference import flash_decoding_cpu
 from reference.attention import attention_with_cache, oracle_with_cache
@@ -20,6 +23,9 @@ CASES = {  # (B, Lq, Hq, Hkv, D, lengths, num_splits, causal)
     "given splits, odd tail": (2, 1, 4, 1, 16, [101, 64], 7, True),
     "several queries, causal": (2, 5, 6, 3, 16, [601, 130], None, True),
     "several queries, all visible": (2, 5, 6, 3, 16, [601, 130], 3, False),
+    "a tail of one key, for one of two queries": (1, 2, 4, 2, 32, [65], None, True),
+    "a tail that all queries but one do not see": (1, 5, 6, 2, 16, [12], 3, True),
+    "tails behind several full chunks": (2, 3, 4, 2, 32, [1026, 514], None, True),
     "more queries than keys": (2, 6, 4, 2, 16, [3, 0], None, True),
     "as many queries as a chunk": (1, 70, 2, 1, 16, [130], 2, True),
 }
@@ -45,6 +51,47 @@ def test_close_to_oracle(case, dtype):
     assert o.dtype == dtype and lse.dtype == torch.float32
     assert_close_to_oracle(o, base_o, o64)
     assert_close_to_oracle(lse, base_lse, lse64, name="lse")
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    Lq=st.integers(1, 9),
+    length=st.one_of(st.integers(0, 40), st.integers(60, 300)),
+    num_splits=st.one_of(st.none(), st.integers(1, 12)),
+    heads=st.sampled_from([(1, 1), (4, 2), (3, 1)]),
+    causal=st.booleans(),
+    dtype=st.sampled_from([torch.float64, torch.float32]),
+)
+@example(2, 65, None, (4, 2), True, torch.float32)  # the tail is one key, seen by one of two
+@example(5, 12, 3, (3, 1), True, torch.float32)  # the tail hides from all queries but the last
+def test_any_cut_between_what_some_queries_see(Lq, length, num_splits, heads, causal, dtype):
+    """Also where a query sees no key of the last piece: it must take no part in the merge.
+
+    Derived as in `keys`: a score is a sum of D products, and its error counts once more in p.
+    """
+    q, k, v, n = draw(1, Lq, *heads, 16, [length], dtype)
+    o, lse = flash_decode_threads(q, k, v, n, causal=causal, num_splits=num_splits, return_lse=True)
+    o64, lse64 = oracle_with_cache(q, k, v, n, causal=causal)
+    assert torch.equal(lse == -torch.inf, lse64 == -torch.inf)
+    v = v[:, :length]
+    largest, top = (x.abs().max().item() if x.numel() else 0.0 for x in (v, q))
+    of_scores = 16 * (16**0.5 * top * k[:, :length].abs().amax().item() if length else 0.0)
+    off = roundings(length, num_splits or 5, dtype) + 2 * of_scores * torch.finfo(dtype).eps
+    assert (o.double() - o64).abs().max() <= off * largest
+    seen = lse64 > -torch.inf
+    assert ((lse.double() - lse64)[seen].abs() <= off).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_a_row_that_sees_no_key_of_a_call_is_empty(dtype):
+    """(0, -inf), as every partial result is; PyTorch's own lse is 0.0 there."""
+    q, k, v = torch.randn(3, 1, 2, 4, 16).to(dtype)
+    visible = torch.tensor([[False] * 4, [False, True, False, True], [False] * 4])
+    q = q[:, :, :3]
+    o, lse = flash_decoding_cpu._flash(q, k, v, visible, 1.0)
+    assert not o[:, :, [0, 2]].any() and (lse[:, :, [0, 2]] == -torch.inf).all()
+    scores = torch.einsum("bhd,bhnd->bhn", q[:, :, 1].double(), k.double())[..., [1, 3]]
+    torch.testing.assert_close(lse[:, :, 1].double(), scores.logsumexp(-1), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("shift", [-200.0, 200.0])

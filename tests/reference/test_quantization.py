@@ -8,13 +8,18 @@ import torch
 from reference import quantization as module
 from reference.quantization import LARGEST, dequantize, quantize
 
-PER = {"tensor": (), "head": (3,), "token": (2, 5, 3)}
+PER = {"tensor": (), "head": (3,), "row": (2, 3), "token": (2, 5, 3)}
 
 
 def make(dtype=torch.float32):
     rng = torch.Generator().manual_seed(0)
     spread = torch.tensor([0.01, 1.0, 100.0])[:, None]  # heads of very different magnitude
     return (spread * torch.randn(2, 5, 3, 16, generator=rng)).to(dtype)
+
+
+def spread_out(scale):
+    """The scale (…) so that it multiplies x (2, 5, 3, 16)."""
+    return scale[:, None, :, None] if scale.ndim == 2 else scale[..., None] if scale.ndim else scale
 
 
 def all_numbers(dtype):
@@ -32,7 +37,7 @@ def test_the_nearest_number_is_stored(dtype, per):
     stored, scale = quantize(x, dtype, per)
     assert stored.dtype == dtype and stored.shape == x.shape
     assert scale.dtype == torch.float32 and scale.shape == PER[per]
-    spread = scale[..., None] if scale.ndim else scale
+    spread = spread_out(scale)
     exact = (x / spread).double().flatten()  # the division is in fp32, as in a kernel
     numbers, _ = all_numbers(dtype)
     nearest = (exact[:, None] - numbers).abs().amin(1)
@@ -60,6 +65,7 @@ def test_each_group_has_its_own_largest(per):
     parts = {
         "tensor": lambda: x.abs().max(),
         "head": lambda: torch.stack([x[:, :, h].abs().max() for h in range(3)]),
+        "row": lambda: torch.stack([x[b].abs().amax((0, 2)) for b in range(2)]),
         "token": lambda: x.abs().max(-1).values,
     }
     torch.testing.assert_close(scale, parts[per]() / 127)
@@ -71,7 +77,7 @@ def test_back_again(dtype, per):
     x = make()
     stored, scale = quantize(x, dtype, per)
     back = dequantize(stored, scale)
-    spread = scale[..., None] if scale.ndim else scale
+    spread = spread_out(scale)
     torch.testing.assert_close(back, stored.float() * spread, atol=0, rtol=0)
     # half a step of the grid; fp8: half of 2^-3 (2^-2) of the number, or half the smallest step
     half = {torch.int8: 0.0, torch.float8_e4m3fn: 2**-4, torch.float8_e5m2: 2**-3}[dtype]
@@ -117,7 +123,8 @@ def test_fp16_and_fp64_are_taken():
         (torch.zeros(2, 3), torch.uint8, "head", TypeError, "int8.*uint8"),
         (torch.zeros(2, 3).int(), torch.int8, "head", TypeError, "floating point.*int32"),
         (torch.zeros(3), torch.int8, "head", ValueError, r"\(\.\.\., H, D\); got \(3,\)"),
-        (torch.zeros(2, 3), torch.int8, "row", ValueError, "got 'row'"),
+        (torch.zeros(2, 3), torch.int8, "column", ValueError, "got 'column'"),
+        (torch.zeros(5, 2, 3), torch.int8, "row", ValueError, r"\(B, L, H, D\).*got \(5, 2, 3\)"),
         (torch.tensor([[1.0, torch.nan]]), torch.int8, "head", ValueError, "finite"),
         (torch.tensor([[1.0, torch.inf]]), torch.int8, "head", ValueError, "finite"),
     ],
@@ -128,7 +135,7 @@ def test_misuse(x, dtype, per, error, says):
 
 
 def test_a_scale_of_another_shape():
-    with pytest.raises(ValueError, match=r"\(3,\) or .*\(2, 5, 3\).*got \(5,\)"):
+    with pytest.raises(ValueError, match=r"\(3,\) or .*\(2, 3\) or .*\(2, 5, 3\).*got \(5,\)"):
         dequantize(torch.zeros(2, 5, 3, 16, dtype=torch.int8), torch.ones(5))
 
 

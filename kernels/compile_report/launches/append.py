@@ -22,20 +22,35 @@ def compile_cases() -> list[LaunchCase]:
         LaunchCase("append bf16 D=128 Ln=1", partial(_case, bf16, bf16, 1, 0)),
         LaunchCase("append fp32 D=128 Ln=1", partial(_case, torch.float32, torch.float32, 1, 0)),
         LaunchCase("append bf16 D=128 Ln=512 page=16", partial(_case, bf16, bf16, 512, 16)),
+        LaunchCase("append bf16 D=128 Ln=512 page=528", partial(_case, bf16, bf16, 512, 528)),
         LaunchCase("append int8 D=128 Ln=1 page=16", partial(_case, bf16, torch.int8, 1, 16)),
+        LaunchCase("append int8 D=128 Ln=1 page=528", partial(_case, bf16, torch.int8, 1, 528)),
+        LaunchCase(
+            "append int8 D=128 Ln=1 scale a row",
+            partial(_case, bf16, torch.int8, 1, 0, per_row=True),
+        ),
         LaunchCase("append e4m3 D=128 Ln=1", partial(_case, bf16, e4m3, 1, 0), unsupported=no_e4m3),
         LaunchCase("append e5m2 D=128 Ln=1", partial(_case, bf16, e5m2, 1, 0)),
     ]
 
 
-def _case(dtype: torch.dtype, stored: torch.dtype, Ln: int, page: int, _: Target) -> KernelCall:
-    """Append to 4 rows of 8 KV heads, with scales per token if the cache has eight bits."""
+def _case(
+    dtype: torch.dtype,
+    stored: torch.dtype,
+    Ln: int,
+    page: int,
+    _: Target,
+    *,
+    per_row: bool = False,
+) -> KernelCall:
+    """Append to 4 rows of 8 KV heads; scales, in eight bits, per token, or per row and head."""
 
     def empty(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype, device="meta")
 
     cells = (1000, page, 8) if page else (4, 8192, 8)
-    scales = [empty(*cells, dtype=torch.float32) if stored != dtype else None for _ in "kv"]
+    shape = (4, 8) if per_row else cells
+    scales = [empty(*shape, dtype=torch.float32) if stored != dtype else None for _ in "kv"]
     x = Tokens(
         empty(*cells, 128, dtype=stored),
         empty(*cells, 128, dtype=stored),

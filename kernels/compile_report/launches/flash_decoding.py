@@ -59,6 +59,7 @@ def compile_cases() -> list[LaunchCase]:
     cases = [_case(Shape(*x)) for x in plain]
     token = {"k_scale": ("token",), "v_scale": ("token",)}
     head = {"k_scale": (HKV,), "v_scale": (HKV,)}
+    row = {"k_scale": (B, HKV), "v_scale": (B, HKV)}
     base = Shape("bf16", 128, 8)
     cases += [
         _case(base, "window", window=4095),
@@ -68,12 +69,19 @@ def compile_cases() -> list[LaunchCase]:
         _case(Shape("bf16", 128, 8, page=16), "pages of 16"),
         _case(Shape("bf16", 128, 8, page=256), "pages of 256"),
         _case(Shape("bf16", 128, 1, page=16), "pages of 16"),
+        _case(Shape("bf16", 128, 8, page=48), "pages of 48"),
+        _case(Shape("bf16", 128, 8, page=528), "pages of 528"),
+        _case(Shape("bf16", 128, 8, page=576), "pages of 576"),
+        _case(Shape("bf16", 128, 1, page=528), "pages of 528"),
+        _case(Shape("bf16", 128, 8, kv="int8", page=528), "pages of 528, scale a token", **token),
         _case(Shape("bf16", 128, 8, plan=True), "plan"),
         _case(Shape("bf16", 128, 8, kv="int8"), "scale a head", **head),
+        _case(Shape("bf16", 128, 8, kv="int8"), "scale a row", **row),
         _case(Shape("bf16", 128, 8, kv="int8"), "scale a token", **token),
         _case(Shape("bf16", 128, 1, kv="int8"), "scale a head", **head),
         _case(Shape("bf16", 128, 8, kv="e4m3"), "scale a head", NO_E4M3, **head),
         _case(Shape("fp16", 128, 8, kv="e5m2"), "scale a token", **token),
+        _case(Shape("bf16", 128, 8, kv="e5m2"), "scale a head", **head),
         _case(Shape("bf16", 192, 16, Dv=128), "Dv=128"),
         _case(Shape("bf16", 576, 16, Dv=512, latent=True), "MLA", NO_MLA),
         _case(Shape("bf16", 576, 128, Dv=512, latent=True), "MLA", NO_MLA),
@@ -104,8 +112,9 @@ def _split(shape: Shape, given: dict[str, object], target: Target) -> KernelCall
     Dv, rows = shape.Dv or shape.D, (B, LK)
     indices = {"cache_seqlens": meta(B, dtype=torch.int32)}
     if shape.page is not None:
-        rows = (B * LK // shape.page, shape.page)
-        indices["block_table"] = meta(B, LK // shape.page, dtype=torch.int32)
+        pages = -(-LK // shape.page)
+        rows = (B * pages, shape.page)
+        indices["block_table"] = meta(B, pages, dtype=torch.int32)
     given = dict(given)
     if given.pop("cache_leftpad", None):
         indices["cache_leftpad"] = meta(B, dtype=torch.int32)

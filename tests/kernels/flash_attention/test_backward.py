@@ -189,7 +189,7 @@ def test_nothing_is_written_outside_of_the_gradients(causal):
 
 
 def test_head_dims_of_k_and_v_may_differ():
-    """The forward takes one head dim, so o and lse come from naive attention in fp32."""
+    """Also after another forward pass: o and lse come from naive attention in fp32."""
     sizes = ((20, 24), (70, 24), (70, 40), (20, 40))
     q, k, v, do = (random(1, L, 2, D, device=DEVICE, seed=i) for i, (L, D) in enumerate(sizes))
     o, lse = attention(q, k, v, causal=True, return_lse=True)

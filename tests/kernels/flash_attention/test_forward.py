@@ -203,7 +203,11 @@ def tensors(q=(1, 4, 4, 16), k=(1, 8, 2, 16), v=(1, 8, 2, 16), dtypes=(torch.flo
 
 WRONG = {
     "rank": (ValueError, r"q must be \(B, Lq, Hq, D\).*\(4, 4, 16\)", {"q": (4, 4, 16)}),
-    "v's shape": (ValueError, r"one shape; got k \(1, 8.*\(1, 9", {"v": (1, 9, 2, 16)}),
+    "v's shape": (
+        ValueError,
+        r"agree in \(B, Lk, Hkv\); got k \(1, 8.*\(1, 9",
+        {"v": (1, 9, 2, 16)},
+    ),
     "batch": (ValueError, r"one batch size.*\(2, 4, 4, 16\)", {"q": (2, 4, 4, 16)}),
     "D": (ValueError, r"one head dim.*\(1, 4, 4, 8\)", {"q": (1, 4, 4, 8)}),
     "heads": (ValueError, "Hq = 3 and Hkv = 2", {"q": (1, 4, 3, 16)}),

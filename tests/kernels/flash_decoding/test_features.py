@@ -5,6 +5,7 @@ from itertools import combinations
 import pytest
 import torch
 from decode_calls import LONGER, judge, make_call
+from eight_bits import EIGHT_BITS
 from pairwise import covering, pairs_of
 
 LEVELS = {
@@ -20,9 +21,9 @@ LEVELS = {
     "sinks": (None, torch.float32, torch.bfloat16),
     "alibi": (0, 1, 2),  # 0: none; otherwise the dimensions of alibi_slopes
     "mask": (None, (torch.bool, 2), (torch.bool, 3), (torch.float32, 2), (torch.bfloat16, 3)),
-    "layout": ("rows", "batch_idx", 1, 16, 64, 128),  # a number: pages of that many keys
-    "eight": (None, torch.int8, torch.float8_e4m3fn, torch.float8_e5m2),
-    "per": ("tensor", "head", "token"),
+    "layout": ("rows", "batch_idx", 1, 12, 16, 64, 100, 128),  # a number: pages of that many keys
+    "eight": (None, *EIGHT_BITS),
+    "per": ("tensor", "head", "row", "token"),
     "splits": ("one", "three", "chosen", "size", "plan"),
 }
 SPLITS = {

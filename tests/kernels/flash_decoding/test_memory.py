@@ -95,7 +95,7 @@ def paged_call(size, **features):
     return call, Call((to(q), to(k), to(v), to(lengths)), features, call.options)
 
 
-@pytest.mark.parametrize("size", [1, 2, 16, 32, 64, 128, 256])
+@pytest.mark.parametrize("size", [1, 2, 3, 12, 16, 32, 48, 64, 100, 128, 192, 256, 528])
 @pytest.mark.parametrize("feature", ["plain", "window", "cache_leftpad"])
 def test_pages_hold_what_a_row_would(feature, size):
     """Bit for bit: only the place in memory differs. Pages before the window are wild, too."""
