@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active, _len_torch_dispatch_stack
+from torch.compiler import is_dynamo_compiling
 from torch.nn import Parameter
 
 from kernels.runtime import INTERPRETED
@@ -37,18 +38,14 @@ def may_launch(first: Tensor, *others: object) -> bool:
     `torch.func`; the meta device (told by the first). A decode step asks this, so it takes a
     fraction of a microsecond; the dispatcher would take longer than some short contexts do.
     """
-    if (
-        torch.compiler.is_dynamo_compiling()
-        or _len_torch_dispatch_stack()
-        or _are_functorch_transforms_active()
-    ):
+    if is_dynamo_compiling() or _len_torch_dispatch_stack() or _are_functorch_transforms_active():
         return False
     for x in others:
         if type(x) not in _ORDINARY and isinstance(x, Tensor):
             return False
-    if type(first) in (Tensor, Parameter):
-        return not first.is_meta
-    return not isinstance(first, Tensor)  # not a tensor at all: the op's own checks say so
+    if not isinstance(first, Tensor):  # told by the op's own checks
+        return True
+    return type(first) in _ORDINARY and not first.is_meta
 
 
 @dataclass(frozen=True)

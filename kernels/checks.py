@@ -169,14 +169,13 @@ def check_window(window: Window) -> None:
 
 def check_device(device: torch.device) -> None:
     """Check that this process's kernels can run on tensors on that device, or need not: "meta"."""
-    if device.type == "meta":  # shapes alone are computed, and nothing is launched
-        return
-    if not INTERPRETED and device.type != "cuda":
+    # On the meta device shapes alone are computed, and nothing is launched.
+    if not INTERPRETED and device.type not in ("cuda", "meta"):
         raise ValueError(
             f"this process compiles its kernels for a GPU, so tensors must be on cuda; got "
             f"{device}. To interpret them on the CPU, set TRITON_INTERPRET=1 before Python starts"
         )
-    if INTERPRETED and device.type not in ("cpu", "cuda"):
+    if INTERPRETED and device.type not in ("cpu", "cuda", "meta"):
         raise ValueError(f"interpreted kernels take tensors on the CPU; got {device}")
 
 

@@ -59,7 +59,7 @@ def check_no_grads(q: Tensor, k_cache: Tensor, v_cache: Tensor, features: Featur
     """Raise ValueError if autograd wants a gradient of any of them."""
     given = {"q": q, "k_cache": k_cache, "v_cache": v_cache, **vars(features)}
     for name, tensor in given.items():
-        if isinstance(tensor, Tensor):
+        if isinstance(tensor, Tensor) and tensor.requires_grad:
             check_no_grad(name, tensor, "decoding has no backward (flash_attention has one)")
 
 
