@@ -36,13 +36,10 @@ def over_queries(
     computed transposed, (BLOCK_N, BLOCK_M), because dv and dk need pᵀ and dsᵀ.
     """
     dk, dv = grads
-    (
-        (q_ptr, stride_qm, stride_qh),
-        (do_ptr, stride_dom, stride_doh),
-        (lse_log2_ptr, delta_ptr, Tq),
-        Lq,
-        G,
-    ) = queries
+    of_q, of_do, stats, Lq, G = queries  # one level at a time: triton 3.7 reads no tuple in a tuple
+    q_ptr, stride_qm, stride_qh = of_q
+    do_ptr, stride_dom, stride_doh = of_do
+    lse_log2_ptr, delta_ptr, Tq = stats
     offs_d = tl.arange(0, k.shape[1])[None, :]
     offs_dv = tl.arange(0, v.shape[1])[None, :]
     zeros = tl.zeros((k.shape[0], BLOCK_M), tl.float32)
