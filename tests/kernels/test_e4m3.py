@@ -27,7 +27,7 @@ def gpu(monkeypatch):
 
     def pretend(capability):
         cuda = FakeCuda(capability=capability)
-        for module in (runtime, checks, decode_checks, append_checks):
+        for module in (runtime, checks):
             monkeypatch.setattr(module, "INTERPRETED", False)
         monkeypatch.setattr(torch.cuda, "get_device_capability", cuda.get_device_capability)
         monkeypatch.setattr(torch.version, "hip", None)
@@ -88,7 +88,7 @@ def check(dtype):
     q, new, cache = empty(2, 1, 4, 64), empty(2, 1, 2, 64), empty(2, 32, 2, 64, dtype=dtype)
     one = empty(dtype=torch.float32) if dtype == torch.int8 else None
     decode_checks.check_shapes(q, cache, cache, Features(k_scale=one, v_scale=one))
-    append_checks.check_tokens(Tokens(cache, cache, new, new, k_scale=one, v_scale=one), "each")
+    append_checks.check_tokens(Tokens(cache, cache, new, new, k_scale=one, v_scale=one))
 
 
 @pytest.mark.parametrize("capability", NEW, ids=str)
