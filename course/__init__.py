@@ -4,9 +4,12 @@ The algorithms themselves live in `reference` (plain PyTorch) and `kernels` (Tri
 that a lesson teaches is defined here.
 """
 
+import sys
 from contextlib import suppress
 
 # Decides whether kernels are compiled, before PyTorch or a notebook loads triton. What is missing
-# or in the way is the concern of `course.environment`, which imports it again and says so.
-with suppress(ImportError):
-    import kernels.runtime  # noqa: F401
+# or in the way is the concern of `course.environment`, which imports it again and says so. Nothing
+# is loaded for `course.bootstrap`, which any Python must be able to run.
+if "torch" in sys.modules:
+    with suppress(ImportError):
+        from kernels import runtime  # noqa: F401

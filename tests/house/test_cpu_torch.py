@@ -8,9 +8,9 @@ import threading
 import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 
-import pip
 import pytest
 
 from course import bootstrap, cpu_torch
@@ -59,7 +59,9 @@ def python(tmp_path: Path) -> str:
     made = [sys.executable, "-m", "venv", "--without-pip", str(folder / ".venv")]
     subprocess.run(made, check=True)
     packages = next((folder / ".venv").glob("[Ll]ib*/**/site-packages"))
-    (packages / "pip").symlink_to(Path(pip.__file__).parent)
+    (packages / "pip").symlink_to(
+        Path(find_spec("pip").origin).parent
+    )  # imported, pip bars setuptools
     return bootstrap.venv_python(str(folder))
 
 
