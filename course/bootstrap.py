@@ -140,7 +140,7 @@ def uv_install(root: str, uv: str, what: list, settings: dict) -> int:
 def pip_install(root: str, what: list) -> int:
     """Install by pip; return its exit status. It writes setup.log itself, in more detail.
 
-    Like uv it leaves compiling to Python, which compiles only the modules that are imported.
+    As with uv, modules are compiled later: see `compile_modules`.
     """
     command = [venv_python(root), "-m", "pip", "install", "--no-input", "--no-compile"]
     command += ["--log", os.path.join(root, LOG_NAME), *what]
@@ -178,6 +178,17 @@ def fill_venv(root: str, uv: str = "") -> None:
         raise SetupError(f"{trouble}, then run the same command again ({by}'s log: {log_path}).")
 
 
+def compile_modules(root: str) -> None:
+    """Compile all of .venv if Python is told to keep nothing compiled; on all cores, unlike pip.
+
+    Otherwise Python compiles what is imported, when it is first imported, and keeps that. Under
+    PYTHONDONTWRITEBYTECODE, as in many containers, it would compile PyTorch at each start.
+    """
+    if sys.dont_write_bytecode:
+        command = [venv_python(root), "-m", "compileall", "-qq", "-j", "0"]
+        follow([*command, os.path.join(root, ".venv")], "compiling", installers.no_news)
+
+
 def install(root: str) -> str:
     """Bring .venv up to date with pyproject.toml, return its Python; quick if nothing changed."""
     check_python(sys.version_info)
@@ -196,6 +207,7 @@ def install(root: str) -> str:
     if not usable:
         make_venv(root, uv)
     fill_venv(root, uv)
+    compile_modules(root)
     with open(stamp, "w", encoding="utf-8") as file:
         file.write(wanted)
     return python

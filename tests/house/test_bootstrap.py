@@ -20,6 +20,7 @@ MODULES = ("__init__", "bootstrap", "cpu_torch", "heartbeat", "installers")
 def by_pip(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine without uv; those with it are in test_setup_by_uv.py."""
     monkeypatch.setenv("COURSE_INSTALLER", "pip")
+    monkeypatch.setattr(bootstrap.sys, "dont_write_bytecode", False)
 
 
 @pytest.fixture
@@ -204,6 +205,19 @@ def test_an_interrupted_installation_leaves_a_mark(
     assert bootstrap.main(["install"]) == 130
     assert "run the same command again" in capsys.readouterr().err
     assert (made / ".venv" / ".unfinished").exists()
+
+
+@pytest.mark.parametrize("keeps_nothing", [True, False])
+def test_all_is_compiled_where_python_keeps_nothing_compiled(
+    keeps_nothing: bool, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (module,) = made.glob(".venv/lib/*/site-packages/pip/__init__.py")
+    monkeypatch.setattr(bootstrap.sys, "dont_write_bytecode", keeps_nothing)
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setattr(bootstrap, "fill_venv", lambda root, uv: None)
+    (made / ".venv" / ".installed").unlink()
+    bootstrap.install(str(made))
+    assert (module.parent / "__pycache__").exists() == keeps_nothing
 
 
 @pytest.mark.parametrize(("status", "marked"), [(-9, True), (1, False)])
