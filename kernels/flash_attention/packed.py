@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from kernels.call import may_launch
 from kernels.checks import check_int, check_same_device, kind
 from kernels.runtime import INTERPRETED
 
@@ -92,7 +93,7 @@ def longest_of(name: str, longest: Any, cu_seqlens: Tensor, tokens: int) -> int 
     measures cu_seqlens itself, which says the same. Raises TypeError for anything else, ValueError
     for a number below 0 or that does not fit in 31 bits.
     """
-    captured = torch.compiler.is_compiling() or type(cu_seqlens) is not Tensor
+    captured = not may_launch(cu_seqlens)
     if longest is None:
         return None if captured else measure(cu_seqlens, tokens)
     number = longest
