@@ -7,6 +7,8 @@ two tiles, and both kernels hold two operands all the time. It has not been tune
 
 from typing import Literal, NamedTuple
 
+from kernels.heuristics import next_power_of_2
+
 Cores = Literal["hopper", "ampere", "amd", "turing"]
 """What multiplies 16-bit tiles, as far as tile sizes depend on it: sm_90; any other from sm_80 on;
 AMD's matrix cores; on an sm_75, whose tensor cores Triton does not use, the threads themselves."""
@@ -40,8 +42,13 @@ _AMPERE: Table = {  # within the 99 KiB of sm_86 and sm_89
     128: BackwardTiles(dkdv=Tiles(64, 64, 8, 2), dq=Tiles(128, 32, 8, 3)),
     256: BackwardTiles(dkdv=Tiles(32, 32, 8, 2), dq=Tiles(32, 32, 8, 2)),
 }
-# D above 128, Dv not. Packed, with 192 of 256 columns, 8 warps of dq would spill on an sm_100.
-_AMPERE_NARROW_VALUES = BackwardTiles(dkdv=Tiles(32, 32, 8, 2), dq=Tiles(32, 32, 4, 2))
+# D and Dv in blocks of different widths: the compiler keeps the narrower operand in registers all
+# the time, and with the tiles above sm_80 (Dv = 64) and sm_100 (D = 192, packed) would spill.
+_AMPERE_UNEVEN: Table = {
+    64: _AMPERE[64],
+    128: BackwardTiles(dkdv=Tiles(64, 32, 8, 2), dq=Tiles(64, 64, 8, 2)),
+    256: BackwardTiles(dkdv=Tiles(32, 32, 8, 2), dq=Tiles(32, 32, 4, 2)),
+}
 _AMD: Table = {  # within 64 KiB
     64: BackwardTiles(dkdv=Tiles(32, 128, 8, 2), dq=Tiles(128, 64, 8, 3)),
     128: BackwardTiles(dkdv=Tiles(32, 64, 8, 1), dq=Tiles(128, 32, 8, 3)),
@@ -91,9 +98,9 @@ def choose_backward_tiles(
     dims = (head_dim, value_dim or head_dim)
     if cores == "hopper" and any(dim & (dim - 1) for dim in dims):
         cores = "ampere"
-    if cores == "ampere" and element_size == 2 and dims[0] > 128 >= dims[1]:
-        return _AMPERE_NARROW_VALUES
     table = _TABLES[cores]
+    if cores == "ampere" and next_power_of_2(dims[0]) != next_power_of_2(dims[1]):
+        table = _AMPERE_UNEVEN
     if element_size == 4:
         table = _TURING_FP32 if cores == "turing" else _FP32
     fits = [tiles for largest, tiles in table.items() if max(dims) <= largest]
