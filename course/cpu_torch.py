@@ -13,13 +13,12 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 import threading
 import urllib.request
 
 from course.heartbeat import follow
-from course.installers import own_index, pip_environment
+from course.installers import output_of, own_index, pip_environment
 
 PAGE = "https://download.pytorch.org/whl/cpu/torch/"  # the links to all CPU builds
 PATIENCE = 8.0  # seconds that the page may take; without a network it never comes
@@ -33,19 +32,7 @@ def has_gpu() -> bool:
     if glob.glob("/dev/nvidia[0-9]*") or os.path.exists("/dev/kfd"):  # NVIDIA's; AMD's
         return True
     nvidia_smi = shutil.which("nvidia-smi")  # WSL has no such device, but this program
-    if not nvidia_smi:
-        return False
-    try:
-        done = subprocess.run(
-            [nvidia_smi, "-L"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=20,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.returncode == 0 and b"GPU 0" in done.stdout
+    return bool(nvidia_smi) and b"GPU 0" in output_of([nvidia_smi, "-L"])
 
 
 def requirement(root: str) -> str:

@@ -133,6 +133,21 @@ def own_index(settings: dict) -> bool:
     return any(settings.get(key) for key in pip) or any(os.environ.get(name) for name in uv)
 
 
+def output_of(command: list) -> bytes:
+    """Return what a program prints; nothing if it fails, or takes more than 20 s."""
+    try:
+        return subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=20,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return b""
+
+
 def working_uv() -> str:
     """Return the path of uv, or "" if there is none that runs and is new enough.
 
@@ -141,19 +156,9 @@ def working_uv() -> str:
     path = shutil.which("uv")
     if not path or os.environ.get("COURSE_INSTALLER") == "pip":
         return ""
-    try:
-        done = subprocess.run(
-            [path, "--version"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=20,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    found = re.match(rb"uv (\d+)\.(\d+)", done.stdout)
+    found = re.match(rb"uv (\d+)\.(\d+)", output_of([path, "--version"]))
     new_enough = found and tuple(int(part) for part in found.groups()) >= OLDEST_UV
-    return path if new_enough and done.returncode == 0 else ""
+    return path if new_enough else ""
 
 
 def uv_sources(settings: dict) -> list:
