@@ -229,6 +229,11 @@ def check_eight_bits(cache: Tensor) -> None:
         )
 
 
+def per_token(scale: Tensor | None) -> bool:
+    """Say whether each token of each head has a scale of its own."""
+    return getattr(scale, "ndim", 0) == 3  # asked before checks, too: it need not be a tensor
+
+
 def check_scale(name: str, scale: Tensor | None, cache: Tensor, B: int) -> None:
     """Raise TypeError or ValueError unless a scale fits its cache; only int8 requires one.
 

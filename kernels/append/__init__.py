@@ -11,7 +11,7 @@ from torch import Tensor
 from kernels.append.append_kernel import Tokens, append_call
 from kernels.append.checks import NO_BACKWARD, check_rotate_at, check_tokens, check_values
 from kernels.call import may_launch
-from kernels.checks import check_no_grad
+from kernels.checks import check_no_grad, per_token
 from kernels.operators import define, may_check
 
 
@@ -101,8 +101,7 @@ def _by_operator(x: Tokens, interleaved: bool, each: bool) -> Tensor:
 
 def _written(x: Tokens) -> list[Tensor]:
     """The tensors that are written to: the caches, and scales that are computed from the tokens."""
-    scales = [scale for scale in (x.k_scale, x.v_scale) if getattr(scale, "ndim", 0) == 3]
-    return [x.k_cache, x.v_cache, *scales]
+    return [x.k_cache, x.v_cache, *filter(per_token, (x.k_scale, x.v_scale))]
 
 
 def _append(

@@ -23,6 +23,7 @@ from torch import Tensor
 from kernels.append.quantization import round_to_cache, scale_of_token
 from kernels.append.rotary import Rotary, load_rotated
 from kernels.call import Cells, KernelCall
+from kernels.checks import per_token
 from kernels.heuristics import next_power_of_2
 
 # isort: split
@@ -183,7 +184,7 @@ def append_call(x: Tokens, interleaved: bool, each: bool, q_out: Tensor | None) 
         "INTERLEAVED": interleaved,
         "EACH": each,
         "PAGE": page,
-        "PER_TOKEN": x.k_scale is not None and x.k_scale.ndim == 3,
+        "PER_TOKEN": per_token(x.k_scale),
         "BLOCK_T": BLOCK_T,
         "BLOCK_D": BLOCK_D,
         "BLOCK_DV": BLOCK_DV,
@@ -202,7 +203,7 @@ def _scales(scale: Tensor | None) -> Cells | None:
 
     Per row and head: no stride from token to token, see `store`.
     """
-    if scale is None or scale.ndim == 3:
+    if scale is None or per_token(scale):
         return None if scale is None else Cells(scale, *scale.stride())
     if scale.ndim == 2:
         return Cells(scale, scale.stride(0), None, scale.stride(1))

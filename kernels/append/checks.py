@@ -20,6 +20,7 @@ from kernels.checks import (
     check_scale,
     check_tensor,
     has_values,
+    per_token,
 )
 
 NO_BACKWARD = "appending has no backward"
@@ -50,7 +51,7 @@ def check_tokens(x: Tokens) -> None:
     _check_rotary(x)
     check_scale("k_scale", x.k_scale, x.k_cache, B)
     check_scale("v_scale", x.v_scale, x.v_cache, B)
-    if _per_token(x.k_scale) != _per_token(x.v_scale):
+    if per_token(x.k_scale) != per_token(x.v_scale):
         raise ValueError(
             "k_scale and v_scale must both hold a scale per token, or neither; got "
             f"{_shape(x.k_scale)} and {_shape(x.v_scale)}"
@@ -97,10 +98,6 @@ def check_values(x: Tokens, each: bool) -> None:
 
 def _shape(x: Tensor | None) -> tuple[int, ...] | None:
     return None if x is None else tuple(x.shape)
-
-
-def _per_token(scale: Tensor | None) -> bool:
-    return scale is not None and scale.ndim == 3
 
 
 def _check_rows(name: str, x: Tensor) -> None:
@@ -168,7 +165,7 @@ def _check_rotary(x: Tokens) -> None:
 
 def _check_numbers(name: str, x: Tensor, scale: Tensor | None, cache: Tensor) -> None:
     """Raise ValueError where a given scale loses everything, or int8 with it what is not finite."""
-    if scale is None or _per_token(scale):
+    if scale is None or per_token(scale):
         return
     if not (scale.isfinite() & (scale != 0)).all():
         raise ValueError(f"{name}_scale must be finite and not 0; got {scale.tolist()}")

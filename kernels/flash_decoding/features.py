@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kernels.call import Cells
-from kernels.checks import Window, check_int, sides_of
+from kernels.checks import Window, check_int, per_token, sides_of
 from kernels.plan import Plan
 
 
@@ -131,7 +131,7 @@ class Features:
     def cache(self, k_cache: Tensor, v_cache: Tensor | None) -> Cache:
         """Return where keys, values and per-token scales lie in memory."""
         k_scales, v_scales = (
-            Cells(x, *x.stride()) if x is not None and x.ndim == 3 else None
+            Cells(x, *x.stride()) if x is not None and per_token(x) else None
             for x in (self.k_scale, self.v_scale)
         )
         v_cells = None if v_cache is None else Cells(v_cache, *v_cache.stride()[:3])
@@ -207,7 +207,7 @@ def _row_stride(x: Tensor | None, ndim: int) -> int | None:
 
 def _head_scale(x: Tensor | None) -> HeadScale:
     """Return a scale (), (1,), (Hkv,) or (B, Hkv) for a kernel; none if each token has its own."""
-    if x is None or x.ndim == 3:
+    if x is None or per_token(x):
         return HeadScale(None, None, None)
     if x.ndim == 2:
         return HeadScale(x, *x.stride())
