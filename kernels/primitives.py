@@ -13,7 +13,7 @@ kernel is natural.
 Sources: Milakov & Gimelshein 2018, "Online normalizer calculation for softmax", algorithm 3; Dao
 2023, "FlashAttention-2", algorithm 1.
 
-Three facts about Triton's interpreter shape the casts below; compiled, all of it is correct.
+Three facts about Triton's interpreter shape the casts below; compiled, only e5m2 to bf16 is wrong.
 Arithmetic on bf16 works on the raw 16 bits there and gives nonsense without a warning. The cast to
 bf16 truncates the low bits instead of rounding to nearest even. And fp8 has no special values
 there: NaN is read as 480 or 114688, inf as 65536. So kernels never compute in bf16 or fp8: they

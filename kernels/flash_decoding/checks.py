@@ -135,12 +135,12 @@ def _check_dims(q: Tensor, k: Tensor, v: Tensor, features: Features) -> None:
 def _check_dtypes(q: Tensor, k: Tensor, v: Tensor, features: Features) -> None:
     if q.dtype not in DTYPES:
         raise TypeError(f"q must be float32, float16 or bfloat16; got {q.dtype}")
-    if k.dtype != v.dtype or k.dtype != q.dtype:
-        if k.dtype != v.dtype or k.dtype not in QUANTISED:
-            raise TypeError(
-                "k_cache and v_cache must have the dtype of q, or both int8, float8_e4m3fn or "
-                f"float8_e5m2; got q {q.dtype}, k_cache {k.dtype}, v_cache {v.dtype}"
-            )
+    if k.dtype != v.dtype or k.dtype not in (q.dtype, *QUANTISED):
+        raise TypeError(
+            "k_cache and v_cache must have the dtype of q, or both int8, float8_e4m3fn or "
+            f"float8_e5m2; got q {q.dtype}, k_cache {k.dtype}, v_cache {v.dtype}"
+        )
+    if k.dtype != q.dtype:
         check_eight_bits(k)
     for name in ("k_scale", "v_scale"):
         check_scale(name, getattr(features, name), k, q.shape[0])
