@@ -114,8 +114,8 @@ def has_values(x: Tensor) -> bool:
     """Say whether the numbers of x can be read, and without making the host wait for a GPU."""
     if torch.compiler.is_dynamo_compiling() or not (INTERPRETED or x.device.type == "cpu"):
         return False
-    if type(x).__torch_dispatch__ is Tensor.__torch_dispatch__:  # a subclass with plain memory
-        x = x.as_subclass(Tensor)
+    if type(x) is not Tensor and type(x).__torch_dispatch__ is Tensor.__torch_dispatch__:
+        x = x.as_subclass(Tensor)  # a subclass with plain memory
     return may_launch(x)
 
 
