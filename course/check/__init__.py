@@ -3,13 +3,14 @@
     from course.check import check
     check("3.2 merge", merge)
 
-prints a report, and raises `CheckFailed` if a property does not hold. One file of specs per
-lesson (`lesson_03.py`, its exercises in `lesson_03_*.py`) says what must hold and what people get
-wrong; `judge` decides, `report` tells the learner.
+prints a report, and raises `CheckFailed` if a property does not hold. A folder per lesson
+(`lesson_03/`), with one file per exercise, says what must hold and what people get wrong; `spec`
+is the frame that they are written in, `judge` decides, `report` tells the learner.
 """
 
 from course.check.judge import CheckFailed, check, judge
-from course.check.spec import Exercise, Mistake, NotVerified, Property, Seen
+from course.check.seen import NotVerified, Seen
+from course.check.spec import Exercise, Mistake, Property
 
 __all__ = [
     "CheckFailed",

@@ -35,15 +35,15 @@ class NeedsPackage(ImportError):
 
 def lessons() -> list[str]:
     """Return the numbers of the lessons that have exercises: ["01", "03", …]."""
-    files = Path(__file__).parent.glob("lesson_*.py")
-    return sorted(m[1] for f in files if (m := re.fullmatch(r"lesson_(\d\d)", f.stem)))
+    folders = Path(__file__).parent.glob("lesson_*/__init__.py")
+    return sorted(m[1] for f in folders if (m := re.fullmatch(r"lesson_(\d\d)", f.parent.name)))
 
 
 @cache
 def exercises(lesson: str) -> tuple[Exercise, ...]:
     """Return the exercises of a lesson ("03").
 
-    Raises NeedsPackage if its spec file imports something that can't be imported here.
+    Raises NeedsPackage if its spec files import something that can't be imported here.
     """
     try:
         with conditions.fresh():  # a spec may make tensors when it is imported

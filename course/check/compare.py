@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from course.check.spec import Seen
+from course.check.seen import Seen
 from course.check.wording import FEW, dtype_name, number, place, short
 
 # atol and rtol as torch.testing.assert_close takes them
@@ -24,7 +24,7 @@ TOLERANCES = {
 class Complaint:
     """What is wrong with an answer. Empty sentence: got and wanted speak for themselves."""
 
-    kind: str  # value, shape, dtype, nan, structure, guard
+    kind: str  # value, shape, dtype, nan, structure, guard, conduct
     sentence: str = ""
 
 
@@ -55,7 +55,10 @@ def complain(seen: Seen) -> Complaint | None:
                 "guard", f"It wrote outside {which}: a mask or an offset lets a store go too far."
             )
     tolerance = Tolerance(seen.atol, seen.rtol, seen.any_dtype, bool(seen.guards))
-    return _differ(seen.got, seen.wanted, tolerance, seen.names, "")
+    wrong = _differ(seen.got, seen.wanted, tolerance, seen.names, "")
+    if wrong is None and seen.conduct:
+        return Complaint("conduct", seen.conduct[0])
+    return wrong
 
 
 def same(got: Any, other: Any, like: Seen) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import os
 import random
 from functools import lru_cache
@@ -21,8 +22,10 @@ from course.check.observe import (
     time_limit,
 )
 from course.check.report import Outcome, Report, Status
-from course.check.spec import Exercise, Mistake, Seen
+from course.check.seen import Seen
+from course.check.spec import Exercise, Mistake, Slip, both
 
+PAIRS_SECONDS = 5.0  # how long a learner waits for two slips to be found in one answer
 UNWRITTEN = "This one is not written yet: put your code in place of `raise NotImplementedError()`."
 NONE_CAME = "This one is not written yet, or the `return` is missing: the function returned None."
 
@@ -89,7 +92,7 @@ def unfit(exercise: Exercise, answer: Any) -> str:
     """Return why `answer` can't even be tried, or ""."""
     if answer is None or answer is Ellipsis:
         return UNWRITTEN
-    if callable(exercise.alternative) and not callable(answer):
+    if callable(exercise.right) and not callable(answer):
         call = f'check("{exercise.label}", {exercise.solution_name})'
         return f"Pass the function itself, without calling it: {call}."
     kernel = getattr(answer, "fn", None)  # a Triton kernel: the compiler would choke on the stub
@@ -139,47 +142,67 @@ def said(raised: Raised) -> str:
     return f"It raised {kind}: {message[0]}{where}"
 
 
-def recognise(exercise: Exercise, outcomes: list[Outcome], seed: int) -> Mistake | None:
+def recognise(exercise: Exercise, outcomes: list[Outcome], seed: int) -> Mistake | Slip | None:
     """Return the catalogued mistake that behaves as the answer did on these inputs, or None.
 
-    It has to agree on every property, the failing ones first, since they discriminate best.
+    It has to agree on every property, the failing ones first, since they discriminate best. Where
+    no mistake does, two slips at once may.
     """
     order = sorted(outcomes, key=lambda outcome: outcome.status is not Status.FAIL)
     failures = [outcome.telling for outcome in outcomes if outcome.status is Status.FAIL]
     # with nothing but exceptions to go by, their messages must agree too, not just their types
     to_the_word = all(isinstance(telling, Raised) for telling in failures)
-    try:
-        with time_limit(exercise.seconds):
-            for mistake in exercise.mistakes:
-                if all(_agrees(exercise, mistake, o, seed, to_the_word) for o in order):
-                    return mistake
-    except TookTooLong:
-        pass
+
+    def explains(mistake: Mistake | Slip) -> bool:
+        return all(_agrees(exercise, mistake, o, seed, to_the_word) for o in order)
+
+    pairs = (both(*pair) for pair in itertools.combinations(exercise.mistakes, 2))
+    for candidates, seconds in (
+        (exercise.mistakes, exercise.seconds),
+        (filter(None, pairs), min(PAIRS_SECONDS, exercise.seconds)),
+    ):
+        try:
+            with time_limit(seconds):
+                if found := next(filter(explains, candidates), None):
+                    return found
+        except TookTooLong:
+            pass
     return None
 
 
 def _agrees(
-    exercise: Exercise, mistake: Mistake, outcome: Outcome, seed: int, to_the_word: bool
+    exercise: Exercise, mistake: Mistake | Slip, outcome: Outcome, seed: int, to_the_word: bool
 ) -> bool:
-    again = _of_mistake(exercise, mistake, outcome.index, seed)
-    pairs = list(zip(outcome.observations, again, strict=False))
-    return len(again) == len(outcome.observations) and all(
-        _alike(x, y, to_the_word) for x, y in pairs
-    )
+    """Say whether a mistake does what the answer did; most differ at the first seed already."""
+    for trials in sorted({1, exercise.trials}):
+        again = _of_mistake(exercise, mistake, outcome.index, seed, trials)
+        seen = outcome.observations[: len(again)]
+        complete = trials < exercise.trials or len(again) == len(outcome.observations)
+        if not (
+            complete
+            and len(seen) == len(again)
+            and all(_alike(x, y, to_the_word) for x, y in zip(seen, again, strict=True))
+        ):
+            return False
+    return True
 
 
-@lru_cache(maxsize=2048)
+@lru_cache(maxsize=8192)
 def _of_mistake(
-    exercise: Exercise, mistake: Mistake, index: int, seed: int
+    exercise: Exercise, mistake: Mistake | Slip, index: int, seed: int, trials: int
 ) -> tuple[Observation, ...]:
     """What a mistake does under one property. Cached: with one seed, many answers need it."""
     prop = exercise.properties[index]
-    return tuple(observe(exercise, prop, mistake.implementation, seeds(exercise, index, seed)))
+    chosen = seeds(exercise, index, seed)[:trials]
+    return tuple(observe(exercise, prop, mistake.implementation, chosen))
 
 
 def _alike(x: Observation, y: Observation, to_the_word: bool) -> bool:
     if isinstance(x, Seen) and isinstance(y, Seen):
         harm = [[guard.intact() for guard in seen.guards] for seen in (x, y)]
+        told = {complaint.kind for complaint in map(complain, (x, y)) if complaint}
+        if "conduct" in told and x.conduct[:1] != y.conduct[:1]:
+            return False
         return harm[0] == harm[1] and same(x.got, y.got, x)
     if isinstance(x, Raised) and isinstance(y, Raised):
         same_words = str(x.error) == str(y.error) or not to_the_word

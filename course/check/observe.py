@@ -10,13 +10,15 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from course.check import conditions
-from course.check.spec import Exercise, NotVerified, Property, Seen
+from course.check.launches import Watched, is_kernel
+from course.check.seen import NotVerified, Seen
+from course.check.spec import Exercise, Property
 
 
 class ReturnedNothing(Exception):
@@ -75,16 +77,22 @@ def observe(exercise: Exercise, prop: Property, answer: Any, seeds: list[int]) -
             return [*seen, Unverified(str(reason))]
         except Exception as error:
             return [*seen, Raised(error, line_of(error, answer))]
-        seen += [result] if isinstance(result, Seen) else list(result)
+        new = [result] if isinstance(result, Seen) else list(result)
+        if isinstance(watched, Watched):
+            conduct, watched.conduct = tuple(watched.conduct), []
+            new = [replace(one, conduct=conduct) for one in new]
+        seen += new
     return seen
 
 
 def watch(answer: Any, exercise: Exercise) -> Any:
     """Wrap a plain function so that returning None or changing an argument raises.
 
-    What it sets in the process ends with the call. Triton kernels, classes and values are passed
-    through unchanged.
+    What it sets in the process ends with the call. The launches of a Triton kernel are watched;
+    classes and values are passed through unchanged.
     """
+    if is_kernel(answer):
+        return Watched(answer, inputs_may_change=exercise.changes_inputs)
     if not callable(answer) or isinstance(answer, type) or hasattr(type(answer), "__getitem__"):
         return answer
 

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from course.check import conditions
+from course.check.blunders import blunder
 from course.check.compare import contrast
 from course.check.observe import Observation, Raised
-from course.check.slips import slip
-from course.check.spec import Exercise, Mistake, Property, Seen
+from course.check.seen import Seen
+from course.check.spec import Exercise, Mistake, Property, Slip
 from course.check.wording import rows
 
 WIDTH = 96
@@ -120,8 +121,8 @@ def _wrap(text: str, width: int = WIDTH - 24) -> list[str]:
 class Report:
     """The verdict on an answer; `print(report)` shows it.
 
-    status: PASS, FAIL or NOT_VERIFIED. mistake: the catalogued one it was recognised as; slip: what
-    else could be said about it (`course.check.slips`).
+    status: PASS, FAIL or NOT_VERIFIED. mistake: the catalogued one it was recognised as;
+    blunder: what else could be said about it (`course.check.blunders`).
     reason: why there are no outcomes (not written, not a function, a package is missing).
     """
 
@@ -131,8 +132,8 @@ class Report:
     total: int = 0
     reason: str = ""
     unwritten: bool = False
-    mistake: Mistake | None = None
-    slip: str = ""
+    mistake: Mistake | Slip | None = None
+    blunder: str = ""
     section: str = ""
     lesson: str = ""
 
@@ -185,13 +186,13 @@ class Report:
             **fields,
         )
 
-    def naming(self, mistake: Mistake | None) -> Report:
-        """Return the same report with the recognised mistake or, failing that, a slip."""
+    def naming(self, mistake: Mistake | Slip | None) -> Report:
+        """Return the same report with the recognised mistake or, failing that, a blunder."""
         if mistake:
             return replace(self, mistake=mistake)
         failing = [o for o in self.outcomes if o.status is Status.FAIL]
         seen = [o.telling for o in failing if o.values and isinstance(o.telling, Seen)]
-        return replace(self, slip=slip(seen) if len(seen) == len(failing) else "")
+        return replace(self, blunder=blunder(seen) if len(seen) == len(failing) else "")
 
     @conditions.fresh()
     def __str__(self) -> str:
@@ -214,7 +215,7 @@ class Report:
             return []
         # Stress (**so**) is for markdown, and this is plain text. Only here: elsewhere the
         # learner's own code is quoted, and there ** is a power.
-        says = self.mistake.says if self.mistake else self.slip
+        says = self.mistake.says if self.mistake else self.blunder
         advice = _wrap(says.replace("**", ""), WIDTH - 2)
         advice.append(f'See lesson {self.lesson}, section "{self._where_to_read()}".')
         return ["", *(f"  {line}" for line in advice)]

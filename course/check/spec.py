@@ -1,100 +1,44 @@
-"""How an exercise is described: properties that must hold, and mistakes that people make.
+"""How an exercise is described: what must hold, the right answer, and the mistakes people make.
 
-A spec file `lesson_NN.py` holds `EXERCISES: tuple[Exercise, ...]`. Everything in it is plain
-data and small functions; `judge` runs them. A whole property:
+One file per exercise, `lesson_NN/name.py`. Read from top to bottom it says:
 
+    @right                          the notebook's solution, word for word (a test compares them)
+    def merge(x, y): ...
+
+    @also_right                     a correct answer written differently: form must not matter
+    def merge_by_lse(x, y): ...
+
+    @holds("partials whose maxima differ")                a property; its name: "different rulers"
     def different_rulers(answer, rng):
-        x, y = partial(rng, low=-2.0), partial(rng, low=3.0)
-        return Seen.of(answer, (x, y), wanted=merge(x, y))
+        x, y = partial(rng, -2.0), partial(rng, 3.0)
+        return Seen.of(answer, (x, y), wanted=reference.merge(x, y))
 
-    Property("different rulers", "partials whose maxima differ", different_rulers)
+    slip("factors swapped", "The factors are **swapped**: …", ("cx, cy =", "cy, cx ="))
 
-A probe is called several times, each time with a different generator, and must draw all its
-randomness from it: the same seed has to give the same inputs to the learner's answer and to
-every catalogued mistake, or mistakes could not be recognised.
+    @mistake("As soon as one row is empty, …", see=EMPTY)  # what no replacement says
+    def empty_as_a_whole(x, y): ...
+
+    MERGE = Exercise.of(__name__, "3.2 merge", title=…, section=…)           # collects all of these
+
+A probe (a function under `@holds`) is called several times, each time with a different generator,
+and must draw all its randomness from it: the same seed has to give the same inputs to the learner's
+answer and to every mistake, or mistakes could not be recognised.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Sequence
+import sys
+from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 
-from course.check.guards import Guarded
-from course.check.wording import short
-
-
-class NotVerified(Exception):
-    """Raised by a probe that cannot check here: `raise NotVerified("needs a GPU")`."""
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What an answer returned in one call, and what was wanted.
-
-    got, wanted: tensors, numbers, bools, strings, None, or (named) tuples, lists and dicts of
-    them. Shapes, dtypes and NaN are compared too; NaN is only right where NaN is wanted.
-
-    given: the inputs, in a few words: printed when the property fails.
-    atol, rtol: |got - wanted| ≤ atol + rtol · |wanted|; None takes `torch.testing`'s default for
-        the coarser dtype of the two (fp32: 1e-5 and 1.3e-6). If you give one, give both.
-    names: what to call the parts of a tuple in a message, e.g. ("o", "lse"); a NamedTuple's
-        fields are used automatically.
-    guards: guarded buffers that the call was given; they must be intact afterwards.
-    any_dtype: don't insist on `wanted`'s dtype.
-    remark: what to print below the property if it holds, such as a score.
-    """
-
-    got: Any
-    wanted: Any
-    given: str = ""
-    atol: float | None = None
-    rtol: float | None = None
-    names: tuple[str, ...] = ()
-    guards: tuple[Guarded, ...] = ()
-    any_dtype: bool = False
-    remark: str = ""
-
-    @classmethod
-    def of(
-        cls,
-        answer: Callable,
-        args: Sequence[Any],
-        *,
-        wanted: Any,
-        given: str | None = None,
-        kwargs: dict[str, Any] | None = None,
-        **options: Any,
-    ) -> Seen:
-        """Call `answer(*args, **kwargs)`; describe the inputs automatically if `given` is None.
-
-        options: the other fields of `Seen` (atol, rtol, names, guards, any_dtype, remark).
-        """
-        kwargs = kwargs or {}
-        if given is None:
-            given = describe_call(answer, args, kwargs)
-        try:
-            got = answer(*args, **kwargs)
-        except Exception as error:
-            error.add_note(given)  # the report says which inputs raised it
-            raise
-        return cls(got, wanted, given, **options)
-
-
-def describe_call(answer: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> str:
-    """Return "x = …, y = …" under the parameter names of `answer`."""
-    try:
-        names = list(inspect.signature(answer).parameters)
-    except (TypeError, ValueError):
-        names = []
-    names += [f"argument {i + 1}" for i in range(len(names), len(args))]
-    pairs = [*zip(names, args, strict=False), *kwargs.items()]
-    return ", ".join(f"{name} = {short(value)}" for name, value in pairs)
-
+from course.check.rewritten import Changes, DoesNotApply, plain, replaced, rewritten, source_of
+from course.check.seen import Seen
 
 Probe = Callable[[Any, torch.Generator], Seen | list[Seen]]
 
@@ -129,14 +73,51 @@ class Mistake:
     see: str = ""
 
 
+class Slip:
+    """A mistake that is the right answer with some of its text replaced.
+
+    changes: pairs (old text, new text). The implementation is written when it is first needed.
+    """
+
+    def __init__(self, name: str, says: str, changes: Changes, see: str, of: Any) -> None:
+        self.name, self.says, self.changes, self.see, self.of = name, says, changes, see, of
+
+    def __repr__(self) -> str:
+        return f"Slip({self.name!r})"
+
+    @cached_property
+    def implementation(self) -> Any:
+        """The wrong answer. Raises DoesNotApply if a text to replace is not there."""
+        return rewritten(self.of, self.changes, f"slip: {self.name}")
+
+
+@cache
+def both(one: Mistake | Slip, other: Mistake | Slip) -> Slip | None:
+    """Return two slips in one answer, or None if they can't be: they touch the same text."""
+    if not (isinstance(one, Slip) and isinstance(other, Slip)) or one.of is not other.of:
+        return None
+    changes = [*one.changes, *other.changes]
+    try:
+        texts = {
+            replaced(source_of(one.of), pairs)
+            for pairs in (changes, [*other.changes, *one.changes])
+        }
+    except DoesNotApply:
+        return None
+    if len(texts) != 1:
+        return None
+    says = f"Two things at once. First: {one.says} Second: {other.says}"
+    name = f"{one.name}, and {other.name}"
+    return Slip(name, says, changes, one.see or other.see, one.of)
+
+
 @dataclass(frozen=True, eq=False)  # each is unique: compared by identity
 class Exercise:
     """One exercise: what is asked, how it is checked, how people get it wrong.
 
     id: "3.2" (lesson.number). name: as in `check("3.2 merge", …)`. title: as in the notebook's
     heading. section: the lesson's H2 to go back to, "3 · Two halves make a whole".
-    solution_name: the name in the solution cell that is passed to the check.
-    alternative: a correct answer written differently from the solution, to show that the check
+    right: the solution. also_right: correct answers written differently, to show that the check
         judges behaviour and not form.
     needs: packages without which it can't be checked, e.g. ("triton",): if missing, *not verified*.
     changes_inputs: the answer may write into its arguments (otherwise that is a failure).
@@ -148,10 +129,10 @@ class Exercise:
     name: str
     title: str
     section: str
-    solution_name: str
+    right: Any
+    also_right: tuple[Any, ...]
     properties: tuple[Property, ...]
-    mistakes: tuple[Mistake, ...]
-    alternative: Any
+    mistakes: tuple[Mistake | Slip, ...]
     needs: tuple[str, ...] = ()
     changes_inputs: bool = False
     returns_none: bool = False
@@ -162,6 +143,40 @@ class Exercise:
     def __post_init__(self) -> None:
         object.__setattr__(self, "label", f"{self.id} {self.name}")
 
+    @classmethod
+    def of(cls, module: str, label: str, *, title: str, section: str, **options: Any) -> Exercise:
+        """Return the exercise whose parts the file `module` has marked, in the order of the file.
+
+        label: id and name, "3.2 merge". options: the other fields. Raises ValueError unless exactly
+        one answer is marked `@right`, and at least one thing `@holds`.
+        """
+        parts = _marked.pop(module, _Marked())
+        if len(parts.right) != 1 or not parts.properties:
+            raise ValueError(
+                f"{module} must mark one answer @right and something that @holds; it marks"
+                f" {len(parts.right)} and {len(parts.properties)}."
+            )
+        for made in parts.mistakes:
+            if isinstance(made, Slip) and made.of is None:
+                made.of = parts.right[0]
+        number, _, name = label.partition(" ")
+        return cls(
+            id=number,
+            name=name,
+            title=title,
+            section=section,
+            right=parts.right[0],
+            also_right=tuple(parts.also_right),
+            properties=tuple(parts.properties),
+            mistakes=tuple(parts.mistakes),
+            **options,
+        )
+
+    @property
+    def solution_name(self) -> str:
+        """The name in the notebook that is passed to the check."""
+        return plain(self.right).__name__
+
     @property
     def lesson(self) -> str:
         """The lesson's number in two digits: "03"."""
@@ -170,3 +185,63 @@ class Exercise:
     def missing(self) -> list[str]:
         """Return those of `needs` that are not installed."""
         return [name for name in self.needs if find_spec(name) is None]
+
+
+class _Marked:
+    """What one file has marked so far."""
+
+    def __init__(self) -> None:
+        self.right: list[Any] = []
+        self.also_right: list[Any] = []
+        self.properties: list[Property] = []
+        self.mistakes: list[Mistake | Slip] = []
+
+
+_marked: dict[str, _Marked] = defaultdict(_Marked)
+
+
+def _in_words(function: Any) -> str:
+    return plain(function).__name__.strip("_").replace("_", " ")
+
+
+def right(answer: Any) -> Any:
+    """Mark the right answer: the notebook's solution, of the same name."""
+    _marked[plain(answer).__module__].right.append(answer)
+    return answer
+
+
+def also_right(answer: Any) -> Any:
+    """Mark a correct answer that is written differently."""
+    _marked[plain(answer).__module__].also_right.append(answer)
+    return answer
+
+
+def holds(about: str, *, name: str = "", see: str = "") -> Callable[[Probe], Probe]:
+    """Mark a probe: a property that must hold. Its name is the function's, in words."""
+
+    def mark(probe: Probe) -> Probe:
+        prop = Property(name or _in_words(probe), about, probe, see)
+        _marked[probe.__module__].properties.append(prop)
+        return probe
+
+    return mark
+
+
+def mistake(says: str, *, name: str = "", see: str = "") -> Callable[[Any], Any]:
+    """Mark a wrong answer. Its name is the function's, in words."""
+
+    def mark(wrong: Any) -> Any:
+        made = Mistake(name or _in_words(wrong), says, wrong, see)
+        _marked[plain(wrong).__module__].mistakes.append(made)
+        return wrong
+
+    return mark
+
+
+def slip(name: str, says: str, *changes: tuple[str, str], see: str = "", of: Any = None) -> None:
+    """Add a wrong answer: the right one with texts replaced, each wherever it stands.
+
+    changes: pairs (old text, new text). of: an answer to replace them in; default: the right one.
+    """
+    module = sys._getframe(1).f_globals["__name__"]
+    _marked[module].mistakes.append(Slip(name, says, changes, see, of))

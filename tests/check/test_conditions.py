@@ -102,7 +102,7 @@ def test_right_answers_pass_whatever_is_set_and_it_stays_set(exercise, state):
     drawn = chance()
     with state():
         before = everything()
-        report = judge(exercise, exercise.alternative, seed=1)
+        report = judge(exercise, exercise.right, seed=1)
         shown = str(report)
         after = everything()
     assert report.status is Status.PASS, shown

@@ -89,7 +89,7 @@ def test_tuples_name_their_parts():
     ids=str,
 )
 def test_comparison(got, wanted, fine):
-    exercise = probing(lambda answer, rng: Seen(got, wanted), alternative=0)
+    exercise = probing(lambda answer, rng: Seen(got, wanted), right=0)
     assert (judge(exercise, 1).status is Status.PASS) is fine
 
 

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from course.check import Exercise, Mistake, Property, Seen, judge
-from course.check.guards import empty_is_nan, guarded, poisoned
+from course.check.guards import Guarded, empty_is_nan, guarded, poisoned
 from course.check.report import Status
-from course.check.spec import Guarded
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int32, torch.int64]
 
@@ -133,14 +132,14 @@ COPY = Exercise(
     name="copy",
     title="Copy",
     section="1",
-    solution_name="copy",
+    right=_good,
+    also_right=(),
     properties=(Property("copies", "four entries", _copy_probe),),
     mistakes=(
         Mistake("load", "The load has no mask.", _unmasked_load),
         Mistake("store", "The store has no mask.", _unmasked_store),
         Mistake("short", "The last one is missing.", _one_short),
     ),
-    alternative=_good,
     changes_inputs=True,
     returns_none=True,
 )

@@ -65,13 +65,13 @@ DOUBLE = Exercise(
     name="double",
     title="Double",
     section="1",
-    solution_name="double_kernel",
+    right=double_kernel,
+    also_right=(other_kernel,),
     properties=(Property("odd length", "n is not a multiple of the block", _odd_length),),
     mistakes=(
         Mistake("no mask", "The store has no mask.", no_mask_kernel),
         Mistake("first block", "All programs do the first block.", first_block_kernel),
     ),
-    alternative=other_kernel,
     needs=("triton",),
 )
 

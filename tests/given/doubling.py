@@ -33,7 +33,8 @@ DOUBLE = Exercise(
     name="double",
     title="Double it",
     section="1 · Twice",
-    solution_name="double",
+    right=double,
+    also_right=(lambda x: x + x,),
     properties=(
         Property("numbers", "any three of them", numbers),
         Property("zeros", "stay zeros", zeros),
@@ -42,7 +43,6 @@ DOUBLE = Exercise(
         Mistake("half", "This **halves**.", half),
         Mistake("one more", "This is one too many.", plus_one, see="2 · Else"),
     ),
-    alternative=lambda x: x + x,
 )
 
 

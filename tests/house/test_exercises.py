@@ -1,5 +1,6 @@
 """Every exercise of every lesson: right answers pass, and each wrong one is named."""
 
+import ast
 import contextlib
 import functools
 import re
@@ -9,6 +10,7 @@ import pytest
 
 from course.check import catalogue, judge
 from course.check.report import Status
+from course.check.rewritten import source_of
 from course.notebooks.files import ROOT, asked, grade_id, read
 
 LESSONS = catalogue.lessons()
@@ -70,6 +72,21 @@ def seeds(exercise) -> tuple[int, ...]:
     return SEEDS[:1] if "triton" in exercise.needs else SEEDS  # the interpreter is slow
 
 
+def function(tree: ast.Module, name: str) -> ast.FunctionDef:
+    return next(x for x in tree.body if isinstance(x, ast.FunctionDef) and x.name == name)
+
+
+def bare(function: ast.FunctionDef) -> str:
+    """The code of a function without its docstring and annotations of types."""
+    if ast.get_docstring(function):
+        function.body = function.body[1:]
+    function.returns = None
+    for argument in ast.walk(function.args):
+        if isinstance(argument, ast.arg) and "constexpr" not in ast.unparse(argument):
+            argument.annotation = None
+    return ast.unparse(function)
+
+
 @each_exercise
 def test_the_solution_passes(exercise, scratch, record_property):
     need(exercise)
@@ -83,11 +100,28 @@ def test_the_solution_passes(exercise, scratch, record_property):
 
 
 @each_exercise
-def test_a_correct_but_different_solution_passes(exercise):
+def test_the_right_answer_is_the_solution(exercise):
+    """So that mistakes are made of what learners are shown."""
+    cell = next(
+        one.solution.source
+        for one in asked(read(notebook("solutions", exercise.lesson)))
+        if one.exercise_id == exercise.id
+    )
+    shown, ours = (
+        bare(function(ast.parse(source), exercise.solution_name))
+        for source in (cell, source_of(exercise.right))
+    )
+    assert ours == shown
+
+
+@each_exercise
+def test_correct_but_different_answers_pass(exercise):
     need(exercise)
-    for seed in seeds(exercise):
-        report = judge(exercise, exercise.alternative, seed=seed)
-        assert report.status is Status.PASS, f"\n{report}"
+    assert exercise.also_right, "a check judges behaviour, not form: show it on a different answer"
+    for answer in exercise.also_right:
+        for seed in seeds(exercise):
+            report = judge(exercise, answer, seed=seed)
+            assert report.status is Status.PASS, f"\n{report}"
 
 
 @each_exercise

@@ -1,4 +1,4 @@
-"""Slips possible in any answer, reported if no mistake of the exercise fits: order and units."""
+"""Blunders possible in any answer, reported if no mistake of the exercise fits: order and units."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from course.check.spec import Seen
+from course.check.seen import Seen
 
 FACTORS = {
     **{10.0**k: f"{10**k:,}" for k in (2, 3, 6, 9, 12)},
@@ -20,7 +20,7 @@ FACTORS = {
 MOST_VALUES = 4
 
 
-def slip(failing: Sequence[Seen]) -> str:
+def blunder(failing: Sequence[Seen]) -> str:
     """Return a sentence about what all failing observations have in common, or "".
 
     It recognises several plain values returned in another order, and numbers that are all too

@@ -1,4 +1,4 @@
-"""course.check.slips: what is said about an answer that no mistake of its exercise explains."""
+"""course.check.blunders: what is said about an answer that no mistake of its exercise explains."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ import torch
 from doubling import DOUBLE, told
 
 from course.check import Property, Seen, judge
-from course.check.slips import slip
+from course.check.blunders import blunder
 
 
 def seen(*pairs):
@@ -27,7 +27,7 @@ def seen(*pairs):
     ],
 )
 def test_order_and_units(pairs, says):
-    assert says in slip(seen(*pairs))
+    assert says in blunder(seen(*pairs))
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_order_and_units(pairs, says):
     ids=str,
 )
 def test_nothing_is_said_where_nothing_is_sure(pairs):
-    assert slip(seen(*pairs)) == ""
+    assert blunder(seen(*pairs)) == ""
 
 
 def test_a_report_says_it_where_no_mistake_is_recognised():
@@ -67,4 +67,4 @@ def test_it_is_silent_beside_an_exception():
 
     pair = Property("pair", "sum and size", lambda f, _: Seen(f([1, 2, 3]), (6, 3), "x"))
     exercise = replace(DOUBLE, properties=(pair, Property("bad", "None", raises)), mistakes=())
-    assert judge(exercise, lambda x: (len(x), sum(x))).slip == ""
+    assert judge(exercise, lambda x: (len(x), sum(x))).blunder == ""
