@@ -117,9 +117,7 @@ def unfit(exercise: Exercise, answer: Any) -> str:
         call = f'check("{exercise.label}", {exercise.solution_name})'
         return f"Pass the function itself, without calling it: {call}."
     if borrowed := borrowed_from_us(exercise, answer):
-        return (
-            f"It uses the course's own `{borrowed}`, which does the work: write this one yourself."
-        )
+        return f"It uses the course's own `{borrowed}`: write this one yourself."
     kernel = getattr(answer, "fn", None)  # a Triton kernel: the compiler would choke on the stub
     if inspect.isfunction(kernel):
         try:
