@@ -18,6 +18,7 @@ TOLERANCES = {
     torch.float16: (1e-5, 1e-3),
     torch.bfloat16: (1e-5, 1.6e-2),
 }
+WHY_NAN = " It was read outside an input, never written, or is 0 / 0 or -inf - (-inf)."
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,22 @@ def complain(seen: Seen) -> Complaint | None:
             )
     tolerance = Tolerance(seen.atol, seen.rtol, seen.any_dtype, bool(seen.guards))
     wrong = _differ(seen.got, seen.wanted, tolerance, seen.names, "")
-    if wrong is None and seen.conduct:
-        return Complaint("conduct", seen.conduct[0])
-    return wrong
+    if wrong is None:
+        return Complaint("conduct", seen.conduct[0]) if seen.conduct else None
+    causes = _causes(seen)
+    sentence = wrong.sentence.removesuffix(WHY_NAN) if seen.unfilled else wrong.sentence
+    return Complaint(wrong.kind, " ".join(filter(None, (sentence, *causes))))
+
+
+def _causes(seen: Seen) -> list[str]:
+    """Return what a kernel did that explains a wrong result, or some of it."""
+    causes = list(seen.conduct[:1])
+    if seen.unfilled:
+        causes.append(
+            f"A load has a mask but no `other` ({seen.unfilled[0]}): on a GPU its masked lanes "
+            "hold anything, and here NaN."
+        )
+    return causes
 
 
 def same(got: Any, other: Any, like: Seen) -> bool:
@@ -168,8 +182,7 @@ def _differ_in_values(
     astray = torch.isnan(x) & ~torch.isnan(y)
     if bool(astray.any()):
         amount = _amount(astray)
-        why = " It was read outside an input, never written, or is 0 / 0 or -inf - (-inf)."
-        why = why if near.guarded else ""
+        why = WHY_NAN if near.guarded else ""
         return Complaint("nan", f"{named} is NaN (not a number){amount}.{why}")
     if got.numel() <= FEW:
         return Complaint("value", f"The difference is in {named}." if where else "")

@@ -6,12 +6,15 @@ import inspect
 import itertools
 import os
 import random
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 from course import progress
-from course.check import catalogue, conditions
+from course.check import catalogue, compiler, conditions
 from course.check.compare import Complaint, complain, same
+from course.check.launches import Watched, is_kernel
 from course.check.observe import (
     Observation,
     Raised,
@@ -22,6 +25,7 @@ from course.check.observe import (
     time_limit,
 )
 from course.check.report import Outcome, Report, Status
+from course.check.rewritten import plain
 from course.check.seen import Seen
 from course.check.spec import Exercise, Mistake, Slip, both
 
@@ -73,11 +77,15 @@ def judge(exercise_id: str | Exercise, answer: Any, *, seed: int | None = None) 
     if reason := unfit(exercise, answer):
         return Report.failed(exercise, reason)
     seed = random.SystemRandom().randrange(2**31) if seed is None else seed
+    tried = answer
+    if is_kernel(answer):
+        compiler.start()  # by the time that it is needed, it is ready
+        tried = Watched(answer, inputs_may_change=exercise.changes_inputs)
     outcomes: list[Outcome] = []
     try:
         with time_limit(exercise.seconds):
             for i in range(len(exercise.properties)):
-                outcomes.append(run(exercise, i, answer, seed))
+                outcomes.append(run(exercise, i, tried, seed))
                 if outcomes[-1].unwritten:
                     return Report.failed(exercise, outcomes[-1].sentence, unwritten=True)
     except TookTooLong:
@@ -85,7 +93,20 @@ def judge(exercise_id: str | Exercise, answer: Any, *, seed: int | None = None) 
     report = Report.of(exercise, outcomes)
     if report.status is Status.FAIL and not any(outcome.slow for outcome in outcomes):
         return report.naming(recognise(exercise, outcomes, seed))
+    if report.status is Status.PASS and isinstance(tried, Watched):
+        return compiled(report, tried)
     return report
+
+
+def compiled(report: Report, kernel: Watched) -> Report:
+    """Return the report on a kernel that passed, with what a compiler for GPUs says about it."""
+    try:
+        trouble = compiler.trouble(kernel, *kernel.launched)
+    except compiler.NoCompiler as reason:
+        return replace(report, compiled=f"not compiled here: {reason}")
+    if trouble:
+        return replace(report, status=Status.FAIL, trouble=trouble)
+    return replace(report, compiled=f"compiled for {' and '.join(compiler.TARGETS)}")
 
 
 def unfit(exercise: Exercise, answer: Any) -> str:
@@ -95,6 +116,8 @@ def unfit(exercise: Exercise, answer: Any) -> str:
     if callable(exercise.right) and not callable(answer):
         call = f'check("{exercise.label}", {exercise.solution_name})'
         return f"Pass the function itself, without calling it: {call}."
+    if borrowed := borrowed_from_us(exercise, answer):
+        return f"It uses the course's own `{borrowed}`: write this one yourself."
     kernel = getattr(answer, "fn", None)  # a Triton kernel: the compiler would choke on the stub
     if inspect.isfunction(kernel):
         try:
@@ -104,6 +127,34 @@ def unfit(exercise: Exercise, answer: Any) -> str:
         if "raise NotImplementedError" in source:
             return UNWRITTEN
     return ""
+
+
+def borrowed_from_us(exercise: Exercise, answer: Any) -> str:
+    """Return the first function of `reference` or `kernels` that an answer uses and none of the
+    right answers does, as "reference.online_softmax.merge"; or "".
+
+    Helpers that the learner has defined are looked into as well.
+    """
+    allowed = {name for right in (exercise.right, *exercise.also_right) for name in _ours(right)}
+    return next((name for name in _ours(answer) if name not in allowed), "")
+
+
+def _ours(answer: Any, seen: frozenset = frozenset()) -> Iterator[str]:
+    """Yield the functions of `reference` and `kernels` that an answer is or mentions."""
+    function = plain(answer)
+    if not inspect.isfunction(function) or function in seen:
+        return
+    if function.__module__.split(".")[0] in ("reference", "kernels"):
+        yield f"{function.__module__}.{function.__name__}"
+        return
+    if seen and function.__module__ not in {other.__module__ for other in seen}:
+        return  # another library's: what it uses is not the learner's doing
+    names = function.__code__.co_names
+    values = [function.__globals__[name] for name in names if name in function.__globals__]
+    for module in filter(inspect.ismodule, [*values]):
+        values += [getattr(module, name) for name in names if hasattr(module, name)]
+    for value in values:
+        yield from _ours(value, seen | {function})
 
 
 def seeds(exercise: Exercise, index: int, seed: int) -> list[int]:

@@ -1,36 +1,17 @@
-"""A Triton kernel under a check: what its masked lanes see, who stores what, what stays as it was.
-
-The interpreter is kinder than a GPU. It puts 0 into the masked lanes of a load that has no `other`,
-and it runs the programs of a grid one after another, so that a program may do another's work and
-nobody notices. `Watched` launches a kernel so that both show:
-
-    masked lanes without `other`     hold NaN (integers: -1), as a GPU may put anything there
-    every store                      is noted, with the program that made it
-    every tensor                     is compared with what it was before
-
-On a GPU none of the first two can be seen, and only the third is looked at.
-"""
+"""The launches of a checked kernel: what it changed that it should not, and who did the work."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 
-# Bits of a NaN in the formats that NumPy has no type for; the interpreter keeps them as integers.
-_NAN_BITS = {"bf16": 0x7FC0, "fp8e4nv": 0x7F, "fp8e5": 0x7E}
+from course.check.interpreter import Store, as_on_a_gpu
+
 _UNWRITTEN = -2  # what `guards.poisoned` puts into integers
-
-
-class Store(NamedTuple):
-    """One store of one program: the addresses of the bytes where its entries begin."""
-
-    program: tuple[int, int, int]
-    addresses: np.ndarray
 
 
 def is_kernel(answer: Any) -> bool:
@@ -39,83 +20,50 @@ def is_kernel(answer: Any) -> bool:
 
 
 class Watched:
-    """A Triton kernel whose launches are watched; conduct: sentences about what it did wrong."""
+    """A Triton kernel whose launches are watched; used like the kernel.
+
+    launched: the arguments of the first launch, and its keywords that are none of the kernel's,
+    such as num_warps.
+    """
 
     def __init__(self, kernel: Any, inputs_may_change: bool = False) -> None:
         self.kernel = kernel
         self.inputs_may_change = inputs_may_change
-        self.conduct: list[str] = []
+        self._conduct: list[str] = []
+        self._unfilled: list[str] = []
+        self.launched: tuple[dict[str, Any], dict[str, Any]] | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.kernel, name)
 
     def __getitem__(self, grid: Any) -> Callable:
         def launch(*args: Any, **kwargs: Any) -> None:
-            named = dict(zip(self.kernel.arg_names, args, strict=False)) | kwargs
+            names = self.kernel.arg_names
+            named = dict(zip(names, args, strict=False)) | kwargs
+            options = {name: x for name, x in kwargs.items() if name not in names}
             tensors = {name: x for name, x in named.items() if isinstance(x, torch.Tensor)}
             before = {name: x.clone() for name, x in tensors.items()}
-            with as_on_a_gpu() as stores:
+            if self.launched is None:
+                self.launched = {name: named[name] for name in names if name in named}, options
+            with as_on_a_gpu() as record:
                 self.kernel[grid](*args, **kwargs)
             if not self.inputs_may_change:
-                self.conduct += _changed(tensors, before)
-            self.conduct += _shared(tensors, stores, _programs(grid, named))
+                self._conduct += _changed(tensors, before)
+            programs = math.prod(grid(named) if callable(grid) else grid)
+            self._conduct += _shared(tensors, record.stores, programs)
+            self._unfilled += record.unfilled
 
         return launch
+
+    def noticed(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return what `Seen` has as conduct and unfilled, of the launches since the last time."""
+        noticed = tuple(self._conduct), tuple(self._unfilled)
+        self._conduct, self._unfilled = [], []
+        return noticed
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         """Refuse, as a kernel called without a grid does."""
         raise TypeError("a kernel must be launched with a grid: kernel[grid](...)")
-
-
-@contextmanager
-def as_on_a_gpu() -> Iterator[list[Store]]:
-    """Let interpreted kernels meet what a GPU would do; yield the list of stores that they make."""
-    stores: list[Store] = []
-    builder = _interpreter()
-    if builder is None:
-        yield stores
-        return
-    load, store = builder.create_masked_load, builder.create_masked_store
-
-    def masked_load(ptrs: Any, mask: Any, other: Any, *more: Any) -> Any:
-        return load(ptrs, mask, _anything(ptrs) if other is None else other, *more)
-
-    def masked_store(ptrs: Any, value: Any, mask: Any, *more: Any) -> Any:
-        addresses = np.broadcast_to(ptrs.data, mask.data.shape)[mask.data.astype(bool)]
-        stores.append(Store(tuple(builder.grid_idx), addresses))
-        return store(ptrs, value, mask, *more)
-
-    builder.create_masked_load, builder.create_masked_store = masked_load, masked_store
-    try:
-        yield stores
-    finally:
-        del builder.create_masked_load, builder.create_masked_store  # the class's own show again
-
-
-def _interpreter() -> Any:
-    """Return what Triton's interpreter calls for each operation; None where kernels compile."""
-    from kernels.runtime import INTERPRETED  # here: exercises without a kernel don't need triton
-
-    if not INTERPRETED:
-        return None
-    from triton.runtime.interpreter import interpreter_builder
-
-    return interpreter_builder
-
-
-def _anything(ptrs: Any) -> Any:
-    """What a GPU may leave in masked lanes: nothing that a right answer could live with."""
-    from triton.runtime.interpreter import TensorHandle, _get_np_dtype
-
-    kind = ptrs.get_element_ty()
-    dtype = _get_np_dtype(kind)
-    floating = np.issubdtype(dtype, np.floating)
-    fill = math.nan if floating else _NAN_BITS.get(str(kind), -1 if dtype.kind == "i" else 1)
-    return TensorHandle(np.full(ptrs.data.shape, fill, dtype=dtype), kind)
-
-
-def _programs(grid: Any, named: dict[str, Any]) -> int:
-    return math.prod(grid(named) if callable(grid) else grid)
 
 
 def _same(x: torch.Tensor, y: torch.Tensor) -> bool:

@@ -42,8 +42,12 @@ class Raised:
 
     @property
     def unwritten(self) -> bool:
-        """Whether this is the stub's NotImplementedError, or a None; Triton wraps the former."""
-        return any(isinstance(e, (NotImplementedError, ReturnedNothing)) for e in chain(self.error))
+        """Whether this is the stub's NotImplementedError, or a None; Triton wraps the former.
+
+        With a message it is somebody else's: Triton's, about what it does not have.
+        """
+        stub = isinstance(self.root, NotImplementedError) and not str(self.root)
+        return stub or isinstance(self.root, ReturnedNothing)
 
     @property
     def root(self) -> BaseException:
@@ -79,8 +83,8 @@ def observe(exercise: Exercise, prop: Property, answer: Any, seeds: list[int]) -
             return [*seen, Raised(error, line_of(error, answer))]
         new = [result] if isinstance(result, Seen) else list(result)
         if isinstance(watched, Watched):
-            conduct, watched.conduct = tuple(watched.conduct), []
-            new = [replace(one, conduct=conduct) for one in new]
+            conduct, unfilled = watched.noticed()
+            new = [replace(one, conduct=conduct, unfilled=unfilled) for one in new]
         seen += new
     return seen
 
@@ -91,6 +95,8 @@ def watch(answer: Any, exercise: Exercise) -> Any:
     What it sets in the process ends with the call. The launches of a Triton kernel are watched;
     classes and values are passed through unchanged.
     """
+    if isinstance(answer, Watched):
+        return answer
     if is_kernel(answer):
         return Watched(answer, inputs_may_change=exercise.changes_inputs)
     if not callable(answer) or isinstance(answer, type) or hasattr(type(answer), "__getitem__"):

@@ -124,6 +124,7 @@ class Report:
     status: PASS, FAIL or NOT_VERIFIED. mistake: the catalogued one it was recognised as;
     blunder: what else could be said about it (`course.check.blunders`).
     reason: why there are no outcomes (not written, not a function, a package is missing).
+    compiled: for which GPUs the kernel was compiled. trouble: what the compiler says against it.
     """
 
     label: str
@@ -134,6 +135,8 @@ class Report:
     unwritten: bool = False
     mistake: Mistake | Slip | None = None
     blunder: str = ""
+    compiled: str = ""
+    trouble: str = ""
     section: str = ""
     lesson: str = ""
 
@@ -152,6 +155,8 @@ class Report:
             return f"{mark}not verified: {self.reason}"
         if not self.outcomes:
             return mark + "could not be tried"
+        if self.trouble:
+            return mark + "does not compile for a GPU"
         held = sum(outcome.status is Status.PASS for outcome in self.outcomes)
         hold = f"{mark}{held} of {self.total} properties hold"
         left = sum(outcome.status is Status.NOT_VERIFIED for outcome in self.outcomes)
@@ -208,9 +213,14 @@ class Report:
             lines += outcome.lines(width, in_full)
         if self.total > len(self.outcomes) > 0:
             lines.append(f"  … {self.total - len(self.outcomes)} more not tried")
+        if self.compiled:
+            lines.append(f"  · {self.compiled}")
         return "\n".join(lines + self._advice())
 
     def _advice(self) -> list[str]:
+        if self.trouble:
+            says = f"The interpreter runs it, a GPU would not. {self.trouble}"
+            return ["", *(f"  {line}" for line in _wrap(says, WIDTH - 2))]
         if self.status is not Status.FAIL or self.unwritten or not self.outcomes:
             return []
         # Stress (**so**) is for markdown, and this is plain text. Only here: elsewhere the

@@ -31,6 +31,7 @@ class Seen:
     any_dtype: don't insist on `wanted`'s dtype.
     remark: what to print below the property if it holds, such as a score.
     conduct: what a kernel did that it should not, whatever its results (`launches.Watched`).
+    unfilled: its lines that load with a mask but without `other`, where lanes were masked.
     """
 
     got: Any
@@ -43,6 +44,7 @@ class Seen:
     any_dtype: bool = False
     remark: str = ""
     conduct: tuple[str, ...] = ()
+    unfilled: tuple[str, ...] = ()
 
     @classmethod
     def of(

@@ -1,0 +1,159 @@
+"""Triton's interpreter made to do what a GPU does, where the two differ, while a check runs.
+
+a masked lane without `other`     the interpreter puts 0 there, a GPU anything: here NaN, or -1
+a mask joined with a number       `(offs < n) & (k > 0)` compiles; the interpreter refuses it
+`and`, `or`, `not` of blocks      compiled entry by entry; the interpreter drops one side
+programs                          run in any order on a GPU: who stores what is noted here
+"""
+
+from __future__ import annotations
+
+import ast
+import linecache
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# NaN in the formats that NumPy has no type for; the interpreter keeps their bits as integers.
+_NAN_BITS = {"bf16": 0x7FC0, "fp8e4nv": 0x7F, "fp8e5": 0x7E}
+
+
+class Store(NamedTuple):
+    """One store of one program: the addresses of its entries."""
+
+    program: tuple[int, int, int]
+    addresses: np.ndarray
+
+
+class Record(NamedTuple):
+    """What was seen of launches: every store, and lines that left masked lanes to chance."""
+
+    stores: list[Store]
+    unfilled: list[str]
+
+
+@contextmanager
+def as_on_a_gpu() -> Iterator[Record]:
+    """Let interpreted kernels meet what a GPU does; yield a record of what they do.
+
+    Where kernels are compiled, nothing is changed and nothing recorded.
+    """
+    from kernels.runtime import INTERPRETED  # here: exercises without a kernel don't need triton
+
+    record = Record([], [])
+    if not INTERPRETED:
+        yield record
+        return
+    from triton.runtime import interpreter
+
+    builder, function = interpreter.interpreter_builder, interpreter.InterpretedFunction
+    before = function.rewritten_fn, interpreter.FunctionRewriter.ast_transformer
+    function.rewritten_fn, interpreter.FunctionRewriter.ast_transformer = _rewriting()
+    interpreter.interpreter_semantic.logical = _logical
+    load, store = builder.create_masked_load, builder.create_masked_store
+
+    def masked_load(ptrs: Any, mask: Any, other: Any, *more: Any) -> Any:
+        if other is None:
+            other = _anything(ptrs)
+            if not mask.data.all():
+                record.unfilled.append(_line())
+        return load(ptrs, _bools(mask), other, *more)
+
+    def masked_store(ptrs: Any, value: Any, mask: Any, *more: Any) -> Any:
+        inside = mask.data.astype(bool)
+        addresses = np.broadcast_to(ptrs.data, inside.shape)[inside]
+        record.stores.append(Store(tuple(builder.grid_idx), addresses))
+        return store(ptrs, value, _bools(mask), *more)
+
+    builder.create_masked_load, builder.create_masked_store = masked_load, masked_store
+    try:
+        yield record
+    finally:
+        del builder.create_masked_load, builder.create_masked_store  # the class's own show again
+        del interpreter.interpreter_semantic.logical
+        function.rewritten_fn, interpreter.FunctionRewriter.ast_transformer = before
+
+
+def _line() -> str:
+    """Return "line 3: …" of the running kernel: of the innermost frame that is not Triton's."""
+    frame = sys._getframe(2)
+    while "triton" in Path(frame.f_code.co_filename).parts:
+        frame = frame.f_back
+    text = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+    return f"line {frame.f_lineno}: {text}" if text else f"line {frame.f_lineno}"
+
+
+def _bools(mask: Any) -> Any:
+    """Return a mask whose entries are bool; joined with a number, they became integers."""
+    from triton.runtime.interpreter import TensorHandle
+
+    return TensorHandle(mask.data.astype(bool), mask.dtype)
+
+
+def _anything(ptrs: Any) -> Any:
+    """What a GPU may leave in masked lanes: nothing that a right answer could live with."""
+    from triton.runtime.interpreter import TensorHandle, _get_np_dtype
+
+    kind = ptrs.get_element_ty()
+    dtype = _get_np_dtype(kind)
+    if np.issubdtype(dtype, np.floating):
+        fill = math.nan
+    else:
+        fill = _NAN_BITS.get(str(kind), -1 if dtype.kind == "i" else 1)
+    return TensorHandle(np.full(ptrs.data.shape, fill, dtype=dtype), kind)
+
+
+@cache
+def _rewriting() -> tuple[dict, Any]:
+    """Return where checked kernels are kept once rewritten, and what rewrites them."""
+    from triton.runtime.interpreter import ASTTransformer
+
+    class Logical(ASTTransformer):
+        """Rewrites `a and b`, `a or b` and `not a`: Python would ask a whole block for one bool."""
+
+        def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:
+            operands = [self.visit(value) for value in node.values]
+            return _call("and" if isinstance(node.op, ast.And) else "or", operands, node)
+
+        def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
+            operand = self.visit(node.operand)
+            if isinstance(node.op, ast.Not):
+                return _call("not", [operand], node)
+            return ast.copy_location(ast.UnaryOp(node.op, operand), node)
+
+    return {}, Logical()
+
+
+def _call(operator: str, operands: list[ast.AST], node: ast.AST) -> ast.AST:
+    """Return `interpreter_semantic.logical(operator, lambda: operand, …)`."""
+    none = {"posonlyargs": [], "args": [], "kwonlyargs": [], "kw_defaults": [], "defaults": []}
+    later = [ast.Lambda(args=ast.arguments(**none), body=operand) for operand in operands]
+    semantic = ast.Name(id="interpreter_semantic", ctx=ast.Load())
+    function = ast.Attribute(value=semantic, attr="logical", ctx=ast.Load())
+    call = ast.Call(func=function, args=[ast.Constant(operator), *later], keywords=[])
+    return ast.copy_location(call, node)
+
+
+def _logical(operator: str, *operands: Callable[[], Any]) -> Any:
+    """Apply `and`, `or` or `not` as the compiler does: to tensors entry by entry."""
+    import triton.language as tl
+    from triton.runtime.interpreter import interpreter_semantic
+
+    result = operands[0]()
+    if operator == "not":
+        return result == 0 if isinstance(result, tl.tensor) else not result
+    for operand in operands[1:]:
+        if not isinstance(result, tl.tensor):
+            if bool(result) is (operator == "or"):
+                return result
+            result = operand()
+            continue
+        other = interpreter_semantic.to_tensor(operand(), False)
+        result = result.logical_and(other) if operator == "and" else result.logical_or(other)
+    return result

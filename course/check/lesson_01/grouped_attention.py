@@ -1,0 +1,209 @@
+"""Exercise 1.3: grouped-query attention that repeats neither K nor V."""
+
+import math
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from course.check.compare import complain
+from course.check.seen import Seen
+from course.check.spec import Exercise, also_right, holds, right, slip
+
+SCALE = "1 · One query, four keys"
+D = 16
+# fp32, values up to about 4: a score is a sum of D products, an output one of at most 12 weights,
+# and either may be off by eps times its number of terms. Twice that, for softmax and scale.
+TOLERANCE = 2 * 4 * (D + 12) * torch.finfo(torch.float32).eps
+
+
+@right
+def grouped_attention(q, k, v):
+    Hkv = k.shape[2]
+    grouped = q.unflatten(2, (Hkv, q.shape[2] // Hkv))  # (B, Lq, Hkv, G, D), a view
+    scores = q.shape[-1] ** -0.5 * torch.einsum("bqhgd,bkhd->bhgqk", grouped, k)
+    p = torch.softmax(scores, dim=-1)  # (B, Hkv, G, Lq, Lk)
+    return torch.einsum("bhgqk,bkhd->bqhgd", p, v).flatten(2, 3)
+
+
+@also_right
+def by_matmul(q, k, v):
+    """The rows of a group stacked, one matrix product per KV head."""
+    B, Lq, Hq, width = q.shape
+    Hkv, G = k.shape[2], Hq // k.shape[2]
+    rows = q.reshape(B, Lq, Hkv, G, width).permute(0, 2, 3, 1, 4).reshape(B, Hkv, G * Lq, width)
+    p = torch.softmax(rows @ k.permute(0, 2, 3, 1) * width**-0.5, dim=-1)
+    o = (p @ v.permute(0, 2, 1, 3)).reshape(B, Hkv, G, Lq, v.shape[3])
+    return o.permute(0, 3, 1, 2, 4).reshape(B, Lq, Hq, v.shape[3])
+
+
+def one_by_one(q, k, v):
+    """What is wanted, head by head in fp64 and rounded at the end."""
+    G, heads = q.shape[2] // k.shape[2], []
+    for h in range(q.shape[2]):
+        one_q, one_k, one_v = q[:, :, h].double(), k[:, :, h // G].double(), v[:, :, h // G]
+        p = torch.softmax(one_q @ one_k.transpose(1, 2) / math.sqrt(q.shape[3]), -1)
+        heads.append(p @ one_v.double())
+    return torch.stack(heads, 2).float()
+
+
+def draw(rng, Lq, Hq, Hkv, Lk=9):
+    q = torch.randn(2, Lq, Hq, D, generator=rng)
+    return q, *(torch.randn(2, Lk, Hkv, D, generator=rng) for _ in "kv")
+
+
+def seen(answer, q, k, v, where=""):
+    given = f"q {tuple(q.shape)}, k and v {tuple(k.shape)}{where}"
+    wanted = one_by_one(q, k, v)
+    return Seen.of(answer, (q, k, v), wanted=wanted, given=given, atol=TOLERANCE, rtol=0)
+
+
+@holds("Hkv = Hq, every head has its own keys")
+def no_sharing(answer, rng):
+    return seen(answer, *draw(rng, Lq=1, Hq=4, Hkv=4))
+
+
+@holds("Hkv = 1, all heads share")
+def one_for_all(answer, rng):
+    return seen(answer, *draw(rng, Lq=1, Hq=4, Hkv=1))
+
+
+@holds("G = 4 and G = 3: head h reads KV head h // G")
+def groups(answer, rng):
+    return [seen(answer, *draw(rng, 1, Hq, Hkv)) for Hq, Hkv in ((8, 2), (6, 2), (12, 4))]
+
+
+@holds("Lq = 3")
+def several_queries(answer, rng):
+    return seen(answer, *draw(rng, Lq=3, Hq=8, Hkv=2))
+
+
+@holds("k and v are slices of something longer")
+def part_of_a_cache(answer, rng):
+    q, k, v = draw(rng, Lq=2, Hq=8, Hkv=2, Lk=12)
+    k[:, 7:], v[:, 7:] = math.nan, math.nan
+    return seen(answer, q, k[:, :7], v[:, :7], ", the first 7 of 12 rows; the others are NaN")
+
+
+class Largest(TorchDispatchMode):
+    """Record the size of the largest tensor that any operation creates."""
+
+    def __init__(self, seen):
+        super().__init__()
+        self.seen = seen
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for t in made if isinstance(made, (tuple, list)) else (made,):
+            if isinstance(t, torch.Tensor):
+                size = t.untyped_storage().nbytes() // t.element_size()
+                self.seen.size = max(self.seen.size, size)
+        return made
+
+
+@contextmanager
+def largest_made():
+    seen = SimpleNamespace(size=0)
+    with Largest(seen):
+        yield seen
+
+
+@holds("no tensor G times the size of k is made")
+def nothing_repeated(answer, rng):
+    q = torch.randn(1, 1, 16, 32, generator=rng)
+    k, v = torch.randn(2, 1, 24, 2, 32, generator=rng).unbind(0)
+    k, v = k.clone(), v.clone()  # each with its own storage
+    with largest_made() as largest:
+        o = answer(q, k, v)
+    correct = Seen(o, one_by_one(q, k, v), "G = 8", atol=TOLERANCE, rtol=0)
+    if complain(correct):  # how it was computed matters only once it is right
+        return correct
+    given = f"k and v of {k.numel()} numbers each, G = 8; the largest tensor on the way has "
+    # k may be copied to a new layout once, never G times; scores and q are smaller than k here
+    came = "copies" if largest.size > 2 * k.numel() else "no copies"
+    return Seen(came, "no copies", f"{given}{largest.size}")
+
+
+slip(
+    "dealt like cards",
+    "Query head h is paired with KV head **h % Hkv**. Heads that share are neighbours: "
+    "the first G query heads read KV head 0, the next G read KV head 1.",
+    ("(Hkv, q.shape[2] // Hkv)", "(q.shape[2] // Hkv, Hkv)"),
+    ("bqhgd", "bqghd"),
+)
+slip(
+    "split in another order",
+    "The heads of q are split as **(G, Hkv)**, but neighbours share a KV head: the index "
+    "within the group varies fastest, so the split is (Hkv, G).",
+    ("(Hkv, q.shape[2] // Hkv)", "(q.shape[2] // Hkv, Hkv)"),
+    ('"bqhgd', '"bqghd'),
+)
+slip(
+    "joined in another order",
+    "Each head is computed correctly, but at the end **G and Hkv are joined in the other "
+    "order**, so the heads come out shuffled: join (Hkv, G), as they were split.",
+    ("->bqhgd", "->bqghd"),
+)
+slip(
+    "k and v repeated",
+    "The numbers are right, but k or v was **copied for every query head** on the way. "
+    "That throws away the saving of GQA: give q the extra dimension instead.",
+    ("    Hkv =", "    G = q.shape[2] // k.shape[2]\n    Hkv ="),
+    ("    Hkv =", "    k, v = k.repeat_interleave(G, 2), v.repeat_interleave(G, 2)\n    Hkv ="),
+)
+slip(
+    "not scaled",
+    "This is what you get **without the scale**: multiply the scores by 1/√D before the softmax.",
+    ("q.shape[-1] ** -0.5 * ", ""),
+    see=SCALE,
+)
+slip(
+    "scaled by 1/D",
+    "The scores are divided by **D instead of √D**: the spread of a dot product grows "
+    "with the square root of its length.",
+    ("-0.5", "-1.0"),
+    see=SCALE,
+)
+slip(
+    "scaled by the heads",
+    "The scores are divided by **√Hq instead of √D**: each score is a sum of D products, "
+    "however many heads there are.",
+    ("q.shape[-1]", "q.shape[2]"),
+    see=SCALE,
+)
+slip(
+    "scaled after the softmax",
+    "The scale comes **after the softmax** and only makes the output smaller. Scale the "
+    "scores, before it.",
+    ("q.shape[-1] ** -0.5 * ", ""),
+    ("torch.softmax", "q.shape[-1] ** -0.5 * torch.softmax"),
+    see=SCALE,
+)
+slip(
+    "masked",
+    "This is attention with a **causal mask**. The task asks for none: every query sees every key.",
+    ("    p =", "    future = 1 + k.shape[1] - q.shape[1]\n    p ="),
+    ("(scores,", "(scores + torch.full(scores.shape[-2:], -math.inf).triu(future),"),
+)
+slip(
+    "softmax over the queries",
+    "The softmax runs over the **queries** instead of the keys. For each query the "
+    "weights of all keys must add up to 1.",
+    ("dim=-1", "dim=-2"),
+    see="4 · Many queries, and what each may see",
+)
+slip(
+    "not moved back",
+    "Each head is right on its own, but with several queries the result is **reshaped "
+    "without moving dimensions first**, which mixes up heads and queries.",
+    ("->bqhgd", "->bhgqd"),
+    ("flatten(2, 3)", "reshape(q.shape)"),
+)
+
+GROUPED_ATTENTION = Exercise.of(
+    __name__,
+    "1.3 grouped attention",
+    title="Grouped-query attention without a copy",
+    section="5 · Heads, and how they share",
+)

@@ -1,0 +1,181 @@
+"""Exercise 1.1: a softmax that cannot overflow, and its log-sum-exp."""
+
+import math
+
+import torch
+
+from course.check.seen import Seen
+from course.check.spec import Exercise, also_right, holds, right, slip
+
+OVERFLOW = "2 · When exp overflows"
+# fp32. A sum of at most 9 terms with exponents down to -16 costs under 32 eps. Computing p as
+# exp(scores - lse) adds the rounding of lse: eps/2 · 256 for scores around 200. Twice both.
+TOLERANCE = 512 * torch.finfo(torch.float32).eps
+
+
+@right
+def safe_softmax(scores):
+    m = scores.amax(-1, keepdim=True)
+    safe_m = torch.where(m == -math.inf, 0.0, m)  # -inf - (-inf) would be nan
+    weights = torch.exp(scores - safe_m)
+    total = weights.sum(-1, keepdim=True)
+    p = weights / torch.where(total == 0, 1.0, total)
+    return p, (safe_m + total.log()).squeeze(-1)
+
+
+@also_right
+def by_logsumexp(scores):
+    """The weights from the finished lse."""
+    lse = torch.logsumexp(scores, dim=-1)
+    empty = torch.isinf(lse) & (lse < 0)
+    return torch.exp(scores - lse.masked_fill(empty, 0.0).unsqueeze(-1)), lse
+
+
+def seen(answer, scores):
+    exact = scores.double()
+    lse = torch.logsumexp(exact, -1)
+    p = torch.exp(exact - torch.where(lse == -math.inf, 0.0, lse)[..., None])
+    wanted, near = (p.float(), lse.float()), {"atol": TOLERANCE, "rtol": TOLERANCE}
+    return Seen.of(answer, (scores,), wanted=wanted, names=("p", "lse"), **near)
+
+
+@holds("four scores of ordinary size")
+def one_row(answer, rng):
+    return seen(answer, torch.randn(4, generator=rng))
+
+
+@holds("any number of dimensions; each row on its own")
+def many_rows(answer, rng):
+    shapes = (3, 7), (2, 3, 2, 5)
+    return [seen(answer, 2 * torch.randn(shape, generator=rng)) for shape in shapes]
+
+
+@holds("scores near 200 and near -200")
+def large_scores(answer, rng):
+    scores = torch.randn(2, 4, generator=rng)
+    return [seen(answer, scores + 200), seen(answer, scores - 200)]
+
+
+@holds("one row near -200, one near 0, one near 200")
+def rows_far_apart(answer, rng):
+    return seen(answer, torch.randn(3, 2, generator=rng) + torch.tensor([[-200.0], [0], [200]]))
+
+
+@holds("some scores are -inf: their weight is 0")
+def hidden_keys(answer, rng):
+    scores = torch.randn(2, 4, generator=rng)
+    for row in scores:
+        row[torch.randperm(4, generator=rng)[:2]] = -math.inf
+    return seen(answer, scores)
+
+
+@holds("all scores are -inf: p = 0, lse = -inf")
+def a_row_without_keys(answer, rng):
+    scores = torch.randn(2, 3, generator=rng)
+    scores[int(torch.randint(2, (), generator=rng))] = -math.inf
+    return seen(answer, scores)
+
+
+slip(
+    "not shifted",
+    "The scores go into exp **as they are**. In fp32 that overflows above 88.7, and far "
+    "below zero everything rounds to 0, which gives 0 / 0.",
+    ("torch.where(m == -math.inf, 0.0, m)", "0.0"),
+    ("torch.where(total == 0, 1.0, total)", "total"),
+    see=OVERFLOW,
+)
+slip(
+    "one maximum for all rows",
+    "This is what you get with **one maximum for the whole tensor**. A row that lies "
+    "far below it then has nothing but zeros to divide: each row needs its own.",
+    ("torch.where(m == -math.inf, 0.0, m)", "scores.max()"),
+    ("torch.where(total == 0, 1.0, total)", "total"),
+    see=OVERFLOW,
+)
+slip(
+    "one maximum, divided safely",
+    "This is what you get with **one maximum for the whole tensor**: a row far below it "
+    "gets weights of 0, as if all its keys were hidden. Each row needs its own maximum.",
+    ("torch.where(m == -math.inf, 0.0, m)", "scores.max()"),
+    see=OVERFLOW,
+)
+slip(
+    "maximum at least 0",
+    "The maximum is **never allowed below 0**. Rows of very negative scores are then not "
+    "shifted, and all their weights round to 0. Only -inf needs a stand-in.",
+    ("torch.where(m == -math.inf, 0.0, m)", "m.clamp(min=0)"),
+    see=OVERFLOW,
+)
+slip(
+    "over the first dimension",
+    "The softmax runs over the **first** dimension. Keys are in the last one; the first "
+    "holds queries, heads or batch, which have nothing to do with each other.",
+    ("(-1", "(0"),
+)
+slip(
+    "-inf - (-inf)",
+    "Everything is right except in a row without keys. Its maximum is -inf, and **-inf "
+    "minus -inf is not a number**: subtract a finite stand-in there.",
+    ("torch.where(m == -math.inf, 0.0, m)", "m"),
+)
+slip(
+    "lse of an empty row is 0",
+    "Here **the lse of an empty row is 0**. Either the guarded sum (1 instead of 0) went "
+    "into the logarithm, or NaN was replaced by 0. Take the log of the unguarded sum.",
+    ("total.log()", "torch.where(total == 0, 1.0, total).log()"),
+)
+slip(
+    "a little added to the sum",
+    "**A small number was added to the sum** to avoid dividing by 0. The lse of an "
+    "empty row is then finite instead of -inf: it claims a weight.",
+    ("weights.sum(-1, keepdim=True)", "weights.sum(-1, keepdim=True) + 1e-6"),
+)
+slip(
+    "0 / 0",
+    "The maximum is safe, but a row without keys has a **sum of 0, and is divided by it**. "
+    "Its lse is right already; only the division needs care.",
+    ("torch.where(total == 0, 1.0, total)", "total"),
+)
+slip(
+    "a huge number for -inf",
+    "This is what you get if -inf is replaced by a **huge negative number**. It is still "
+    "a score: a row of nothing else spreads its weight evenly over hidden keys.",
+    ("    m =", "    scores = scores.masked_fill(scores == -math.inf, -1e9)\n    m ="),
+)
+slip(
+    "lse without the maximum",
+    "p is right. For lse the **maximum was not added back**: this is the logarithm of the "
+    "denominator of the shifted scores, not of the true ones.",
+    ("safe_m + total", "total"),
+)
+slip(
+    "maximum subtracted",
+    "p is right. For lse the maximum was **subtracted instead of added**: the sum had "
+    "lost a factor of e to the m, so the logarithm needs m added back.",
+    ("safe_m + total", "-safe_m + total"),
+)
+slip(
+    "logarithm of base 2",
+    "p is right. The logarithm of the sum was taken **to base 2**, and the maximum, which "
+    "belongs to base e, was added to it.",
+    ("log()", "log2()"),
+)
+slip(
+    "lse in base 2",
+    "p is right. The whole lse is **in base 2**; in this course it is a natural "
+    "logarithm, and code that merges it relies on that.",
+    ("safe_m + total.log()", "safe_m / math.log(2) + total.log2()"),
+)
+slip(
+    "lse keeps a dimension",
+    "The values are right, but lse still has the **last dimension, of length 1**, which "
+    "keepdim left in place: it should have the shape of scores without that dimension.",
+    (".squeeze(-1)", ""),
+)
+
+SAFE_SOFTMAX = Exercise.of(
+    __name__,
+    "1.1 safe softmax",
+    title="Safe softmax with its lse",
+    section="3 · A denominator you can carry",
+)

@@ -1,0 +1,130 @@
+"""What a kernel does under a check, beyond its results: masked lanes, inputs, shared work."""
+
+import pytest
+import torch
+from doubling import told
+
+from course.check import Exercise, Property, Seen, judge
+from course.check.guards import guarded, poisoned
+from course.check.report import Status
+
+from kernels import runtime  # isort: skip - decides the mode before triton is imported
+import triton
+import triton.language as tl
+
+pytestmark = pytest.mark.skipif(not runtime.INTERPRETED, reason="seen in the interpreter alone")
+
+
+@triton.jit
+def double_kernel(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
+    offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + offs, mask=offs < n)
+    tl.store(y_ptr + offs, 2 * x, mask=offs < n)
+
+
+@triton.jit
+def all_in_one_kernel(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
+    if tl.program_id(0) == 0:
+        for start in range(0, n, BLOCK):
+            offs = start + tl.arange(0, BLOCK)
+            x = tl.load(x_ptr + offs, mask=offs < n, other=0.0)
+            tl.store(y_ptr + offs, 2 * x, mask=offs < n)
+
+
+@triton.jit
+def everything_everywhere_kernel(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
+    for start in range(0, n, BLOCK):
+        offs = start + tl.arange(0, BLOCK)
+        x = tl.load(x_ptr + offs, mask=offs < n, other=0.0)
+        tl.store(y_ptr + offs, 2 * x, mask=offs < n)
+
+
+@triton.jit
+def destroying_kernel(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
+    offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + offs, mask=offs < n, other=0.0)
+    tl.store(y_ptr + offs, 2 * x, mask=offs < n)
+    tl.store(x_ptr + offs, 0.0, mask=offs < n)
+
+
+@triton.jit
+def average_kernel(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
+    """Uses the masked lanes: fine with zeros, which nobody has promised."""
+    offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + offs, mask=offs < n)
+    tl.store(y_ptr + offs, 2 * x + 0 * tl.sum(x, 0), mask=offs < n)
+
+
+@triton.jit
+def two_masks_kernel(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
+    offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + offs, mask=(offs < n) & (n > 0), other=0.0)
+    tl.store(y_ptr + offs, 2 * x, mask=(offs < n) & (tl.program_id(0) < n))
+
+
+@triton.jit
+def and_kernel(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
+    offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = not (offs >= n or offs < 0)
+    x = tl.load(x_ptr + offs, mask=inside and offs >= 0, other=0.0)
+    if n > 0 and BLOCK > 0:
+        tl.store(y_ptr + offs, 2 * x, mask=offs >= 0 and offs < n)
+
+
+def odd_length(answer, rng):
+    x = guarded(torch.randn(20, generator=rng), "x")
+    y = poisoned((20,), name="y")
+    answer[(2,)](x.tensor, y.tensor, 20, BLOCK=16)
+    return Seen(y.tensor, 2 * torch.randn(20, generator=rng.manual_seed(rng.initial_seed())),
+                "n = 20", guards=(x, y))  # fmt: skip
+
+
+DOUBLE = Exercise(
+    id="9.3",
+    name="double",
+    title="Double",
+    section="1",
+    right=double_kernel,
+    also_right=(),
+    properties=(Property("odd length", "n is not a multiple of the block", odd_length),),
+    mistakes=(),
+    needs=("triton",),
+)
+
+
+@pytest.mark.parametrize("kernel", [double_kernel, two_masks_kernel, and_kernel])
+def test_what_a_gpu_runs_passes_and_is_compiled(kernel):
+    report = judge(DOUBLE, kernel)
+    assert report.status is Status.PASS, f"\n{report}"
+    assert "compiled for sm_90 and gfx942" in told(report)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "says"),
+    [
+        (all_in_one_kernel, "Only program 0 of 2 stores anything"),
+        (everything_everywhere_kernel, "Programs 0 and 1 both store to the same entry of `y_ptr`"),
+        (destroying_kernel, "It changes its input `x_ptr`"),
+        (average_kernel, "A load has a mask but no `other` (line"),
+    ],
+)
+def test_what_hides_in_the_interpreter_is_refused_with_its_cause(kernel, says):
+    report = judge(DOUBLE, kernel)
+    assert report.status is Status.FAIL
+    assert says in told(report), f"\n{report}"
+
+
+def test_the_interpreter_is_as_before_afterwards():
+    from triton.runtime import interpreter
+
+    judge(DOUBLE, and_kernel)
+    assert "create_masked_load" not in vars(interpreter.interpreter_builder)
+    assert not hasattr(interpreter.interpreter_semantic, "logical")
+    assert and_kernel.fn not in interpreter.InterpretedFunction.rewritten_fn
+
+
+def test_a_kernel_without_a_grid_is_told():
+    from course.check.launches import Watched
+
+    with pytest.raises(TypeError, match="launched with a grid"):
+        Watched(double_kernel)(1, 2)
