@@ -4,8 +4,9 @@ import math
 
 import pytest
 
-from course.check import judge, lesson_10_rule
-from course.check.lesson_10_rule import BESIDE, RULE, scored_curves
+from course.check import judge
+from course.check.lesson_10 import split_rule
+from course.check.lesson_10.split_rule import BESIDE, RULE, scored_curves
 from course.check.report import Status
 from course.hardware.regret import RULES, score
 from course.hardware.split_curves import Curve
@@ -43,10 +44,10 @@ def test_a_right_rule_need_not_be_one_of_ours():
 def test_a_recorded_run_takes_the_place_of_the_model(monkeypatch):
     row = {"B": 1, "Hq": 32, "Hkv": 8, "Lk": 4096, "num_splits": [1, 8, 16], "ms": [3.0, 1.0, 2.0]}
     record = {"gpu": "NVIDIA H100 80GB HBM3", "rows": [row]}
-    monkeypatch.setattr(lesson_10_rule, "load", lambda name: {"splits": record}[name])
+    monkeypatch.setattr(split_rule, "load", lambda name: {"splits": record}[name])
     curves = scored_curves.__wrapped__()  # bypasses the cache
     assert [curve.source for curve in curves] == ["recorded on H100 SXM"]
     assert curves[0].best == (8, 1000.0)
     # More splits than were tried count as the most tried; otherwise there would be no score.
-    clamped = lesson_10_rule._clamped(lambda shape: 100, curves)
+    clamped = split_rule.clamped(lambda shape: 100, curves)
     assert clamped(curves[0].shape) == 16 and isinstance(curves[0], Curve)
