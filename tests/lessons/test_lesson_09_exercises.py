@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from course.check.faulty import EPS, randn
+from course.check.kernel_inputs import EPS, randn
 from course.check.lesson_08.combine import merged
 from course.check.lesson_09.combine_kernel import partials
 from course.check.lesson_09.key_range import key_range

@@ -4,5 +4,6 @@ from course.check.lesson_09.combine_kernel import COMBINE
 from course.check.lesson_09.key_range import RANGE
 from course.check.lesson_09.mended import BUG
 from course.check.lesson_09.pack import PACK
+from course.check.lesson_09.split_kernel import SPLIT_KERNEL
 
-EXERCISES = (RANGE, COMBINE, PACK, BUG)
+EXERCISES = (RANGE, COMBINE, PACK, BUG, SPLIT_KERNEL)
