@@ -15,7 +15,7 @@ from nbformat import NotebookNode
 
 from course.notebooks.files import grade_id
 
-LINES = {"": 12, "the-function": 20, "solution": 40}  # of code, at most, by the cell's role
+LINES = {"": 12, "the-function": 20, "solution": 60}  # of code, at most, by the cell's role
 MACHINE_PATH = re.compile(
     r"(?<![\w.:/-])/(?:home|Users|root|tmp|var|mnt|opt|work|workspace|private)/\w"
     r"|[A-Z]:\\\\?(?:Users|Program)|site-packages|ipykernel_\d"
@@ -59,7 +59,7 @@ def metadata(nb: NotebookNode) -> Iterator[Finding]:
 
 
 def lengths(nb: NotebookNode) -> Iterator[Finding]:
-    """One idea per cell: 12 lines; 20 for the lesson's own function, 40 for a solution."""
+    """One idea per cell: 12 lines; 20 for the lesson's own function, 60 for a solution."""
     for cell in cells(nb, "code"):
         role = "the-function" if "the-function" in cell.metadata.get("tags", []) else ""
         role = "solution" if grade_id(cell).startswith("ex_") else role
