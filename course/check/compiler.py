@@ -51,6 +51,12 @@ def start() -> None:
     _process()
 
 
+def stop() -> None:
+    """Stop the other process, if it runs; it is started again when it is needed."""
+    if _process.cache_info().currsize:
+        _give_up(_process())
+
+
 def _described(args: dict[str, Any]) -> dict[str, Any]:
     """Return arguments as JSON: a tensor by its dtype and whether its address is aligned."""
     described = {}

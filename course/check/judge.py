@@ -27,9 +27,9 @@ from course.check.observe import (
 from course.check.report import Outcome, Report, Status
 from course.check.rewritten import plain
 from course.check.seen import Seen
-from course.check.spec import Exercise, Mistake, Slip, both
+from course.check.spec import AnyMistake, Exercise, both, one_step_off
 
-PAIRS_SECONDS = 5.0  # how long a learner waits for two slips to be found in one answer
+SEARCH_SECONDS = 4.0  # how long a learner waits, at most, where no mistake fits: for each search
 UNWRITTEN = "This one is not written yet: put your code in place of `raise NotImplementedError()`."
 NONE_CAME = "This one is not written yet, or the `return` is missing: the function returned None."
 
@@ -193,24 +193,25 @@ def said(raised: Raised) -> str:
     return f"It raised {kind}: {message[0]}{where}"
 
 
-def recognise(exercise: Exercise, outcomes: list[Outcome], seed: int) -> Mistake | Slip | None:
+def recognise(exercise: Exercise, outcomes: list[Outcome], seed: int) -> AnyMistake | None:
     """Return the catalogued mistake that behaves as the answer did on these inputs, or None.
 
     It has to agree on every property, the failing ones first, since they discriminate best. Where
-    no mistake does, two slips at once may.
+    no mistake does, one change of the right answer may, or two slips at once.
     """
     order = sorted(outcomes, key=lambda outcome: outcome.status is not Status.FAIL)
     failures = [outcome.telling for outcome in outcomes if outcome.status is Status.FAIL]
     # with nothing but exceptions to go by, their messages must agree too, not just their types
     to_the_word = all(isinstance(telling, Raised) for telling in failures)
 
-    def explains(mistake: Mistake | Slip) -> bool:
+    def explains(mistake: AnyMistake) -> bool:
         return all(_agrees(exercise, mistake, o, seed, to_the_word) for o in order)
 
     pairs = (both(*pair) for pair in itertools.combinations(exercise.mistakes, 2))
     for candidates, seconds in (
         (exercise.mistakes, exercise.seconds),
-        (filter(None, pairs), min(PAIRS_SECONDS, exercise.seconds)),
+        (one_step_off(exercise), min(SEARCH_SECONDS, exercise.seconds)),
+        (filter(None, pairs), min(SEARCH_SECONDS, exercise.seconds)),
     ):
         try:
             with time_limit(seconds):
@@ -222,7 +223,7 @@ def recognise(exercise: Exercise, outcomes: list[Outcome], seed: int) -> Mistake
 
 
 def _agrees(
-    exercise: Exercise, mistake: Mistake | Slip, outcome: Outcome, seed: int, to_the_word: bool
+    exercise: Exercise, mistake: AnyMistake, outcome: Outcome, seed: int, to_the_word: bool
 ) -> bool:
     """Say whether a mistake does what the answer did; most differ at the first seed already."""
     for trials in sorted({1, exercise.trials}):
@@ -240,7 +241,7 @@ def _agrees(
 
 @lru_cache(maxsize=8192)
 def _of_mistake(
-    exercise: Exercise, mistake: Mistake | Slip, index: int, seed: int, trials: int
+    exercise: Exercise, mistake: AnyMistake, index: int, seed: int, trials: int
 ) -> tuple[Observation, ...]:
     """What a mistake does under one property. Cached: with one seed, many answers need it."""
     prop = exercise.properties[index]

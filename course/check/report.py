@@ -14,7 +14,7 @@ from course.check.blunders import blunder
 from course.check.compare import contrast
 from course.check.observe import Observation, Raised
 from course.check.seen import Seen
-from course.check.spec import Exercise, Mistake, Property, Slip
+from course.check.spec import AnyMistake, Exercise, Property
 from course.check.wording import rows
 
 WIDTH = 96
@@ -133,7 +133,7 @@ class Report:
     total: int = 0
     reason: str = ""
     unwritten: bool = False
-    mistake: Mistake | Slip | None = None
+    mistake: AnyMistake | None = None
     blunder: str = ""
     compiled: str = ""
     trouble: str = ""
@@ -191,7 +191,7 @@ class Report:
             **fields,
         )
 
-    def naming(self, mistake: Mistake | Slip | None) -> Report:
+    def naming(self, mistake: AnyMistake | None) -> Report:
         """Return the same report with the recognised mistake or, failing that, a blunder."""
         if mistake:
             return replace(self, mistake=mistake)

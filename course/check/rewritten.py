@@ -48,8 +48,12 @@ def rewritten(answer: Any, changes: Changes, name: str) -> Any:
     The new function sees the module of the old one. Its source is findable, which Triton needs to
     compile it and a traceback to quote it; name: what a traceback calls the file.
     """
+    return defined(answer, replaced(source_of(answer), changes), name)
+
+
+def defined(answer: Any, source: str, name: str) -> Any:
+    """Return what `source` defines in place of `answer`; as `rewritten` does."""
     function = plain(answer)
-    source = replaced(source_of(answer), changes)
     file = f"<{name} {next(_numbers)}>"
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
     names = dict(vars(sys.modules[function.__module__]))

@@ -37,7 +37,16 @@ from typing import Any
 
 import torch
 
-from course.check.rewritten import Changes, DoesNotApply, plain, replaced, rewritten, source_of
+from course.check import variants
+from course.check.rewritten import (
+    Changes,
+    DoesNotApply,
+    defined,
+    plain,
+    replaced,
+    rewritten,
+    source_of,
+)
 from course.check.seen import Seen
 
 Probe = Callable[[Any, torch.Generator], Seen | list[Seen]]
@@ -109,6 +118,41 @@ def both(one: Mistake | Slip, other: Mistake | Slip) -> Slip | None:
     says = f"Two things at once. First: {one.says} Second: {other.says}"
     name = f"{one.name}, and {other.name}"
     return Slip(name, says, changes, one.see or other.see, one.of)
+
+
+class OneStep:
+    """A mistake that nobody has written down: the right answer with one thing changed.
+
+    It says what is another than it should be, and not where.
+    """
+
+    see = ""
+
+    def __init__(self, right: Any, variant: variants.Variant) -> None:
+        self.right, self.variant = right, variant
+        self.name = f"one step off: {variant.what}"
+        self.says = f"It does what the right answer would do with one change. {variant.says}"
+
+    def __repr__(self) -> str:
+        return f"OneStep({self.variant.what!r})"
+
+    @cached_property
+    def implementation(self) -> Any:
+        """The wrong answer."""
+        return defined(self.right, self.variant.source, "one step off")
+
+
+AnyMistake = Mistake | Slip | OneStep
+
+
+@cache
+def one_step_off(exercise: Exercise) -> tuple[OneStep, ...]:
+    """Return all answers that are one step from the right one; none if it is no function."""
+    try:
+        source = source_of(exercise.right)
+    except (OSError, TypeError):
+        return ()
+    return tuple(OneStep(exercise.right, variant) for variant in variants.of(source))
 
 
 @dataclass(frozen=True, eq=False)  # each is unique: compared by identity
