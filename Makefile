@@ -6,7 +6,7 @@ BOOTSTRAP = $(or $(PYTHON),$(error Python is missing: install Python 3.11, 3.12,
 RUN = @$(BOOTSTRAP) run
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test check exercises notebooks portable browser bench report gpu versions format clean
+.PHONY: help lab test check exercises notebooks portable browser bench report gpu versions mutants format clean
 
 help:
 	@sed -n 's/^\([a-z]*\):.*## /\1 /p' Makefile | while read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
@@ -47,6 +47,9 @@ gpu: ## run the tests with compiled kernels, then measure on this machine's GPU
 
 versions: ## test and compile the kernels under every Triton that is allowed; downloads each
 	$(RUN) python tests/versions.py
+
+mutants: ## spoil the right answer of every exercise in all small ways: does its check notice?
+	$(RUN) python tests/mutants.py
 
 format: ## format modules and notebooks, and fix what ruff can fix
 	$(RUN) ruff check --fix .

@@ -7,8 +7,9 @@
 
 A mutant is a right answer with one thing changed, as `course.check.variants` does it. It is
 `refused` if the check fails, and `named` if the check says what is wrong: by a mistake of the
-exercise, or by the change itself, which the check looks for where no mistake fits. A mutant that computes the same
-as the right answer is none: those are listed in `equivalent_mutants.toml`, each with its reason.
+exercise, or by the change itself, which the check looks for where no mistake fits. A mutant that
+computes the same as the right answer is none: those are listed in `equivalent_mutants.toml`, each
+with its reason.
 
 Each mutant runs in a process of its own, since a spoilt pointer may end it. Prints a table and what
 got through; exits with 1 if fewer than 97 % are refused, or fewer than half of these named.

@@ -29,7 +29,7 @@ SIGNS = {
 FUNCTIONS = {
     "max": "min", "min": "max", "maximum": "minimum", "minimum": "maximum", "amax": "amin",
     "exp": "exp2", "exp2": "exp", "log": "log2", "log2": "log", "sum": "max", "mean": "sum",
-    "zeros": "ones", "ones": "zeros", "cdiv": "max", "ceil": "floor", "floor": "ceil",
+    "zeros": "ones", "ones": "zeros", "ceil": "floor", "floor": "ceil",
 }  # fmt: skip
 COMMUTATIVE = ("maximum", "minimum", "max", "min", "logaddexp")
 
@@ -116,8 +116,11 @@ def _changed_call(node: ast.Call) -> Iterator[tuple[ast.AST, str]]:
     name = getattr(function, "attr", getattr(function, "id", ""))
     if name in FUNCTIONS:
         field = "attr" if isinstance(function, ast.Attribute) else "id"
-        other = _with(node, func=_with(function, **{field: FUNCTIONS[name]}))
-        yield other, f"Somewhere **`{FUNCTIONS[name]}`** is taken where `{name}` belongs."
+        opposite = FUNCTIONS[name]
+        if opposite == "max" and ast.unparse(function) != f"tl.{name}":
+            opposite = "amax"  # in PyTorch, max along a dimension returns two tensors
+        other = _with(node, func=_with(function, **{field: opposite}))
+        yield other, f"Somewhere **`{opposite}`** is taken where `{name}` belongs."
     if len({*map(ast.dump, node.args)}) == len(node.args) == 2 and name not in COMMUTATIVE:
         swapped = f"The two arguments of `{name}` are **swapped**."
         yield _with(node, args=node.args[::-1]), swapped
