@@ -13,56 +13,13 @@ else:
     collect_ignore_glob += ["lessons/test_lesson_09_exercises.py"]
 
 
-def quicken_the_interpreter() -> None:
-    """Spare Triton's interpreter what it repeats at every call of a helper, for the same result.
-
-    While a kernel runs, the builtins of `tl` are replaced, among hundreds of members. The names
-    never change, so they are listed once; and a helper that a running kernel calls finds everything
-    replaced already, unless it sees `tl` under another name than those before it.
-    """
-    import inspect
-    from functools import cache
-
-    import triton.language as tl
+if HAS_TRITON and runtime.INTERPRETED:
     from triton.runtime import interpreter
 
-    private = ("_patch_builtin", "_patch_attr", "_patch_lang", "_get_np_dtype")
-    if not all(hasattr(interpreter, name) for name in private):
-        return  # another version of Triton may do without
-    search, replace_all = interpreter._patch_builtin, interpreter._patch_lang
-    names = {
-        owner: [name for name, member in inspect.getmembers(owner) if tl.core.is_builtin(member)]
-        for owner in (tl, tl.core, tl.math, tl.tensor, tl.core.tensor_descriptor_base)
-    }
-    seen: dict[int, dict] = {}  # the globals of the helpers called so far by the running kernel
+    from course.check import quick_interpreter
 
-    def replace(owner: object, *rest: object) -> None:
-        if owner not in names:
-            return search(owner, *rest)
-        for name in names[owner]:
-            if tl.core.is_builtin(member := getattr(owner, name)):
-                interpreter._patch_attr(owner, name, member, *rest)
-
-    def replace_once(function: object) -> object:
-        if tl.core.is_builtin(tl.load):  # nothing is replaced: this is a kernel, not a helper
-            seen.clear()
-        elif id(function.__globals__) in seen:
-            return None  # what a helper's call returns is not used
-        seen[id(function.__globals__)] = function.__globals__
-        return replace_all(function)
-
-    np_dtype_of, look_up = interpreter._get_np_dtype, cache(interpreter._get_np_dtype)
-
-    def np_dtype(of: tl.dtype) -> object:
-        element = of.element_ty if isinstance(of, tl.block_type) else of
-        return look_up(element) if type(element) is tl.dtype else np_dtype_of(element)
-
-    interpreter._patch_builtin, interpreter._patch_lang = replace, replace_once
-    interpreter._get_np_dtype = np_dtype
-
-
-if HAS_TRITON and runtime.INTERPRETED:
-    quicken_the_interpreter()
+    for name, quick in quick_interpreter.replacements().items():
+        setattr(interpreter, name, quick)
 
 
 def pytest_report_header() -> str:

@@ -1,4 +1,4 @@
-"""course.check.variants: right answers with one thing changed, and a check that names the change."""
+"""course.check.variants: right answers with one thing changed, and checks that name the change."""
 
 import pytest
 import torch
