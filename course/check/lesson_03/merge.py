@@ -92,8 +92,9 @@ def each_row_its_own(answer, rng):
 
 @holds("m = -inf, l = 0, acc = 0 changes nothing")
 def one_is_empty(answer, rng):
-    x, nothing = partial(rng), reference.init(1, 1)
-    return [seen(answer, x, nothing, x), seen(answer, nothing, x, x)]
+    x, low, nothing = partial(rng), partial(rng, -200.0), reference.init(1, 1)
+    pairs = ((x, nothing, x), (nothing, x, x), (low, nothing, low))
+    return [seen(answer, *three) for three in pairs]
 
 
 @holds("x saw nothing in row 0, y nothing in row 1", see=EMPTY)
@@ -216,6 +217,13 @@ slip(
     "The maximum **never gets below 0**. Where both lie below, say near -2000, every "
     "factor underflows: only the two maxima may decide.",
     ("torch.maximum(x[0], y[0])", "torch.maximum(x[0], y[0]).clamp(min=0.0)"),
+)
+slip(
+    "0 in place of -inf",
+    "The -inf of an empty partial is **replaced by 0** before it is subtracted from. If the other "
+    "lies near -200, its factor is then exp(200), which overflows; from -inf it would be 0.",
+    ("exp(x[0] -", "exp(x[0].nan_to_num(neginf=0.0) -"),
+    ("exp(y[0] -", "exp(y[0].nan_to_num(neginf=0.0) -"),
 )
 slip(
     "two exponentials",

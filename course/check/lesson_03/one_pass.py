@@ -110,7 +110,7 @@ def little_is_kept(answer, rng):
     """Keeping even one number from each of 60 tiles holds 60; otherwise it is some 20 at most."""
     little = "D + 2 numbers per row, and what one tile needs"
     few = numbers_in_tensors(answer, *drawn(rng, 1, [0.0] * 60, 2)) < 50
-    few = few and bytes_of_python(answer, *drawn(rng, 1, [0.0] * 80, 2)) < 1000
+    few = few and bytes_of_python(answer, *drawn(rng, 1, [0.0] * 80, 4)) < 1000
     got = little if few else "something of every tile"
     return Seen(got, little, "long streams; what is still in memory after the last tile")
 
