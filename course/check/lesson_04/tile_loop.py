@@ -309,21 +309,11 @@ slip(
     ("correction * l", "l"),
 )
 slip(
-    "squeezed",
-    "Dimensions of **size 1 are dropped**. With one query or D = 1, o is (Lq, D) all the same.",
-    ("return o, lse", "return o.squeeze(), lse.squeeze()"),
-)
-slip(
     "one tile too many",
     "With lengths that come out even there is **one query tile too many**, and it walks through "
     "all keys for nothing. Dividing with // and adding 1 is not rounding up.",
     ("math.ceil(Lq / block_m)", "Lq // block_m + 1"),
     see=COUNT,
-)
-slip(
-    "tile sizes swapped",
-    "block_m and block_n are **swapped**: block_m counts queries, block_n counts keys.",
-    ("block_m, block_n, traffic", "block_n, block_m, traffic"),
 )
 slip(
     "no loop over keys",

@@ -52,7 +52,7 @@ def all_SMs(answer, rng):
 
 @holds("more programs than SMs, but not a multiple", see=WAVES)
 def a_tail(answer, rng):
-    return seen(answer, (integer(rng, 4, 6), 32, 64 * integer(rng, 64, 999), 128, 2), LARGE)
+    return seen(answer, (integer(rng, 7, 10), 32, 64 * integer(rng, 64, 999), 128, 2), LARGE)
 
 
 @holds("1 and 4 bytes per number")
@@ -180,8 +180,8 @@ slip(
 )
 slip(
     "one wave always",
-    "Only **one program** of the fullest SM is counted. With more programs than SMs it has several, "
-    "one after the other.",
+    "Only **one program** of the fullest SM is counted. With more programs than SMs it has several, one "
+    "after the other.",
     ("fullest * drawn", "drawn"),
     see=WAVES,
 )
