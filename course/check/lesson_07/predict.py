@@ -180,8 +180,8 @@ slip(
 )
 slip(
     "one wave always",
-    "Only **one program** of the fullest SM is counted. With more programs than SMs it has several, one "
-    "after the other.",
+    "Only **one program** of the fullest SM is counted. With more programs than SMs it has "
+    "several, one after the other.",
     ("fullest * drawn", "drawn"),
     see=WAVES,
 )
