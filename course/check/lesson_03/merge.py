@@ -1,5 +1,7 @@
 """Exercise 3.2: merge two partials."""
 
+import math
+
 import torch
 
 from course.check.seen import Seen
@@ -50,6 +52,25 @@ def seen(answer, x, y, wanted):
     return Seen.of(answer, (x, y), wanted=wanted, **tolerance([x, y], wanted))
 
 
+def single(m, l, acc):
+    """A partial of one row, D = 1."""
+    return State(torch.tensor([m]), torch.tensor([l]), torch.tensor([[acc]]))
+
+
+@holds("the table's examples, and (-200, 1, [9]) with (0, 1, [4])")
+def by_hand(answer, rng):
+    """Within a few roundings: here nothing may be added to l, not even 1e-6."""
+    log2, inf = math.log(2), math.inf
+    cases = (
+        ((0.0, 1.0, 2.0), (0.0, 1.0, 4.0), (0.0, 2.0, 6.0)),
+        ((0.0, 1.0, 2.0), (log2, 1.0, 4.0), (log2, 1.5, 5.0)),
+        ((-inf, 0.0, 0.0), (5.0, 1.0, 3.0), (5.0, 1.0, 3.0)),
+        ((-200.0, 1.0, 9.0), (0.0, 1.0, 4.0), (0.0, 1.0, 4.0)),
+    )
+    triples = [[single(*part) for part in case] for case in cases]
+    return [Seen.of(answer, (x, y), wanted=w, atol=0.0, rtol=5e-7) for x, y, w in triples]
+
+
 @holds("partials whose maxima agree")
 def equal_rulers(answer, rng):
     x, y = (partial(rng)._replace(m=torch.zeros(1)) for _ in range(2))
@@ -71,8 +92,9 @@ def each_row_its_own(answer, rng):
 
 @holds("m = -inf, l = 0, acc = 0 changes nothing")
 def one_is_empty(answer, rng):
-    x, nothing = partial(rng), reference.init(1, 1)
-    return [seen(answer, x, nothing, x), seen(answer, nothing, x, x)]
+    x, low, nothing = partial(rng), partial(rng, -200.0), reference.init(1, 1)
+    pairs = ((x, nothing, x), (nothing, x, x), (low, nothing, low))
+    return [seen(answer, *three) for three in pairs]
 
 
 @holds("x saw nothing in row 0, y nothing in row 1", see=EMPTY)
@@ -93,10 +115,14 @@ def any_grouping(answer, rng):
     return Seen(got, (wanted, wanted), "three partials, in two groupings", names=names, **near)
 
 
-@holds("maxima near -200 and 200")
+@holds("near ±200, both near -2000, 2000, -60000")
 def far_apart(answer, rng):
-    x, y = partial(rng, -200.0), partial(rng, 200.0)
-    return seen(answer, x, y, reference.merge(x, y))
+    """Even in fp64, exp overflows above 709 and underflows below -745."""
+    pairs = [
+        [partial(rng, around) for around in both]
+        for both in ((-200.0, 200.0), (-2e3, -2e3), (2e3, 2e3), (-6e4, -6e4))
+    ]
+    return [seen(answer, x, y, reference.merge(x, y)) for x, y in pairs]
 
 
 slip(
@@ -166,6 +192,130 @@ slip(
     "one maximum for all rows",
     "One maximum is taken **over all rows**; every query row has its own ruler.",
     ("torch.maximum(x[0], y[0])", "torch.maximum(x[0], y[0]).max().expand_as(x[0])"),
+)
+
+
+@mistake(
+    "Which maximum is the larger is decided **once for all rows**. In each row it may be the other "
+    "one: take the larger row by row (`torch.maximum`).",
+)
+def decided_once(x, y):
+    if x[0].max() < y[0].max():
+        x, y = y, x
+    c = torch.exp(y[0] - x[0])
+    return x[0].clone(), x[1] + c * y[1], x[2] + c[:, None] * y[2]
+
+
+slip(
+    "the smaller maximum",
+    "The common ruler is **the smaller** of the two maxima. Then factors exceed 1 and overflow, "
+    "and next to an empty partial it is -inf.",
+    ("torch.maximum", "torch.minimum"),
+)
+slip(
+    "a floor under the maximum",
+    "The maximum **never gets below 0**. Where both lie below, say near -2000, every "
+    "factor underflows: only the two maxima may decide.",
+    ("torch.maximum(x[0], y[0])", "torch.maximum(x[0], y[0]).clamp(min=0.0)"),
+)
+slip(
+    "0 in place of -inf",
+    "The -inf of an empty partial is **replaced by 0** before it is subtracted from. If the other "
+    "lies near -200, its factor is then exp(200), which overflows; from -inf it would be 0.",
+    ("exp(x[0] -", "exp(x[0].nan_to_num(neginf=0.0) -"),
+    ("exp(y[0] -", "exp(y[0].nan_to_num(neginf=0.0) -"),
+)
+slip(
+    "two exponentials",
+    "exp(x's m) and exp(m) are computed **separately** and then divided: far from 0 both overflow, "
+    "or both are 0. Subtract first, then take one exponential.",
+    (
+        "torch.exp(x[0] - m), torch.exp(y[0] - m)",
+        "torch.exp(x[0]) / torch.exp(m), torch.exp(y[0]) / torch.exp(m)",
+    ),
+)
+slip(
+    "two exponentials in fp64",
+    "Two exponentials are divided, **in fp64**. That only moves the limit: below -745 and above "
+    "709 it is 0 / 0 or inf / inf again. Subtract first, then take one exponential.",
+    (
+        "torch.exp(x[0] - m), torch.exp(y[0] - m)",
+        "[(z[0].double().exp() / m.double().exp()).float() for z in (x, y)]",
+    ),
+)
+slip(
+    "a small number added",
+    "A small number such as 1e-6 is **added to l**. Nothing is divided here that it could protect, "
+    "and with every merge l becomes a little more wrong.",
+    ("cx * x[1] + cy * y[1]", "cx * x[1] + cy * y[1] + 1e-6"),
+)
+slip(
+    "factors cut off",
+    "The exponents are **clamped**, so a partial that lies far below still counts a little. Its "
+    "factor must be allowed to become 0.",
+    ("exp(x[0] - m)", "exp((x[0] - m).clamp(min=-10))"),
+    ("exp(y[0] - m)", "exp((y[0] - m).clamp(min=-10))"),
+)
+slip(
+    "acc already divided",
+    "acc comes out **divided by l**. A state stays unnormalised, so that it can be merged again; "
+    "the division is the very last step.",
+    (
+        "cx[:, None] * x[2] + cy[:, None] * y[2]",
+        "(cx[:, None] * x[2] + cy[:, None] * y[2]) / (cx * x[1] + cy * y[1])[:, None]",
+    ),
+)
+slip(
+    "acc times l",
+    "acc is multiplied by l **as well**, as one would weight a mean. But acc is not divided by l "
+    "yet: it needs the same factor as l, and nothing more.",
+    ("cx[:, None] * x[2]", "(cx * x[1])[:, None] * x[2]"),
+    ("cy[:, None] * y[2]", "(cy * y[1])[:, None] * y[2]"),
+)
+slip(
+    "acc averaged",
+    "The two acc are **averaged**. They are sums: add them.",
+    ("cx[:, None] * x[2] + cy[:, None] * y[2]", "(cx[:, None] * x[2] + cy[:, None] * y[2]) / 2"),
+)
+slip(
+    "softmax as factors",
+    "The factors are a **softmax of the two m**, so they add up to 1. A factor moves a sum to the "
+    "common ruler: the partial with the larger m keeps a factor of exactly 1.",
+    (
+        "torch.exp(x[0] - m), torch.exp(y[0] - m)",
+        "torch.softmax(torch.stack([x[0], y[0]]), 0)",
+    ),
+)
+slip(
+    "powers of 2",
+    "The factors are **powers of 2**, but l and acc are sums of powers of e.",
+    ("torch.exp(", "torch.exp2("),
+)
+slip(
+    "m and l swapped",
+    "The parts come **in another order**: m first, then l, then acc.",
+    ("return m, cx * x[1] + cy * y[1],", "return cx * x[1] + cy * y[1], m,"),
+)
+slip(
+    "m of both together",
+    "m comes out as **the logarithm of both sums**. l and acc are measured from the larger of the "
+    "two maxima, so that is the m to return.",
+    ("return m,", "return m + (cx * x[1] + cy * y[1]).log(),"),
+)
+slip(
+    "factors along D",
+    "The factors belong to the rows, but here they are multiplied **along D**, the last dimension "
+    "of acc: they need one more dimension.",
+    ("cx[:, None]", "cx"),
+    ("cy[:, None]", "cy"),
+)
+slip(
+    "half precision",
+    "The factors are rounded to **fp16**, which keeps three digits: all here is fp32.",
+    (
+        "torch.exp(x[0] - m), torch.exp(y[0] - m)",
+        "torch.exp(x[0] - m).half().float(), torch.exp(y[0] - m).half().float()",
+    ),
 )
 
 MERGE = Exercise.of(

@@ -1,15 +1,19 @@
 """Exercise 3.1: attention over a stream of tiles that can be read only once."""
 
-import weakref
+import math
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from course.check.observe import tensors_in
+from course.check.lesson_03.stream import (
+    bytes_of_python,
+    drawn,
+    numbers_in_tensors,
+    seen,
+    stream,
+)
 from course.check.seen import Seen
 from course.check.spec import Exercise, also_right, holds, mistake, right, slip
 
-EPS = torch.finfo(torch.float32).eps
 EMPTY = "5 · The worker that saw nothing"
 
 
@@ -39,78 +43,28 @@ def by_lse(tiles, rows, D):
     return o, lse
 
 
-def stream(scores, v, widths):
-    """Yield the tiles one after another, all in the same memory, as in a GPU's fast memory.
-
-    Asking for the next tile overwrites the previous one; a second loop gets nothing.
-    """
-    score_tile = torch.empty(scores.shape[0], max(widths))
-    v_tile = torch.empty(max(widths), v.shape[1])
-    start = 0
-    for n in widths:
-        score_tile[:, :n] = scores[:, start : start + n]
-        v_tile[:n] = v[start : start + n]
-        yield score_tile[:, :n], v_tile[:n]
-        start += n
-
-
-class Alive(TorchDispatchMode):
-    """Counts the numbers in tensors that were made under it and are still referenced."""
-
-    def __init__(self):
-        super().__init__()
-        self.made = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        self.made += [weakref.ref(tensor) for _, tensor in tensors_in((result,))]
-        return result
-
-    def numbers(self):
-        """How many numbers are held now."""
-        held = [tensor for ref in self.made if (tensor := ref()) is not None]
-        once = {id(tensor): tensor.numel() for tensor in held}  # x.copy_() gives x again
-        return sum(once.values())
-
-
-def numbers_kept(answer, scores, v, widths):
-    """How many numbers an answer holds after the last tile has gone by."""
-    kept = 0
-
-    def watched():
-        nonlocal kept
-        yield from stream(scores, v, widths)
-        kept = alive.numbers()
-
-    with Alive() as alive:
-        answer(watched(), scores.shape[0], v.shape[1])
-    return kept
-
-
-def seen(answer, scores, v, widths):
-    """Compare with the softmax of all keys at once, in fp64.
-
-    Tolerance: n additions, and one rescaling per tile; its exponent is off by up to an ulp
-    of the largest score if lse is kept instead of m and l.
-    """
-    rows, D = scores.shape[0], v.shape[1]
-    lse = torch.logsumexp(scores.double(), -1)
-    o = torch.softmax(scores.double(), -1) @ v.double()
-    finite = scores[scores > -torch.inf]
-    roundings = scores.shape[1] + len(widths) * (4 + finite.abs().max().item())
-    given = f"{rows} row{'s' * (rows > 1)}, D = {D}, tiles of {', '.join(map(str, widths))} keys"
-    if scores.numel() <= 6:
-        given += f", scores {[round(x, 2) for x in scores.flatten().tolist()]}"
-    got = answer(stream(scores, v, widths), rows, D)
-    atol = 2 * EPS * roundings * max(1.0, v.abs().max().item())
-    wanted = (o.float(), lse.float())
-    return Seen(got, wanted, given, atol=atol, rtol=0.0, names=("o", "lse"), any_dtype=True)
-
-
-def drawn(rng, rows, around, n, D=2):
-    """Tiles of n keys each, with scores near the numbers in `around`."""
-    scores = [x + torch.randn(rows, n, generator=rng) for x in around]
-    return torch.cat(scores, 1), torch.randn(n * len(around), D, generator=rng), [n] * len(around)
+@holds("the three examples in the table, and a score of 0")
+def by_hand(answer, rng):
+    """Within a few roundings: here nothing may be added to l, not even 1e-6."""
+    log3 = math.log(3)
+    cases = (
+        ([2.0], [5.0], [1], 5, 2),
+        ([2.0, 2.0], [5.0, 3.0], [1, 1], 4, 2 + math.log(2)),
+        ([0.0, log3], [0.0, 4.0], [1, 1], 3, math.log(4)),
+        ([0.0], [5.0], [1], 5, 0),
+    )
+    return [
+        Seen(
+            answer(stream(torch.tensor([scores]), torch.tensor(v)[:, None], widths), 1, 1),
+            (torch.tensor([[float(o)]]), torch.tensor([float(lse)])),
+            f"scores {[round(x, 2) for x in scores]}, values {v}, tiles of 1 key",
+            names=("o", "lse"),
+            atol=2e-7,
+            rtol=8e-7,
+            any_dtype=True,
+        )
+        for scores, v, widths, o, lse in cases
+    ]
 
 
 @holds("all keys in a single tile")
@@ -136,26 +90,29 @@ def uneven_tiles(answer, rng):
     n = sum(widths)
     scores = 2 * torch.randn(6, n, generator=rng)
     hidden = torch.rand(6, n, generator=rng) < 0.2
+    hidden[1, widths[0] : sum(widths[:2])] = True  # a whole tile is hidden from row 1
     hidden[:, 0] = False  # every row sees a key of the first tile
     scores = scores.masked_fill(hidden, -torch.inf)
     return seen(answer, scores, torch.randn(n, 4, generator=rng), widths)
 
 
-@holds("scores near -200, 200, both, -60000")
+@holds("scores near ±200, ±2000, -60000")
 def far_from_zero(answer, rng):
-    around = ([-200.0], [-200.0, 200.0], [200.0, -200.0], [-60_000.0])
+    """Even in fp64, exp overflows above 709 and underflows below -745."""
+    around = ([-2e3], [-2e2, 2e2], [-2e3, 2e3], [2e3, -2e3], [-6e4])
     one_row = [seen(answer, *drawn(rng, 1, numbers, 2)) for numbers in around]
     scores, v, widths = drawn(rng, 2, [0.0, 1.0], 2)
-    return [*one_row, seen(answer, scores + torch.tensor([[-200.0], [200.0]]), v, widths)]
+    return [*one_row, seen(answer, scores + torch.tensor([[-2e3], [2e3]]), v, widths)]
 
 
 @holds("a long stream leaves D + 2 numbers per row")
 def little_is_kept(answer, rng):
-    """Keeping even one number from each of 100 tiles holds 100; otherwise it is some 20 at most."""
+    """Keeping even one number from each of 60 tiles holds 60; otherwise it is some 20 at most."""
     little = "D + 2 numbers per row, and what one tile needs"
-    few = numbers_kept(answer, *drawn(rng, 1, [0.0] * 100, 2)) < 100
+    few = numbers_in_tensors(answer, *drawn(rng, 1, [0.0] * 60, 2)) < 50
+    few = few and bytes_of_python(answer, *drawn(rng, 1, [0.0] * 80, 4)) < 1000
     got = little if few else "something of every tile"
-    return Seen(got, little, "100 tiles of 2 keys; what is still in memory after the last one")
+    return Seen(got, little, "long streams; what is still in memory after the last tile")
 
 
 slip(
@@ -203,8 +160,8 @@ slip(
 )
 slip(
     "no maximum at all",
-    "The exponentials are taken of the raw scores, **without a maximum**: near 200 they overflow, "
-    "near -200 they underflow.",
+    "The exponentials are taken of the raw scores, **without a maximum**: above 88 they overflow, "
+    "below -104 they underflow.",
     ("torch.maximum(m, scores.amax(-1))", "torch.zeros_like(m)"),
     see="1 · Three passes, then two",
 )
@@ -278,7 +235,7 @@ def copies_kept(tiles, rows, D):
 slip(
     "m starts at a finite number",
     "The running maximum **starts at a finite number**, such as 0. Where all scores lie far below, "
-    "near -200, it stays there, and every exponential underflows. Nothing seen yet means -inf.",
+    "near -2000, it stays there, and every exponential underflows. Nothing seen yet means -inf.",
     ("-torch.inf", "0.0"),
     see=EMPTY,
 )
@@ -291,15 +248,93 @@ slip(
 )
 slip(
     "the last tile's maximum as ruler",
-    "m is **the latest tile's maximum**, not the largest so far. Where the scores fall by 400 the "
+    "m is **the latest tile's maximum**, not the largest so far. Where the scores fall by 4000 the "
     "factor overflows, and a tile hidden from a row gives NaN.",
     ("torch.maximum(m, scores.amax(-1))", "scores.amax(-1)"),
 )
 slip(
     "one maximum for all rows",
-    "One maximum is taken **over all rows**. Where rows lie 400 apart, the lower one underflows: "
+    "One maximum is taken **over all rows**. Where rows lie 4000 apart, the lower one underflows: "
     "each row has its own ruler.",
     ("scores.amax(-1)", "scores.max()"),
+)
+slip(
+    "fp64 instead of a maximum",
+    "The exponentials are taken **in fp64 instead of from a maximum**. That only moves the limit: "
+    "above 709 fp64 overflows too, and scores may be at 60,000.",
+    ("torch.maximum(m, scores.amax(-1))", "torch.zeros(rows, dtype=torch.float64)"),
+    ("p @ v", "p @ v.double()"),
+    ("acc / l[:, None], m + l.log()", "(acc / l[:, None]).float(), (m + l.log()).float()"),
+)
+slip(
+    "a small number added",
+    "A small number such as 1e-6 is **added to l** before the division. It protects from nothing, "
+    "since the largest score alone makes l at least 1, and it makes o wrong in the sixth digit.",
+    ("acc / l[:, None]", "acc / (l[:, None] + 1e-6)"),
+)
+slip(
+    "a small number in the logarithm",
+    "A small number such as 1e-6 is **added to l** before the logarithm: l is at least 1 here, "
+    "so it protects from nothing and only shifts the result.",
+    ("l.log()", "(l + 1e-6).log()"),
+)
+slip(
+    "log2",
+    "lse must be a **natural** logarithm; here log2 is taken of l.",
+    ("l.log()", "l.log2()"),
+)
+slip(
+    "no logarithm",
+    "lse is m + l. m is a score, l a sum of exponentials: what adds to m is **log l**.",
+    ("m + l.log()", "m + l"),
+)
+slip(
+    "lse is m",
+    "o is right, but in place of lse comes **the largest score**, m. The logarithm of the "
+    "denominator is m + log l.",
+    ("m + l.log()", "m"),
+)
+slip(
+    "lse is l",
+    "o is right, but in place of lse comes **l**: a sum of exponentials measured from m, and no "
+    "logarithm of it.",
+    ("m + l.log()", "l"),
+)
+slip(
+    "returned too early",
+    "Only **the first tile** is seen: the `return` (or a `break`) is inside the loop, so the "
+    "function ends in its first round.",
+    ("    return acc", "        return acc"),
+)
+slip(
+    "scaled once more",
+    "The scores are multiplied by 1/√D, but they **come scaled already**.",
+    ("scores.amax(-1))", "(scores * D**-0.5).amax(-1))"),
+    ("torch.exp(scores", "torch.exp(scores * D**-0.5"),
+)
+slip(
+    "new keys rescaled too",
+    "The factor is applied to **the new keys as well**. It moves the old sums to the new ruler; "
+    "the new exponentials are measured from it already (and at first the factor is 0).",
+    ("correction * l + p.sum(-1)", "correction * (l + p.sum(-1))"),
+    ("correction[:, None] * acc + p @ v", "correction[:, None] * (acc + p @ v)"),
+)
+slip(
+    "a softmax in each tile",
+    "p is a **softmax of the tile**, divided by the tile's own sum. Take the bare exponentials, "
+    "measured from the new maximum; the division comes after the last tile.",
+    ("torch.exp(scores - m_new[:, None])", "torch.softmax(scores, -1)"),
+)
+slip(
+    "acc begins anew",
+    "lse is right, but acc holds **the last tile alone**: what was summed before must be moved to "
+    "the new ruler and kept.",
+    ("correction[:, None] * acc + p @ v", "p @ v"),
+)
+slip(
+    "half precision",
+    "p and v are multiplied in **fp16**, which keeps three digits: all here is fp32.",
+    ("p @ v", "(p.half() @ v.half()).float()"),
 )
 
 ONE_PASS = Exercise.of(

@@ -83,6 +83,13 @@ def any_sizes(answer, rng):
     return [seen(answer, *pair, integer(rng, 1, 9), integer(rng, 1, 9)) for pair in sizes]
 
 
+@holds("the count is an int")
+def an_int(answer, rng):
+    sizes = (6, 6, 2, 2), (5, 3, 2, 2)
+    given = "Lq, Lk, block_m, block_n = 6, 6, 2, 2 and 5, 3, 2, 2; the type of the answer"
+    return Seen([type(answer(*four)).__name__ for four in sizes], ["int", "int"], given)
+
+
 slip(
     "top-left",
     "The mask is aligned **top-left**: query i is taken to be at position i. It is at i + Lk - Lq, "
@@ -123,7 +130,7 @@ slip(
     "entry is hidden."
 )
 def cells_counted(Lq, Lk, block_m, block_n):
-    return int((~causal_mask(Lq, Lk)).sum())
+    return sum(k > q + Lk - Lq for q in range(Lq) for k in range(Lk))
 
 
 slip(
@@ -171,6 +178,75 @@ slip(
     "(columns).",
     ("block_m, block_n):", "block_n, block_m):"),
 )
+slip(
+    "a float",
+    "The numbers are right, but the count is a **float**. Counts are ints, as the signature says.",
+    ("return skipped", "return float(skipped)"),
+)
+slip(
+    "a tensor",
+    "The numbers are right, but the count is a **tensor**. Return an int, as the signature says.",
+    ("return skipped", "import torch\n    return torch.tensor(skipped)"),
+)
+slip(
+    "one tile too many",
+    "A key tile too many is visited where they come out even: 4 keys in tiles of 2 are 2 tiles. "
+    "Dividing with // and adding 1 is not rounding up, and a query sees no key after its own.",
+    ("math.ceil((last + 1) / block_n)", "(last + 1) // block_n + 1"),
+)
+slip(
+    "rounded to the nearest",
+    "The number of tiles that a query tile visits is rounded **to the nearest**: a tile that it "
+    "sees only a little of must be visited as well.",
+    ("math.ceil((last + 1) / block_n)", "int((last + 1) / block_n + 0.5)"),
+)
+slip(
+    "one tile at least",
+    "Every query tile visits **one key tile at least** here. With more queries than keys, the "
+    "first ones see no key at all, and visit none.",
+    ("block_n), 0)", "block_n), 1)"),
+)
+slip(
+    "offset upside down",
+    "The offset has the **wrong sign**: query i is at position i + Lk - Lq, since the last query "
+    "sees the last key.",
+    ("Lk - Lq", "Lq - Lk"),
+)
+slip(
+    "offset not below 0",
+    "The offset is **kept at 0 or above**. With more queries than keys it is negative: the first "
+    "queries see no key at all.",
+    ("+ Lk - Lq", "+ max(Lk - Lq, 0)"),
+)
+slip(
+    "last keys dropped",
+    "The **short last key tile** is not counted: there are Lk / block_n key tiles, rounded up.",
+    ("math.ceil(Lk / block_n)", "Lk // block_n"),
+)
+slip(
+    "entries counted",
+    "These are the **entries** of the skipped tiles, not the tiles.",
+    ("return skipped", "return skipped * block_m * block_n"),
+)
+
+
+@mistake(
+    "The mask is applied to **tile numbers**, as if tile i saw tiles up to i. That is right only "
+    "for square tiles that come out even: think in positions of queries and keys."
+)
+def tile_numbers(Lq, Lk, block_m, block_n):
+    rows, columns = math.ceil(Lq / block_m), math.ceil(Lk / block_n)
+    return sum(j > i + columns - rows for i in range(rows) for j in range(columns))
+
+
+@mistake(
+    "This is the formula for a **square** mask of square tiles, n (n - 1) / 2. It ignores Lk, or "
+    "block_n: go through the query tiles one by one."
+)
+def triangle(Lq, Lk, block_m, block_n):
+    n = math.ceil(Lq / block_m)
+    return n * (n - 1) // 2
+
 
 SKIPPED = Exercise.of(
     __name__,

@@ -5,13 +5,17 @@ import math
 import torch
 
 from course.check.draw import integer
-from course.check.guards import empty_is_nan
-from course.check.seen import Seen
+from course.check.lesson_04.traffic import (
+    counted,
+    far_from_zero,
+    growing,
+    head,
+    scores_at_once,
+    seen,
+    worked_examples,
+)
 from course.check.spec import Exercise, also_right, holds, mistake, right, slip
-from reference.attention import oracle
-from reference.traffic import Traffic
 
-EPS = torch.finfo(torch.float32).eps
 TILES = "2 · One tile at a time"
 COUNT = "3 · Count what moves"
 
@@ -57,28 +61,27 @@ def by_logaddexp(q, k, v, block_m, block_n, traffic):
     return o, lse
 
 
-def head(rng, Lq, Lk, D=8):
-    return [torch.randn(n, D, generator=rng) for n in (Lq, Lk, Lk)]
-
-
-def tolerance(q, k, v):
-    """A score rounds in D products of this size; Lk terms and a factor per tile add to that."""
-    D, Lk = k.shape[1], len(k)
-    size = (q.abs() @ k.abs().T).max().item() * D**-0.5
-    return 2 * EPS * (D * size + 2 * Lk + 8) * max(1.0, v.abs().max().item())
-
-
-def seen(answer, q, k, v, bm, bn):
-    wanted = tuple(x[0, :, 0].float() for x in oracle(*(x[None, :, None] for x in (q, k, v))))
-    given = f"Lq = {len(q)}, Lk = {len(k)}, D = {q.shape[1]}, block_m = {bm}, block_n = {bn}"
-    with empty_is_nan():
-        got = answer(q, k, v, bm, bn, Traffic())
-    return Seen(got, wanted, given, names=("o", "lse"), atol=tolerance(q, k, v), rtol=0.0)
+@holds("the example by hand, and a key alone: o is its value")
+def by_hand(answer, rng):
+    return worked_examples(answer)
 
 
 @holds("both lengths fit in one tile: plain softmax attention")
 def one_tile(answer, rng):
-    return seen(answer, *head(rng, 3, 5), 4, 8)
+    return seen(answer, *head(rng, 3, 5, integer(rng, 3, 7)), 4, 8)
+
+
+@holds("one query, one key, D = 1, tiles of 1")
+def ones(answer, rng):
+    return [
+        seen(answer, *head(rng, Lq, Lk, D), bm, bn)
+        for Lq, Lk, D, bm, bn in (
+            (1, 7, 3, 4, 3),
+            (5, 1, 3, 2, 4),
+            (3, 5, 1, 2, 2),
+            (3, 4, 5, 1, 1),
+        )
+    ]
 
 
 @holds("2 query tiles × 4 key tiles")
@@ -90,39 +93,28 @@ def whole_tiles(answer, rng):
 def odd_tails(answer, rng):
     bm, bn = integer(rng, 2, 5), integer(rng, 2, 5)
     Lq, Lk = (b * integer(rng, 2, 4) + integer(rng, 1, b - 1) for b in (bm, bn))
-    return seen(answer, *head(rng, Lq, Lk), bm, bn)
+    return seen(answer, *head(rng, Lq, Lk, integer(rng, 9, 20)), bm, bn)
 
 
 @holds("later tiles have larger scores")
 def the_maximum_moves(answer, rng):
-    q, k, v = head(rng, 6, 12)
-    q, k = q.abs() + 0.5, torch.linspace(0.2, 2.0, 12)[:, None] * (k.abs() + 0.5)
-    return seen(answer, q, k, v, 4, 3)
+    return growing(answer, rng)
 
 
-@holds("scores near 400 and near -400")
+@holds("scores near ±200, -2000, and ±2000")
 def huge_scores(answer, rng):
-    q, k, v = head(rng, 5, 9)
-    k[:, 0] = 1.0
-    mixed, low = q.clone(), q.clone()
-    mixed[:, 0] = 400 * 8**0.5
-    mixed[0, 0] = -400 * 8**0.5
-    low[:, 0] = -400 * 8**0.5
-    return [seen(answer, x, k, v, 2, 4) for x in (mixed, low)]
+    return far_from_zero(answer, rng)
 
 
 @holds("q in, o and lse out once; k, v once per query tile")
 def what_moves(answer, rng):
-    Lq, Lk, bm, bn = 10, integer(rng, 9, 15), 4, 5
-    q, k, v = head(rng, Lq, Lk)
-    traffic = Traffic()
-    answer(q, k, v, bm, bn, traffic)
-    got = {f"{n} loaded": traffic.loads[n] for n in "qkv"}
-    got |= {f"{n} stored": traffic.stores[n] for n in ("o", "lse")}
-    walks = math.ceil(Lq / bm)
-    wanted = {"q loaded": q.numel(), "k loaded": walks * k.numel(), "v loaded": walks * v.numel()}
-    wanted |= {"o stored": q.numel(), "lse stored": Lq}
-    return Seen(got, wanted, f"Lq = {Lq}, Lk = {Lk}, D = 8, block_m = {bm}, block_n = {bn}")
+    Lk, bm, bn = integer(rng, 9, 15), 4, 5
+    return [counted(answer, *head(rng, Lq, Lk), bm, bn) for Lq in (10, 8)]
+
+
+@holds("the scores of one tile are all there is")
+def never_whole(answer, rng):
+    return scores_at_once(answer, rng)
 
 
 slip(
@@ -296,6 +288,62 @@ def keys_outside(q, k, v, block_m, block_n, traffic):
     traffic.store("o", o), traffic.store("lse", lse)
     return o, lse
 
+
+slip(
+    "a small number added",
+    "A small number such as 1e-6 is **added to l** before the division. It protects from nothing, "
+    "since the largest score alone makes l at least 1, and it makes o wrong in the sixth digit.",
+    ("acc / l[:, None]", "acc / (l[:, None] + 1e-6)"),
+)
+slip(
+    "scale of one D",
+    "The scale is **a fixed number**, right for D = 8 or another one alone. It is 1/√D, of the D "
+    "that comes in.",
+    ("D**-0.5", "8**-0.5"),
+)
+slip("divided by D", "The scores are divided by **D**; the scale is 1/√D.", ("* D**-0.5", "/ D"))
+slip(
+    "l not rescaled",
+    "acc is corrected when the maximum moves, but **l is not**. Both are sums over the same "
+    "exponentials, so both need the factor.",
+    ("correction * l", "l"),
+)
+slip(
+    "one tile too many",
+    "With lengths that come out even there is **one query tile too many**, and it walks through "
+    "all keys for nothing. Dividing with // and adding 1 is not rounding up.",
+    ("math.ceil(Lq / block_m)", "Lq // block_m + 1"),
+    see=COUNT,
+)
+slip(
+    "no loop over keys",
+    "The numbers are right, but k and v are loaded **whole** for each query tile, and all its "
+    "scores exist at once. Load block_n keys at a time.",
+    ("block_m, block_n, traffic", "block_m, _, traffic"),
+    ("(Lq, D), Lk = q.shape, len(k)", "(Lq, D), Lk = q.shape, len(k)\n    block_n = Lk"),
+    see=TILES,
+)
+slip(
+    "acc stored",
+    "The numbers returned are right, but acc is stored **before the division by l**. Store what "
+    "you return.",
+    ('"o", o[rows]', '"o", acc'),
+    see=COUNT,
+)
+slip(
+    "scores of all keys",
+    "The numbers are right, but the scores of a query tile with **all keys** exist at once: that "
+    "is the memory FlashAttention saves. Take each tile into m, l and acc, then let it go.",
+    ("q_i @ k_j.T * D**-0.5", "(q_i @ k.T * D**-0.5)[:, cols]"),
+    see=TILES,
+)
+slip(
+    "fp64 instead of a maximum",
+    "The exponentials are taken **in fp64 instead of from a maximum**. That only moves the limit: "
+    "above 709 fp64 overflows too, and below -745 every exponential is 0.",
+    ("torch.maximum(m, scores.amax(-1))", "torch.zeros(len(q_i), dtype=torch.float64)"),
+    ("p @ v_j", "p @ v_j.double()"),
+)
 
 TILE_LOOP = Exercise.of(
     __name__, "4.1 tile loop", title="The tile loop of FlashAttention-2", section=TILES

@@ -56,7 +56,8 @@ def grouped(answer, rng):
 
 @holds("several users")
 def batch(answer, rng):
-    return seen(answer, integer(rng, 2, 64), 32, 8, 4096, 128, 2, 200.0, 4800.0)
+    D = 8 * integer(rng, 5, 15)
+    return seen(answer, integer(rng, 2, 64), 33, 11, 4099, D, 2, 200.0, 4800.0)
 
 
 @holds("1 and 4 bytes per number")
@@ -121,6 +122,42 @@ slip(
     "A rate above `peak` raises an error in your answer. Return it instead: what to make of it is "
     "up to the caller.",
     ("    return", '    if rate > peak:\n        raise ValueError("too fast")\n    return'),
+)
+slip(
+    "group size",
+    "Hq / Hkv is the number of query heads **in a group**. Count the groups: each has one KV head, "
+    "whose keys are read once.",
+    ("B * Hkv", "B * (Hq // Hkv)"),
+)
+slip(
+    "2 bytes always",
+    "The number of bytes is **fixed at 2**; it is `bytes_each`.",
+    ("* bytes_each", "* 2"),
+)
+slip(
+    "q and o too",
+    "q and o are counted **as well**. Only the cache counts: keys and values.",
+    ("2 * B * Hkv * Lk", "2 * B * (Hkv * Lk + Hq)"),
+)
+slip(
+    "bits",
+    "These are giga**bits**: the factor of 8 does not belong there. GB/s are bytes, like `peak`.",
+    ("rate = read", "rate = 8 * read"),
+)
+slip(
+    "share upside down",
+    "The share is upside down: it is the rate divided by `peak`.",
+    ("rate / peak", "peak / rate"),
+)
+slip(
+    "rounded",
+    "The rate or the share is rounded. Return what the division gives; round when you print it.",
+    ("rate, rate / peak", "round(rate, 1), round(rate / peak, 3)"),
+)
+slip(
+    "rounded share",
+    "The share is rounded. Return what the division gives, and round only when you print it.",
+    ("rate / peak", "round(rate / peak, 3)"),
 )
 
 BANDWIDTH = Exercise.of(

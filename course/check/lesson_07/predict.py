@@ -52,7 +52,7 @@ def all_SMs(answer, rng):
 
 @holds("more programs than SMs, but not a multiple", see=WAVES)
 def a_tail(answer, rng):
-    return seen(answer, (integer(rng, 4, 6), 32, 64 * integer(rng, 64, 999), 128, 2), LARGE)
+    return seen(answer, (integer(rng, 7, 10), 32, 64 * integer(rng, 64, 999), 128, 2), LARGE)
 
 
 @holds("1 and 4 bytes per number")
@@ -134,6 +134,72 @@ slip(
     "in seconds",
     "Your answer is in seconds. It should be in µs, like the launch.",
     ("launch_us + fullest * drawn / share", "(launch_us + fullest * drawn / share) / 1e6"),
+)
+slip(
+    "a launch per wave",
+    "The launch is paid **for every wave**. There is one kernel, so there is one launch.",
+    ("launch_us + fullest * drawn / share", "fullest * (launch_us + drawn / share)"),
+    see=WAVES,
+)
+slip(
+    "no launch",
+    "The **launch** is missing: it comes once, before everything else.",
+    ("launch_us + fullest", "fullest"),
+)
+slip(
+    "shared by those that run",
+    "The bandwidth is divided by the SMs **that have a program**. An SM draws at most one part in "
+    "`sms`, also while its neighbours are idle.",
+    ("1e3 / sms", "1e3 / min(sms, B * Hq)"),
+)
+slip(
+    "no users",
+    "B does not appear: every user has programs of their own.",
+    ("B * Hq / sms", "Hq / sms"),
+)
+slip(
+    "rounded per user",
+    "The programs are rounded up to whole waves **for each user**. Those of several users share a "
+    "wave: round up once, for all.",
+    ("math.ceil(B * Hq / sms)", "B * math.ceil(Hq / sms)"),
+    see=WAVES,
+)
+slip(
+    "rounded down",
+    "The programs of the fullest SM are rounded **down**. Those left over go to some SM too, and "
+    "all wait for it; with fewer programs than SMs the fullest has one.",
+    ("math.ceil(B * Hq / sms)", "max(1, B * Hq // sms)"),
+    see=WAVES,
+)
+slip(
+    "one after the other",
+    "All programs run **one after the other** in your answer. Each SM has its own, and they run at "
+    "the same time.",
+    ("fullest * drawn", "B * Hq * drawn"),
+    see=WAVES,
+)
+slip(
+    "one wave always",
+    "Only **one program** of the fullest SM is counted. With more programs than SMs it has "
+    "several, one after the other.",
+    ("fullest * drawn", "drawn"),
+    see=WAVES,
+)
+slip(
+    "2 bytes always",
+    "The number of bytes is **fixed at 2**; it is `bytes_each`.",
+    ("* bytes_each", "* 2"),
+)
+slip(
+    "the larger of the two",
+    "The launch and the reading are taken to **overlap**. The launch comes before everything else: "
+    "add the two.",
+    ("launch_us + fullest * drawn / share", "max(launch_us, fullest * drawn / share)"),
+)
+slip(
+    "rounded time",
+    "The time is rounded. Return what the formula gives, and round only when you print it.",
+    ("launch_us + fullest * drawn / share", "round(launch_us + fullest * drawn / share, 2)"),
 )
 
 LATENCY = Exercise.of(

@@ -31,7 +31,7 @@ def dealt_out(B, Hq, Hkv, sms, packed):
 
 def seen(answer, *call):
     # a share is at most 1; a few fp32 roundings (6e-8 each), in case it is computed in fp32
-    return Seen.of(answer, call, wanted=dealt_out(*call), names=NAMES, atol=1e-6, rtol=0)
+    return Seen.of(answer, call, wanted=dealt_out(*call), names=NAMES, atol=2e-7, rtol=0)
 
 
 @holds("10 programs on 4 SMs, 32 on 108, 4 on 4")
@@ -52,9 +52,11 @@ def grouped(answer, rng):
     return [seen(answer, 1, G * Hkv, Hkv, sms, packed) for packed in (False, True)]
 
 
-@holds("several users")
+@holds("several users, packed and not")
 def batch(answer, rng):
-    return seen(answer, integer(rng, 3, 9), 8, 8, integer(rng, 5, 17), False)
+    B, sms = integer(rng, 3, 9), integer(rng, 5, 17)
+    packed = seen(answer, B, 24, 3, sms, True)
+    return [seen(answer, B, 8, 8, sms, False), packed]
 
 
 @holds("several waves and a tail")
@@ -78,10 +80,15 @@ def one_too_many(answer, rng):
 @holds("programs, waves and tail are ints")
 def counts(answer, rng):
     B, heads, sms = integer(rng, 1, 4), integer(rng, 3, 40), integer(rng, 4, 30)
-    load = answer(B, heads, heads, sms, False)
-    given = f"B = {B}, Hq = Hkv = {heads}, sms = {sms}; the types of programs, waves and tail"
+    calls = (B, heads, heads, sms, False), (B, sms, 1, sms, False), (2 * sms, 8, 2, sms, True)
+    return [types(answer, *call) for call in calls]
+
+
+def types(answer, B, Hq, Hkv, sms, packed):
+    load = answer(B, Hq, Hkv, sms, packed)
+    given = f"{B = }, {Hq = }, {Hkv = }, {sms = }, {packed = }; the types of programs, waves, tail"
     if not isinstance(load, (tuple, list)):
-        return Seen(load, dealt_out(B, heads, heads, sms, False), given, names=NAMES)
+        return Seen(load, dealt_out(B, Hq, Hkv, sms, packed), given, names=NAMES)
     return Seen([type(x).__name__ for x in load[:3]], ["int", "int", "int"], given)
 
 
@@ -144,6 +151,85 @@ slip(
     "rounded share",
     "The utilisation is rounded. Return what the division gives, and round only when you print it.",
     ("programs / (waves * sms)", "round(programs / (waves * sms), 3)"),
+)
+slip(
+    "packed users share",
+    "When packed, the **users** share their programs in your answer. Only query heads of one user "
+    "can share: every user has keys of their own.",
+    ("B * (Hkv if packed else Hq)", "Hkv if packed else B * Hq"),
+)
+slip(
+    "no users",
+    "B does not appear: every user has programs of their own.",
+    ("B * (Hkv if packed else Hq)", "Hkv if packed else Hq"),
+)
+slip(
+    "packed or not, upside down",
+    "`packed` works the wrong way round. When packed, there is one program per **KV** head; "
+    "otherwise one per query head.",
+    ("Hkv if packed else Hq", "Hq if packed else Hkv"),
+    see=HEADS,
+)
+slip(
+    "always KV heads",
+    "`packed` makes no difference: there is always one program per **KV** head in your answer. "
+    "When not packed, every query head has its own.",
+    ("Hkv if packed else Hq", "Hkv"),
+    see=HEADS,
+)
+slip(
+    "waves as a float",
+    "The numbers are right, but `waves` is a **float**. It is a count: return an int.",
+    ("waves = math.ceil(programs / sms)", "waves = float(math.ceil(programs / sms))"),
+)
+slip(
+    "tail as a float",
+    "The numbers are right, but `tail` is a **float**. It is a count: return an int.",
+    ("programs % sms", "float(programs % sms)"),
+)
+slip(
+    "no tail as False",
+    "Where there is no tail, yours is **False** (or another value that stands for nothing). It is "
+    "a count: return the int 0.",
+    ("programs % sms", "programs % sms or False"),
+)
+slip(
+    "idle SMs as tail",
+    "Your tail counts the SMs that are **idle** in the last wave. Count the programs in it.",
+    ("programs % sms", "-programs % sms"),
+)
+slip(
+    "rounded to the nearest",
+    "The waves are rounded **to the nearest**. A wave with few programs takes just as long as a "
+    "full one: round up.",
+    ("math.ceil(programs / sms)", "max(1, round(programs / sms))"),
+)
+slip(
+    "one wave at least",
+    "The waves are rounded **down**, but to one at least. What is left over takes a wave of its "
+    "own: round up.",
+    ("math.ceil(programs / sms)", "max(1, programs // sms)"),
+)
+slip(
+    "waves per user",
+    "The waves are counted **for each user** and added. Programs of several users share a wave.",
+    ("math.ceil(programs / sms)", "B * math.ceil(programs / B / sms)"),
+)
+slip(
+    "last wave alone",
+    "The utilisation is that of the **last wave**. The full waves before it count as well.",
+    ("programs / (waves * sms)", "(tail or sms) / sms"),
+)
+slip(
+    "capped at 1",
+    "With several waves your utilisation is 1: programs / SMs leaves out the number of waves, and "
+    "**capping it** hides that.",
+    ("programs / (waves * sms)", "min(1.0, programs / sms)"),
+)
+slip(
+    "idle share",
+    "This is the share of the time in which the SMs are **idle**. Return the share that is used.",
+    ("programs / (waves * sms)", "1 - programs / (waves * sms)"),
 )
 
 LOAD = Exercise.of(
