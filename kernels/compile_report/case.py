@@ -15,13 +15,17 @@ memory; Triton's own function inspects them. `CompileCase` holds the outcome, in
 learner's kernel, which is never launched.
 """
 
+from __future__ import annotations
+
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kernels.call import KernelCall
 from kernels.compile_report.targets import Target, target
+
+if TYPE_CHECKING:  # it needs triton; `course.hardware` reads `targets` where there is none
+    from kernels.call import KernelCall
 
 _HINT = [["tt.divisibility", 16]]
 

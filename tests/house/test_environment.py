@@ -141,6 +141,20 @@ def test_alone_there_is_nothing_to_notice() -> None:
     assert in_fresh_python(code) == "''"
 
 
+def test_lessons_without_kernels_import_without_triton() -> None:
+    """As on macOS: what the lessons that need only PyTorch import must not ask for Triton."""
+    code = """
+import importlib.util, sys
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *more: None if name == "triton" else find(name, *more)
+sys.modules["triton"] = None  # `import triton` raises
+import benchmarks.here, benchmarks.protocol
+import course.check, course.figures, course.hardware
+print(sys.modules.get("kernels.runtime"))
+"""
+    assert in_fresh_python(code) == "None"
+
+
 def test_importing_kernels_imports_nothing_else() -> None:
     code = "import sys, kernels; print(*({'torch', 'triton', 'numpy'} & set(sys.modules)))"
     assert in_fresh_python(code) == ""
