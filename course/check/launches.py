@@ -98,21 +98,25 @@ def _shared(tensors: dict[str, torch.Tensor], stores: list[Store], programs: int
         return [f"Only program {who} of {programs} stores anything: the work must be divided."]
     owner: dict[int, tuple] = {}
     for who, what in written.items():
-        for address in what.tolist():
-            if owner.setdefault(address, who) != who:
-                return [_twice(tensors, address, _named(owner[address]), _named(who))]
+        twice = [address for address in what.tolist() if owner.setdefault(address, who) != who]
+        if twice:
+            address, where = _first(tensors, twice)
+            said = f"Programs {_named(owner[address])} and {_named(who)} both store to {where}"
+            return [f"{said}: each result is one program's work."]
     return []
 
 
-def _twice(tensors: dict[str, torch.Tensor], address: int, one: str, other: str) -> str:
+def _first(tensors: dict[str, torch.Tensor], addresses: list[int]) -> tuple[int, str]:
+    """Return the first of some ascending addresses, and words for where it is.
+
+    First is the first argument's: how tensors lie in memory must not change what is said.
+    """
     for name, x in tensors.items():
         span = sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True)) + 1
-        if x.data_ptr() <= address < x.data_ptr() + span * x.element_size():
-            where = f"the same entry of `{name}`"
-            break
-    else:
-        where = "the same place"
-    return f"Programs {one} and {other} both store to {where}: each result is one program's work."
+        end = x.data_ptr() + span * x.element_size()
+        if hit := [address for address in addresses if x.data_ptr() <= address < end]:
+            return hit[0], f"the same entry of `{name}`"
+    return addresses[0], "the same place"
 
 
 def _named(program: tuple[int, int, int]) -> str:
