@@ -211,8 +211,8 @@ def right(answer: Any) -> Any:
 
 
 def also_right(answer: Any) -> Any:
-    """Mark a correct answer that is written differently."""
-    _marked[plain(answer).__module__].also_right.append(answer)
+    """Mark a correct answer that is written differently, here or in another file."""
+    _marked[sys._getframe(1).f_globals["__name__"]].also_right.append(answer)
     return answer
 
 

@@ -3,8 +3,12 @@
 import pytest
 import torch
 
-from course.check import lesson_09_bug, lesson_09_combine, lesson_09_pack, lesson_09_range
-from course.check.faulty import EPS, randn
+from course.check.kernel_inputs import EPS, randn
+from course.check.lesson_08.combine import merged
+from course.check.lesson_09.combine_kernel import partials
+from course.check.lesson_09.key_range import key_range
+from course.check.lesson_09.mended import fresh, seen, whole_blocks_each
+from course.check.lesson_09.pack import packed
 from kernels.call import Cells
 from kernels.flash_decoding import flash_decode
 from kernels.flash_decoding.rows import load_queries
@@ -29,7 +33,7 @@ def cut_kernel(bounds_ptr, length, BLOCK_N: tl.constexpr):
 def test_key_range(length, splits):
     bounds = torch.full((splits, 2), -1, dtype=torch.int32, device=device())
     cut_kernel[(splits,)](bounds, length, BLOCK_N=16)
-    wanted = [list(lesson_09_range.truth(length, s, splits, 16)) for s in range(splits)]
+    wanted = [list(key_range(length, s, splits, 16)) for s in range(splits)]
     assert bounds.tolist() == wanted
 
 
@@ -45,7 +49,7 @@ def pack_kernel(q, tile_ptr, Lq, G: tl.constexpr, D: tl.constexpr, BLOCK_M: tl.c
 def test_pack():
     rng = torch.Generator().manual_seed(0)
     q = randn(rng, 2, 6, 3, 16).transpose(1, 2)  # (B, Lq, Hq, D), not contiguous
-    wanted = lesson_09_pack.packed(q, Hkv=2, block_m=16)
+    wanted = packed(q, Hkv=2, block_m=16)
     tile = torch.full_like(wanted, torch.nan)
     pack_kernel[(2, 2)](Cells(q, *q.stride()[:3]), tile, 3, G=3, D=16, BLOCK_M=16)
     assert torch.equal(tile, wanted)
@@ -53,20 +57,20 @@ def test_pack():
 
 @pytest.mark.parametrize("splits", [1, 3, 20])
 def test_combine(splits):
-    o, lse = lesson_09_combine.partials(torch.Generator().manual_seed(splits), splits, 5, 6)
+    o, lse = partials(torch.Generator().manual_seed(splits), splits, 5, 6)
     o[0, 2], lse[0, 2] = 0.0, -torch.inf
     size = max(1.0, lse[lse.isfinite()].abs().max().item()) * max(1.0, o.abs().max().item())
-    wanted = lesson_09_combine.merged(o, lse)
+    wanted = merged(o, lse)
     atol = EPS * (splits + 4) * size  # one rounding per term, for an lse of this size
     torch.testing.assert_close(merge_states(o, lse), wanted, atol=atol, rtol=0)
 
 
 @pytest.mark.parametrize("splits", [1, 4])
 def test_mended(splits):
-    q, k, v = lesson_09_bug.fresh(torch.Generator().manual_seed(splits), 70)
-    seen = lesson_09_bug.ask(lesson_09_bug.BUG.alternative, q, k, v, splits)
+    q, k, v = fresh(torch.Generator().manual_seed(splits), 70)
+    saw = seen(whole_blocks_each, q, k, v, splits)
     cache = (x[None, :, None] for x in (k, v))
     o, lse = flash_decode(q[None, None, None], *cache, num_splits=splits, return_lse=True)
-    tolerance = {"atol": seen.atol, "rtol": seen.rtol}
-    torch.testing.assert_close((o.flatten(), lse[0, 0, 0]), seen.wanted, **tolerance)
-    torch.testing.assert_close(seen.got, seen.wanted, **tolerance)
+    tolerance = {"atol": saw.atol, "rtol": saw.rtol}
+    torch.testing.assert_close((o.flatten(), lse[0, 0, 0]), saw.wanted, **tolerance)
+    torch.testing.assert_close(saw.got, saw.wanted, **tolerance)

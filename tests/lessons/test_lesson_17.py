@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from course.check import judge
-from course.check.lesson_17_design_answers import enough_sets, stopwatch
+from course.check.lesson_17.benchmark import enough_sets, stopwatch
 from course.check.report import Status
 from course.stand_in import StandIn
 

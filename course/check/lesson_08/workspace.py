@@ -1,0 +1,98 @@
+"""Exercise 8.3: the memory that partials take."""
+
+import torch
+
+from course.check.draw import integer
+from course.check.seen import Seen
+from course.check.spec import Exercise, also_right, holds, right, slip
+
+
+@right
+def workspace_bytes(B, Lq, Hq, D, S):
+    numbers = S * B * Lq * Hq * (D + 1)  # o, and one lse
+    return 4 * numbers
+
+
+@also_right
+def meta_bytes(B, Lq, Hq, D, S):
+    """Ask tensors without memory how large they would be: no formula."""
+    rows = torch.empty(S, B, Lq, Hq, D + 1, device="meta", dtype=torch.float32)
+    return rows.numel() * rows.element_size()
+
+
+@holds("32 heads, D = 128, 64 splits")
+def by_hand(answer, rng):
+    return Seen.of(answer, (1, 1, 32, 128, 64), wanted=4 * 64 * 32 * 129)
+
+
+@holds("compared with the size of real tensors")
+def measured(answer, rng):
+    B, Lq, Hq, S = (integer(rng, 2, 6) for _ in range(4))
+    D = 8 * integer(rng, 2, 6)
+    o, lse = torch.empty(S, B, Lq, Hq, D), torch.empty(S, B, Lq, Hq)
+    return Seen.of(answer, (B, Lq, Hq, D, S), wanted=o.nbytes + lse.nbytes)
+
+
+@holds("a big batch")
+def large(answer, rng):
+    B, S = integer(rng, 100, 300), integer(rng, 64, 200)
+    return Seen.of(answer, (B, 8, 128, 128, S), wanted=4 * B * 8 * 128 * S * 129)
+
+
+@holds("a count of bytes is a whole number")
+def an_int(answer, rng):
+    B, Lq, Hq, D, S = (integer(rng, 1, 8) for _ in range(5))
+    given = f"B = {B}, Lq = {Lq}, Hq = {Hq}, D = {D}, S = {S}: the type of the result"
+    return Seen(type(answer(B, Lq, Hq, D, S)).__name__, "int", given)
+
+
+slip(
+    "no lse",
+    "The lse values are not counted: besides the D numbers of each o, every split stores one lse.",
+    ("(D + 1)", "D"),
+)
+slip(
+    "half precision",
+    "This counts 2 bytes per number. The partials are kept in fp32, whatever the dtype of the "
+    "cache.",
+    ("4 *", "2 *"),
+)
+slip(
+    "numbers, not bytes",
+    "This counts numbers, not bytes: each number takes 4 bytes.",
+    ("4 * numbers", "numbers"),
+)
+slip("no splits", "S does not appear: every split stores its own partial.", ("S * ", ""))
+slip("no batch", "B does not appear: each row of the batch has its own partials.", ("B * ", ""))
+slip("no heads", "Hq does not appear: each query head has its own partials.", ("Hq * ", ""))
+slip(
+    "one query", "Lq does not appear: each of the new queries has its own partials.", ("Lq * ", "")
+)
+slip("bits", "This counts bits, 32 per number. A byte has 8 of them.", ("4 *", "32 *"))
+slip(
+    "one lse a split",
+    "Only one lse is counted per split. Every query of every head has its own.",
+    ("B * Lq * Hq * (D + 1)", "(B * Lq * Hq * D + 1)"),
+)
+slip(
+    "a float",
+    "The number is right, but it is a float, which holds large counts only approximately. "
+    "Return an int: multiply by 4, not by 4.0, and don't divide.",
+    ("4 *", "4.0 *"),
+)
+slip(
+    "m and l",
+    "This counts two numbers besides o, the maximum and the normaliser. One is enough: lse = "
+    "m + log l.",
+    ("D + 1", "D + 2"),
+)
+slip(
+    "K and V",
+    "This counts two vectors of D numbers per split, as in the cache. A partial has only one, "
+    "its o.",
+    ("D + 1", "2 * D + 1"),
+)
+
+WORKSPACE = Exercise.of(
+    __name__, "8.3 workspace", title="What the partials cost", section="7 · What it costs in memory"
+)

@@ -1,0 +1,235 @@
+"""Exercise 9.2: the combine kernel."""
+
+import math
+
+import torch
+
+from course.check.guards import guarded, poisoned
+from course.check.kernel_inputs import EPS, randn
+from course.check.lesson_08.combine import merged
+from course.check.seen import Seen
+from course.check.spec import Exercise, also_right, holds, right, slip
+from kernels.runtime import device
+
+# isort: split
+import triton
+import triton.language as tl
+
+
+@right
+@triton.jit
+def combine_kernel(
+    o_partial_ptr,  # (num_splits, rows, D)
+    lse_partial_ptr,  # (num_splits, rows)
+    o_ptr,  # (rows, D)
+    lse_ptr,  # (rows,)
+    rows,
+    num_splits,
+    D: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    row, offs_s, offs_d = tl.program_id(0), tl.arange(0, BLOCK_S), tl.arange(0, BLOCK_D)
+    mask_s, mask_d = offs_s < num_splits, offs_d < D
+    offs = offs_s * rows + row  # where this row lies in each split
+    lse_s = tl.load(lse_partial_ptr + offs, mask=mask_s, other=float("-inf"))
+    o_s = tl.load(
+        o_partial_ptr + offs[:, None] * D + offs_d[None, :],
+        mask=mask_s[:, None] & mask_d[None, :],
+        other=0.0,
+    )
+    m = tl.max(lse_s, 0)
+    ruler = tl.where(m == float("-inf"), 0.0, m)  # -inf - (-inf) is NaN
+    w = tl.exp(lse_s - ruler)
+    l = tl.sum(w, 0)
+    l_safe = tl.where(l == 0.0, 1.0, l)
+    tl.store(o_ptr + row * D + offs_d, tl.sum(w[:, None] * o_s, 0) / l_safe, mask=mask_d)
+    tl.store(lse_ptr + row, m + tl.log(l_safe))
+
+
+@also_right
+@triton.jit
+def split_by_split(
+    o_partial_ptr, lse_partial_ptr, o_ptr, lse_ptr, rows, num_splits,
+    D: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """The online merge of lesson 03, one split after another."""
+    row = tl.program_id(0)
+    offs_d = tl.arange(0, BLOCK_D)
+    m, l, acc = float("-inf"), 0.0, tl.zeros((BLOCK_D,), tl.float32)
+    for s in range(0, num_splits):
+        lse_s = tl.load(lse_partial_ptr + s * rows + row)
+        o_s = tl.load(o_partial_ptr + (s * rows + row) * D + offs_d, mask=offs_d < D, other=0.0)
+        m_new = tl.maximum(m, lse_s)
+        ruler = tl.where(m_new == float("-inf"), 0.0, m_new)
+        alpha, w = tl.exp(m - ruler), tl.exp(lse_s - ruler)
+        m, l, acc = m_new, l * alpha + w, acc * alpha + w * o_s
+    safe = tl.where(l == 0.0, 1.0, l)
+    tl.store(o_ptr + row * D + offs_d, acc / safe, mask=offs_d < D)
+    tl.store(lse_ptr + row, m + tl.log(safe))
+
+
+def seen(answer, o, lse, given, S=0, D=0):
+    """Launch on o (S, rows, D), lse (S, rows), in poison; S, D: block sizes if larger than those.
+
+    A sum of S terms is off by at most S roundings. An lse of size 200 is itself only known to
+    200 roundings, and so are the weights made from it.
+    """
+    splits, rows, width = o.shape
+    ins = guarded(o, "o_partial"), guarded(lse, "lse_partial")
+    outs = [poisoned(x.shape[1:], name=n, device=device()) for x, n in ((o, "o"), (lse, "lse"))]
+    tensors = [x.tensor for x in (*ins, *outs)]
+    answer[(rows,)](*tensors, rows, splits, D=width, BLOCK_S=S or splits, BLOCK_D=D or width)
+    size = max(1.0, lse[lse.isfinite()].abs().max().item()) if lse.isfinite().any() else 1.0
+    bound = EPS * (splits + 4)
+    return Seen(
+        tuple(x.tensor for x in outs),
+        merged(o, lse),
+        given,
+        names=("o", "lse"),
+        guards=(*ins, *outs),
+        atol=bound * size * max(1.0, o.abs().max().item()),
+        rtol=bound,
+    )
+
+
+def partials(rng, S, rows, D):
+    """Return random partials o (S, rows, D) and lse (S, rows), lse around 5."""
+    return randn(rng, S, rows, D), 5.0 + 2.0 * randn(rng, S, rows)
+
+
+@holds("lesson 08's three splits, and an empty one")
+def by_hand(answer, rng):
+    o = torch.tensor([4.0, 3.0, 12.0, 0.0], device=device()).view(4, 1, 1).expand(4, 1, 2)
+    lse = torch.tensor([[4.0], [10.0], [2.0], [0.0]], device=device()).log()
+    return seen(answer, o, lse, "o = 4, 3, 12, 0 and lse = log [4, 10, 2, 0]")
+
+
+@holds("S and D fill their blocks exactly")
+def full_blocks(answer, rng):
+    return seen(answer, *partials(rng, 4, 5, 8), "S = 4, 5 rows, D = 8: the blocks are full")
+
+
+@holds("S and D smaller than their blocks, with NaN around")
+def odd_sizes(answer, rng):
+    given = "S = 5 in a block of 8, 3 rows, D = 6 in a block of 8"
+    return seen(answer, *partials(rng, 5, 3, 6), given, S=8, D=8)
+
+
+@holds("lse around +200 and around −200")
+def far_from_zero(answer, rng):
+    o, lse = partials(rng, 4, 2, 8)
+    return [seen(answer, o, lse + x, f"lse around {x + 5:g}") for x in (200.0, -200.0)]
+
+
+@holds("empty splits anywhere")
+def some_empty(answer, rng):
+    o, lse = partials(rng, 4, 3, 8)
+    for split, row in ((0, 0), (3, 1), (1, 2), (2, 2)):
+        o[split, row], lse[split, row] = 0.0, -math.inf
+    return seen(answer, o, lse, "some empty splits: o = 0, lse = -inf")
+
+
+@holds("a row of empty splits gives (0, −inf)")
+def all_empty(answer, rng):
+    o, lse = partials(rng, 3, 3, 8)
+    o[:, 1], lse[:, 1] = 0.0, -math.inf
+    return seen(answer, o, lse, "only empty splits in the middle row of three", S=4)
+
+
+slip(
+    "mean",
+    "o is the plain **mean** of the splits. Each split must count by the total weight of its "
+    "keys, and that is what its lse tells you.",
+    ("tl.sum(w[:, None] * o_s, 0) / l_safe", "tl.sum(o_s, 0) / num_splits"),
+)
+slip(
+    "no max",
+    "The exponentials are taken **without subtracting the largest lse** first: around 200 "
+    "they overflow, around −200 they vanish.",
+    ('tl.where(m == float("-inf"), 0.0, m)', "0.0"),
+    ("m + tl.log", "tl.log"),
+)
+slip(
+    "no max, plain sum",
+    "**The largest lse is not subtracted** before the exponentials: around 200 they overflow "
+    "to inf, and inf / inf is NaN. And where the sum is 0, o is 0 / 0.",
+    ('tl.where(m == float("-inf"), 0.0, m)', "0.0"),
+    ("tl.where(l == 0.0, 1.0, l)", "l"),
+    ("m + tl.log", "tl.log"),
+)
+slip(
+    "no max, plain log",
+    "The exponentials are taken of the **raw lse**. Subtract the largest lse first, and add "
+    "it back at the end: otherwise 200 overflows and −200 counts for nothing.",
+    ('tl.where(m == float("-inf"), 0.0, m)', "0.0"),
+    ("m + tl.log(l_safe)", "tl.log(l)"),
+)
+slip(
+    "padding counts",
+    "The lanes past the last split are loaded as **0**, and an lse of 0 means a split with "
+    "the weight e⁰ = 1. A lane without a split should look like an empty split.",
+    ('other=float("-inf")', "other=0.0"),
+)
+slip(
+    "empty",
+    "A row whose splits are **all empty** gives NaN: −inf − (−inf). Only the subtraction "
+    "needs a stand-in for the maximum.",
+    ('tl.where(m == float("-inf"), 0.0, m)', "m"),
+)
+slip(
+    "0 / 0",
+    "A row whose splits are **all empty** gives o = NaN: its weights sum to 0, and 0 / 0 is "
+    "not a number.",
+    ("tl.where(l == 0.0, 1.0, l)", "l"),
+)
+slip(
+    "swapped",
+    "The partials are stored **split by split**: row r of split s is number s · rows + r. "
+    "Your kernel reads number r · num_splits + s.",
+    ("offs_s * rows + row", "row * num_splits + offs_s"),
+)
+slip(
+    "lse without max",
+    "lse is only the logarithm of the sum. The sum was measured from the largest lse, which "
+    "has to be **added back**.",
+    ("m + tl.log", "tl.log"),
+)
+slip(
+    "base 2",
+    "exp2 and log2 are used on lse values, which are **natural** logarithms. Base 2 is used "
+    "inside the split kernel and nowhere else.",
+    ("tl.exp(", "tl.exp2("),
+    ("tl.log(", "tl.log2("),
+    see="4 · The split kernel, retyped",
+)
+slip(
+    "not normalised",
+    "o is the weighted sum, but **not divided** by the sum of the weights.",
+    (" / l_safe", ""),
+)
+slip(
+    "divided by S",
+    "The weighted sum is divided by the **number of splits**, not by the sum of the weights.",
+    ("/ l_safe", "/ num_splits"),
+)
+slip(
+    "no width",
+    "The o of row i begins at element **i · D** of `o_partial`, not at element i: each row "
+    "has D numbers.",
+    ("offs[:, None] * D", "offs[:, None]"),
+)
+slip(
+    "no lse",
+    "o is right, but **lse is never stored**. Any further merge needs it, too.",
+    ("    tl.store(lse_ptr + row, m + tl.log(l_safe))\n", ""),
+)
+
+COMBINE = Exercise.of(
+    __name__,
+    "9.2 combine kernel",
+    title="The combine, as a kernel",
+    section="5 · The combine kernel",
+    needs=("triton",),
+    trials=1,
+)
