@@ -63,12 +63,12 @@ def as_on_a_gpu() -> Iterator[Record]:
     interpreter.interpreter_semantic.logical = _logical
     load, store = builder.create_masked_load, builder.create_masked_store
 
-    def masked_load(ptrs: Any, mask: Any, other: Any, *more: Any) -> Any:
+    def masked_load(ptrs: Any, mask: Any, other: Any, *more: Any, **named: Any) -> Any:
         if other is None:
             other = _anything(ptrs)
             if not mask.data.all():
                 record.unfilled.append(_line())
-        return load(ptrs, _bools(mask), other, *more)
+        return load(ptrs, _bools(mask), other, *more, **named)
 
     def masked_store(ptrs: Any, value: Any, mask: Any, *more: Any) -> Any:
         inside = mask.data.astype(bool)

@@ -88,31 +88,58 @@ def _changed(tensors: dict[str, torch.Tensor], before: dict[str, torch.Tensor]) 
 
 def _shared(tensors: dict[str, torch.Tensor], stores: list[Store], programs: int) -> list[str]:
     """Say what is wrong with how the programs share the work."""
+    if programs == 1:
+        return []
     by_program: dict[tuple, list[np.ndarray]] = {}
     for store in stores:
         by_program.setdefault(store.program, []).append(store.addresses)
     written = {who: np.unique(np.concatenate(what)) for who, what in by_program.items()}
     written = {who: what for who, what in written.items() if what.size}
-    if programs > 1 and len(written) == 1:
+    if len(written) == 1:
         who = _named(next(iter(written)))
         return [f"Only program {who} of {programs} stores anything: the work must be divided."]
+    if alone := _by_one(tensors, written, programs):
+        return [alone]
     owner: dict[int, tuple] = {}
     for who, what in written.items():
-        for address in what.tolist():
-            if owner.setdefault(address, who) != who:
-                return [_twice(tensors, address, _named(owner[address]), _named(who))]
+        twice = [address for address in what.tolist() if owner.setdefault(address, who) != who]
+        if twice:
+            address, where = _first(tensors, twice)
+            said = f"Programs {_named(owner[address])} and {_named(who)} both store to {where}"
+            return [f"{said}: each result is one program's work."]
     return []
 
 
-def _twice(tensors: dict[str, torch.Tensor], address: int, one: str, other: str) -> str:
+def _by_one(
+    tensors: dict[str, torch.Tensor], written: dict[tuple, np.ndarray], programs: int
+) -> str:
+    """Say which result, with entries for all programs, a single program stores; or ""."""
     for name, x in tensors.items():
-        span = sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True)) + 1
-        if x.data_ptr() <= address < x.data_ptr() + span * x.element_size():
-            where = f"the same entry of `{name}`"
-            break
-    else:
-        where = "the same place"
-    return f"Programs {one} and {other} both store to {where}: each result is one program's work."
+        start, end = _span(x)
+        parts = {who: int(((start <= w) & (w < end)).sum()) for who, w in written.items()}
+        parts = {who: count for who, count in parts.items() if count}
+        if len(parts) == 1 and max(parts.values()) >= programs:
+            who = _named(next(iter(parts)))
+            return f"Only program {who} of {programs} stores to `{name}`: the work must be divided."
+    return ""
+
+
+def _span(x: torch.Tensor) -> tuple[int, int]:
+    """Return the first address of a tensor, and the first one behind it."""
+    last = sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True))
+    return x.data_ptr(), x.data_ptr() + (last + 1) * x.element_size()
+
+
+def _first(tensors: dict[str, torch.Tensor], addresses: list[int]) -> tuple[int, str]:
+    """Return the first of some ascending addresses, and words for where it is.
+
+    First is the first argument's: how tensors lie in memory must not change what is said.
+    """
+    for name, x in tensors.items():
+        start, end = _span(x)
+        if hit := [address for address in addresses if start <= address < end]:
+            return hit[0], f"the same entry of `{name}`"
+    return addresses[0], "the same place"
 
 
 def _named(program: tuple[int, int, int]) -> str:

@@ -6,6 +6,7 @@ from doubling import told
 
 from course.check import Exercise, Property, Seen, judge
 from course.check.guards import guarded, poisoned
+from course.check.launches import Watched
 from course.check.report import Status
 
 from kernels import runtime  # isort: skip - decides the mode before triton is imported
@@ -37,6 +38,13 @@ def everything_everywhere_kernel(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
         offs = start + tl.arange(0, BLOCK)
         x = tl.load(x_ptr + offs, mask=offs < n, other=0.0)
         tl.store(y_ptr + offs, 2 * x, mask=offs < n)
+
+
+@triton.jit
+def two_results_kernel(x_ptr, y_ptr):
+    """Every program stores all of both results."""
+    tl.store(x_ptr + tl.arange(0, 8), 1.0)
+    tl.store(y_ptr + tl.arange(0, 8), 2.0)
 
 
 @triton.jit
@@ -114,6 +122,15 @@ def test_what_hides_in_the_interpreter_is_refused_with_its_cause(kernel, says):
     assert says in told(report), f"\n{report}"
 
 
+@pytest.mark.parametrize("places", [(0, 1), (1, 0)])
+def test_what_is_said_does_not_depend_on_where_tensors_lie(places):
+    memory = torch.zeros(2, 8)
+    watched = Watched(two_results_kernel, inputs_may_change=True)
+    watched[(2,)](*(memory[place] for place in places))
+    (said,), _ = watched.noticed()
+    assert "the same entry of `x_ptr`" in said
+
+
 def test_the_interpreter_is_as_before_afterwards():
     from triton.runtime import interpreter
 
@@ -124,7 +141,5 @@ def test_the_interpreter_is_as_before_afterwards():
 
 
 def test_a_kernel_without_a_grid_is_told():
-    from course.check.launches import Watched
-
     with pytest.raises(TypeError, match="launched with a grid"):
         Watched(double_kernel)(1, 2)

@@ -46,6 +46,7 @@ def seen(answer, rng, n, block, launched=None):
     """
     scale, shift = (torch.rand(2, generator=rng) + 0.5).tolist()
     drawn = torch.randn(n, generator=rng)
+    drawn[integer(rng, 0, n - 1)] = 0.0  # an element like any other, not a masked lane
     programs = triton.cdiv(n, block)
     x = guarded(drawn.to(device()), "x")
     y = poisoned((n,), name="y", device=device())
@@ -179,6 +180,72 @@ slip(
     "grid takes care of the others.",
     ("\n    ", "\n        "),
     ("    pid = tl.program_id(0)", "for pid in range(0, (n + BLOCK - 1) // BLOCK):"),
+    see=ONE,
+)
+slip(
+    "mask of the block",
+    "The mask compares the **place in the block** with n, not the place in x: it cuts nothing "
+    "off unless n is less than a block.",
+    ("mask = offs < n", "mask = tl.arange(0, BLOCK) < n"),
+)
+slip(
+    "last element left out",
+    "The mask cuts off **the last element**: offsets count from 0, so the last one is n - 1, and "
+    "it is below n.",
+    ("offs < n", "offs < n - 1"),
+)
+slip(
+    "clamped, not masked",
+    "Offsets past the end are moved **back to the last element**, so the last block counts "
+    "it several times. Lanes without an element must be masked.",
+    ("tl.arange(0, BLOCK)\n", "tl.arange(0, BLOCK)\n    offs = tl.minimum(offs, n - 1)\n"),
+)
+slip(
+    "shift not in the sum",
+    "y is right, but the sum is that of **scale · x**: the shift belongs to each y, and so to the "
+    "sum once per element.",
+    ("tl.where(mask, y, 0.0)", "tl.where(mask, y - shift, 0.0)"),
+)
+slip(
+    "zeros left out",
+    "The sum leaves out lanes in which **x is 0**, but an element may be 0, too. What tells lanes "
+    "without an element is the mask.",
+    ("tl.where(mask, y, 0.0)", "tl.where(y != shift, y, 0.0)"),
+)
+slip(
+    "all sums by one program",
+    "**A single program** computes all the sums. Programs run side by side: each stores the sum of "
+    "its own block.",
+    (
+        "tl.store(sums_ptr + pid, tl.sum(tl.where(mask, y, 0.0), 0))",
+        "if pid == tl.num_programs(0) - 1:\n"
+        "        for pid in range(0, tl.num_programs(0)):\n"
+        "            offs = pid * BLOCK + tl.arange(0, BLOCK)\n"
+        "            x = tl.load(x_ptr + offs, mask=offs < n, other=0.0)\n"
+        "            y = tl.where(offs < n, scale * x + shift, 0.0)\n"
+        "            tl.store(sums_ptr + pid, tl.sum(y, 0))",
+    ),
+    see=ONE,
+)
+slip(
+    "interleaved",
+    "Program p takes every element p + i · programs: the **elements of a block are adjacent**, "
+    "from p · BLOCK on.",
+    ("pid * BLOCK + tl.arange(0, BLOCK)", "pid + tl.arange(0, BLOCK) * tl.num_programs(0)"),
+    see=ONE,
+)
+slip(
+    "scale and shift swapped",
+    "scale and shift are **swapped**: x is multiplied by scale.",
+    ("scale * tl.load", "shift * tl.load"),
+    ("other=0.0) + shift", "other=0.0) + scale"),
+    see=ONE,
+)
+slip(
+    "a fixed block",
+    "The block has **a fixed size**, whatever BLOCK is: the check launches with several, and the "
+    "grid has one program per BLOCK elements.",
+    ("pid * BLOCK + tl.arange(0, BLOCK)", "pid * 16 + tl.arange(0, 16)"),
     see=ONE,
 )
 slip(

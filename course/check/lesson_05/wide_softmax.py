@@ -4,6 +4,8 @@ import warnings
 
 import torch
 
+from course.check.compare import complain
+from course.check.draw import integer
 from course.check.guards import guarded, poisoned
 from course.check.seen import Seen
 from course.check.spec import Exercise, also_right, holds, mistake, right, slip
@@ -68,7 +70,7 @@ def backwards(x_ptr, p_ptr, cols, stride_xr, stride_pr, BLOCK: tl.constexpr):
         tl.store(p_ptr + offs, tl.exp(x - m) / l, mask=offs < cols)
 
 
-def seen(answer, x, given, gaps=(8, 8)):
+def seen(answer, x, given, gaps=(8, 8), block=BLOCK):
     """Launch one program per row. gaps: entries of NaN after each row of x, and of p."""
     rows, cols = x.shape
     src = guarded(x.to(device()), "x", row_gap=gaps[0])
@@ -76,16 +78,17 @@ def seen(answer, x, given, gaps=(8, 8)):
     strides = src.tensor.stride(0), p.tensor.stride(0)
     with warnings.catch_warnings():  # the report says it better than numpy's warning on stderr
         warnings.simplefilter("ignore", RuntimeWarning)
-        answer[(rows,)](src.tensor, p.tensor, cols, *strides, BLOCK=BLOCK)
+        answer[(rows,)](src.tensor, p.tensor, cols, *strides, BLOCK=block)
     largest = x[x.isfinite()].abs().max().item() if x.isfinite().any() else 0.0
+    wanted = safe_softmax(x.double())[0].float()
     return Seen(
         p.tensor,
-        safe_softmax(x.double())[0].float(),
-        f"{given}: x ({rows}, {cols}), BLOCK = {BLOCK}, row strides {strides}",
+        wanted,
+        f"{given}: x ({rows}, {cols}), BLOCK = {block}, row strides {strides}",
         names=("p",),
         guards=(src, p),
-        # each p ≤ 1: two rounded exponents, a sum of cols terms and a division
-        atol=EPS * (cols + 4 * largest + 2),
+        # relative to the largest p: two rounded exponents, a sum of cols terms and a division
+        atol=EPS * (cols + 4 * largest + 2) * wanted.max().item(),
         rtol=0.0,
     )
 
@@ -111,6 +114,25 @@ def many_blocks(answer, rng):
 def a_tail(answer, rng):
     cols = int(torch.randint(2 * BLOCK + 1, 3 * BLOCK, (1,), generator=rng))
     return seen(answer, largest_last(torch.randn(2, cols, generator=rng)), "a partial last block")
+
+
+@holds("one column, and fewer than BLOCK", see=MASK)
+def narrow_rows(answer, rng):
+    """A single number is small: then the tolerance is, too, and p is 1."""
+    few = torch.randn(2, integer(rng, 2, BLOCK - 1), generator=rng)
+    one = torch.rand(2, 1, generator=rng) / 8
+    return [seen(answer, x, "less than a block per row") for x in (one, few)]
+
+
+@holds("thousands of columns, and another BLOCK")
+def wide_rows(answer, rng):
+    """More than 128 blocks, and more than 2¹⁷ columns: no fixed number of either will do."""
+    blocks = torch.randn(1, 128 * 32 + integer(rng, 1, 500), generator=rng)
+    columns = torch.randn(1, 2**17 + integer(rng, 1, 5000), generator=rng)
+    small = seen(answer, blocks, "many small blocks", block=32)
+    if complain(small):  # a loop with the wrong step would take a minute for the others
+        return small
+    return [small, seen(answer, columns, "large blocks", block=1024)]
 
 
 @holds("later blocks have larger numbers")
@@ -145,6 +167,12 @@ def a_row_of_infinities(answer, rng):
     return seen(answer, x, "the second row all -inf")
 
 
+slip(
+    "a fixed width",
+    "The row is taken to be **at most so many blocks wide**: what lies behind is not read, and p "
+    "is not written there. Rows may have any number of columns, so the loop goes on to `cols`.",
+    ("range(0, cols, BLOCK)", "range(0, 64 * BLOCK, BLOCK)"),
+)
 slip(
     "sum not rescaled",
     "The old sum is **not rescaled** when a block brings a larger maximum: it still counts "
@@ -203,6 +231,42 @@ slip(
     "zero by zero",
     "A row of nothing but -inf has the sum 0, and **0 / 0 is NaN**: every other row is right.",
     ("tl.where(l == 0.0, 1.0, l)", "l"),
+)
+slip(
+    "partial block left out",
+    "The number of blocks is rounded **down**: the columns after the last whole block are neither "
+    "summed nor written.",
+    ("range(0, cols, BLOCK)", "range(0, cols // BLOCK * BLOCK, BLOCK)"),
+    see=MASK,
+)
+slip(
+    "one column too many",
+    "The mask lets **one column past the end** through (<= for <): the last one is cols - 1.",
+    ("offs < cols", "offs <= cols"),
+    see=MASK,
+)
+slip(
+    "last column left out",
+    "The mask cuts off **the last column** of every row: all below cols belong to it.",
+    ("offs < cols", "offs < cols - 1"),
+    see=MASK,
+)
+slip(
+    "maximum starts at 0",
+    "The running maximum **starts at 0**, so in a row of numbers near -200 it stays there and "
+    "every exponential is 0. Start with -inf, which any number exceeds.",
+    ('    m = float("-inf")\n', "    m = 0.0\n"),
+)
+slip(
+    "something added to the sum",
+    "A small number **is added to the sum**, against 0 / 0: then no row adds up to 1. Leave the "
+    "sum alone unless it is 0.",
+    ("tl.where(l == 0.0, 1.0, l)", "l + 1e-6"),
+)
+slip(
+    "exp2 for exp",
+    "The exponentials are powers of **2**, not of e.",
+    ("tl.exp(", "tl.exp2("),
 )
 slip(
     "not divided",

@@ -72,29 +72,29 @@ by_first_and_last = also_right(  # from what these two rows see; rows past Lq no
 )
 
 
-def bounds(Lq, Lk):
+def bounds(Lq, Lk, M, N):
     """(full, stop) of every query tile, counted key by key."""
     rows = []
-    for start in range(0, Lq, BLOCK):
-        sees = [max(0, i + 1 + Lk - Lq) for i in range(start, min(start + BLOCK, Lq))]
-        rows.append((sees[0] // BLOCK * BLOCK, sees[-1]))
+    for start in range(0, Lq, M):
+        sees = [max(0, i + 1 + Lk - Lq) for i in range(start, min(start + M, Lq))]
+        rows.append((sees[0] // N * N, sees[-1]))
     return torch.tensor(rows, dtype=torch.int32)
 
 
-def seen(answer, rng, Lq, Lk):
+def seen(answer, rng, Lq, Lk, D=D, M=BLOCK, N=BLOCK):
     q, k, v = drawn(rng, (Lq, D), (Lk, D), (Lk, D))
-    ins, tiles = inside_nan(q, k, v), triton.cdiv(Lq, BLOCK)
+    ins, tiles = inside_nan(q, k, v), triton.cdiv(Lq, M)
     o, lse = (poisoned(s, name=n, device=device()) for s, n in (((Lq, D), "o"), ((Lq,), "lse")))
     limits = poisoned((tiles, 2), torch.int32, "bounds", device=device())
     tensors = [x.tensor for x in (*ins, o, lse, limits)]
     scale = D**-0.5
-    constants = {"D": D, "BLOCK_M": BLOCK, "BLOCK_N": BLOCK}
+    constants = {"D": D, "BLOCK_M": M, "BLOCK_N": N}
     launch(answer, (tiles,), *tensors, Lq, Lk, scale * LOG2_E, **constants)
     wanted = oracle(*(x[None, :, None] for x in (q, k, v)), causal=True, scale=scale)
     return Seen(
         (limits.tensor.cpu(), o.tensor, lse.tensor),
-        (bounds(Lq, Lk), wanted[0][0, :, 0].float(), wanted[1][0, :, 0].float()),
-        f"Lq = {Lq}, Lk = {Lk}, BLOCK_M = BLOCK_N = {BLOCK}",
+        (bounds(Lq, Lk, M, N), wanted[0][0, :, 0].float(), wanted[1][0, :, 0].float()),
+        f"Lq = {Lq}, Lk = {Lk}, BLOCK_M = {M}, BLOCK_N = {N}",
         names=("(full, stop) of each tile", "o", "lse"),
         guards=(*ins, o, lse, limits),
         atol=tolerance(q, k, v, scale),
@@ -132,6 +132,14 @@ def one_query(answer, rng):
 def whole_tiles(answer, rng):
     """With one key fewer, full is one tile less."""
     return [seen(answer, rng, Lq, Lk) for Lq, Lk in ((32, 47), (1, 48))]
+
+
+@holds("BLOCK_M is not BLOCK_N")
+def unequal_tiles(answer, rng):
+    return [
+        seen(answer, rng, 32, 48 + integer(rng, 1, 15), D=32, M=16, N=32),
+        seen(answer, rng, 64, 64 + integer(rng, 17, 31), M=32, N=16),
+    ]
 
 
 slip(
@@ -185,6 +193,32 @@ slip(
     "**full is not a multiple of BLOCK_N**. attend goes by whole tiles: the last one "
     "runs past full and, without a mask, shows rows what they must not see.",
     (" // BLOCK_N * BLOCK_N", ""),
+)
+slip(
+    "tiles of queries",
+    "full is rounded to whole tiles **of queries**. attend walks in tiles of keys: BLOCK_N.",
+    ("// BLOCK_N * BLOCK_N", "// BLOCK_M * BLOCK_M"),
+)
+slip(
+    "BLOCK_N rows",
+    "stop is computed as if the tile had **BLOCK_N rows**: it has BLOCK_M queries.",
+    ("start_m + BLOCK_M", "start_m + BLOCK_N"),
+)
+slip(
+    "counted in tiles",
+    "full is a **number of tiles**. It is asked for in keys: times BLOCK_N.",
+    (" // BLOCK_N * BLOCK_N", " // BLOCK_N"),
+)
+slip(
+    "stop rounded up",
+    "stop is rounded up **to whole tiles**. It is a number of keys, the smallest that will do: "
+    "attend masks the rest of the last tile.",
+    (STOP, f"tl.minimum(tl.cdiv({STOP}, BLOCK_N) * BLOCK_N, Lk)"),
+)
+slip(
+    "one key too many",
+    "Every query sees **one key too many**: query i sees i + 1 + (Lk - Lq) keys, itself the last.",
+    ("Lk - Lq", "Lk - Lq + 1"),
 )
 slip(
     "full rounded up",

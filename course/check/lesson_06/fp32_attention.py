@@ -8,6 +8,8 @@ from course.check.guards import guarded
 from course.check.kernel_inputs import EPS
 from kernels.runtime import device
 
+MARGIN = 4096  # of NaN before and after: a wrong head or tile may be far off
+
 
 def tolerance(q, k, v, scale):
     """How far off fp32 may be: D roundings per score, at its size, then Lk in the sums.
@@ -21,7 +23,7 @@ def tolerance(q, k, v, scale):
 def inside_nan(*qkv, gaps=(0, 0, 0)):
     """Return q, k and v on the device, each inside NaN. gaps: entries of NaN after their rows."""
     return [
-        guarded(x.to(device()), name, row_gap=gap)
+        guarded(x.to(device()), name, row_gap=gap, margin=MARGIN)
         for x, name, gap in zip(qkv, "qkv", gaps, strict=True)
     ]
 

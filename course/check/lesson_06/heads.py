@@ -70,13 +70,21 @@ def counted(
     tl.store(o_ptr + row[:, None] * D + offs_d, o)
 
 
-def seen(answer, rng, B, Hq, Hkv, gaps=(0, 0, 0)):
-    """Launch (Hq, B) programs. gaps: entries of NaN after each row of q, k and v."""
-    q, k, v = drawn(rng, (B, Lq, Hq, D), (B, Lk, Hkv, D), (B, Lk, Hkv, D))
-    ins = inside_nan(q, k, v, gaps=gaps)
+def seen(answer, rng, B, Hq, Hkv, gaps=(0, 0, 0), spare=0, order=(0, 1, 2, 3), D=D):
+    """Launch (Hq, B) programs.
+
+    gaps: entries of NaN after each row of q, k and v. spare: rows after those that count, as in a
+    cache. order: of the dimensions in memory.
+    """
+    lengths = Lq, Lk, Lk
+    shapes = [(B, n + spare, H, D) for n, H in zip(lengths, (Hq, Hkv, Hkv), strict=True)]
+    qkv = drawn(rng, *shapes)
+    ins = inside_nan(*(x.permute(order) for x in qkv), gaps=gaps)
+    views = [x.tensor.permute(order)[:, :n] for x, n in zip(ins, lengths, strict=True)]
+    q, k, v = (x[:, :n] for x, n in zip(qkv, lengths, strict=True))
     o = poisoned((B, Lq, Hq, D), name="o", device=device())
-    strides = [n for x in ins for n in x.tensor.stride()[:3]]
-    tensors = [x.tensor for x in (*ins, o)]
+    strides = [n for x in views for n in x.stride()[:3]]
+    tensors = [*views, o.tensor]
     scale = D**-0.5
     constants = {"D": D, "BLOCK_M": BLOCK, "BLOCK_N": BLOCK}
     launch(answer, (Hq, B), *tensors, *strides, Hq // Hkv, Lk, scale * LOG2_E, **constants)
@@ -84,7 +92,7 @@ def seen(answer, rng, B, Hq, Hkv, gaps=(0, 0, 0)):
     return Seen(
         o.tensor,
         wanted.float(),
-        f"B = {B}, Hq = {Hq}, Hkv = {Hkv}, gaps after rows of q, k, v: {gaps}",
+        f"B = {B}, Hq = {Hq}, Hkv = {Hkv}, strides {[x.stride()[:3] for x in views]}",
         names=("o",),
         guards=(*ins, o),
         atol=tolerance(*(x.reshape(-1, D) for x in (q, k, v)), scale),
@@ -119,7 +127,19 @@ def a_batch(answer, rng):
 
 @holds("gaps after the rows, different in q, k and v")
 def rows_apart(answer, rng):
-    return seen(answer, rng, 2, 4, 2, (4, 12, 8))
+    return seen(answer, rng, 2, 4, 2, (4, 12, 8), D=32)
+
+
+@holds("a cache with room for more tokens than Lk")
+def room_to_grow(answer, rng):
+    """The next batch row is not Lk tokens further on."""
+    return seen(answer, rng, 2, 1, 1, spare=5)
+
+
+@holds("all tokens of a head side by side")
+def heads_outside(answer, rng):
+    """(B, H, L, D) in memory: heads are further apart than tokens."""
+    return seen(answer, rng, 1, 4, 2, order=(0, 2, 1, 3))
 
 
 slip(

@@ -88,19 +88,19 @@ def two_passes(
     tl.store(lse_ptr + offs_m, (m + tl.log2(l)) * 0.6931471805599453)  # ln 2
 
 
-def seen(answer, q, k, v, given, scale=SCALE):
+def seen(answer, q, k, v, given, scale=SCALE, block_n=BLOCK_N):
     """Launch one program per 16 queries; inputs lie inside NaN, outputs start as NaN."""
-    Lq, Lk = len(q), len(k)
+    (Lq, D), Lk = q.shape, len(k)
     ins = inside_nan(q, k, v)
     o, lse = (poisoned(s, name=n, device=device()) for s, n in (((Lq, D), "o"), ((Lq,), "lse")))
     tensors = [x.tensor for x in (*ins, o, lse)]
-    constants = {"D": D, "BLOCK_M": BLOCK_M, "BLOCK_N": BLOCK_N}
+    constants = {"D": D, "BLOCK_M": BLOCK_M, "BLOCK_N": block_n}
     launch(answer, (Lq // BLOCK_M,), *tensors, Lk, scale * LOG2_E, **constants)
     wanted_o, wanted_lse = oracle(*(x[None, :, None] for x in (q, k, v)), scale=scale)
     return Seen(
         (o.tensor, lse.tensor),
         (wanted_o[0, :, 0].float(), wanted_lse[0, :, 0].float()),
-        f"{given}: Lq = {Lq}, Lk = {Lk}, BLOCK_N = {BLOCK_N}, scale = {scale:.2f}",
+        f"{given}: Lq = {Lq}, Lk = {Lk}, D = {D}, BLOCK_N = {block_n}, scale = {scale:.2f}",
         names=("o", "lse"),
         guards=(*ins, o, lse),
         atol=tolerance(q, k, v, scale),
@@ -108,7 +108,7 @@ def seen(answer, q, k, v, given, scale=SCALE):
     )
 
 
-def qkv(rng, Lq, Lk):
+def qkv(rng, Lq, Lk, D=D):
     return drawn(rng, (Lq, D), (Lk, D), (Lk, D))
 
 
@@ -147,7 +147,23 @@ def steep_rise(answer, rng):
 @holds("Lk is not a multiple of BLOCK_N")
 def a_tail(answer, rng):
     Lk = integer(rng, BLOCK_N + 1, 2 * BLOCK_N - 2)
-    return seen(answer, *qkv(rng, 16, Lk), "a partial last tile")
+    q, k, v = qkv(rng, 16, Lk)
+    k[integer(rng, 0, BLOCK_N)] = 0.0  # a key whose score is 0, as that of a key past the end
+    return seen(answer, q, k, v, "a partial last tile")
+
+
+@holds("nothing but scores near -150")
+def a_low_tail(answer, rng):
+    """Whatever stands for a key past the end must be lower still."""
+    q, k, v = aimed(rng, -150.0, -150.0)
+    Lk = integer(rng, BLOCK_N + 1, 2 * BLOCK_N - 2)
+    return seen(answer, q, k[:Lk], v[:Lk], "scores near -150, a partial last tile")
+
+
+@holds("another D and BLOCK_N, and a long walk")
+def many_tiles(answer, rng):
+    tensors = qkv(rng, 16, 16 * integer(rng, 10, 12) + integer(rng, 1, 15), 64)
+    return seen(answer, *tensors, "more than ten tiles", 0.2, block_n=16)
 
 
 @holds("32 queries and a random scale")
@@ -207,6 +223,40 @@ slip(
     "Keys past the end are loaded as 0, so their score is 0, and **exp2(0 - m) is not 0**: "
     "give them a score that adds nothing.",
     ('tl.where(offs_n[None, :] < Lk, scores_log2, float("-inf"))', "scores_log2"),
+)
+slip(
+    "not low enough",
+    "Keys past the end get a **score that is low, but not -inf**: where all the others are lower, "
+    "they take the whole softmax.",
+    ('scores_log2, float("-inf"))', "scores_log2, -100.0)"),
+)
+slip(
+    "told by their score",
+    "Keys past the end are recognised **by a score of 0**, but a key that exists may have that, "
+    "too. Their number tells: it is not below Lk.",
+    ("offs_n[None, :] < Lk", "scores_log2 != 0.0"),
+)
+slip(
+    "last key left out",
+    "The mask cuts off **the last key**: keys are counted from 0, so it is Lk - 1, and below Lk.",
+    ("offs_n[None, :] < Lk", "offs_n[None, :] < Lk - 1"),
+)
+slip(
+    "log2(e) twice",
+    "The scores are multiplied by **log2(e) once more**: scale_log2 contains it.",
+    (" * scale_log2", " * scale_log2 * 1.4426950408889634"),
+    see=EXP2,
+)
+slip(
+    "a fixed scale",
+    "The scores are multiplied by **1/√D**, but the scale is what the caller says: scale_log2.",
+    (" * scale_log2", " * (1.4426950408889634 * D**-0.5)"),
+    see=EXP2,
+)
+slip(
+    "acc not carried",
+    "acc is **set, not added to**: only the last tile's values are left.",
+    ("acc * alpha[:, None] + ", ""),
 )
 slip(
     "one key too many",

@@ -1,11 +1,13 @@
 """Exercise 10.3: splits of a fixed size for a ragged batch."""
 
 import math
+import operator
 from itertools import pairwise
 
 import torch
 
 from course.check.draw import integer
+from course.check.observe import ChangedInput
 from course.check.seen import Seen
 from course.check.spec import Exercise, also_right, holds, right, slip
 
@@ -27,10 +29,15 @@ def all_borders_at_once(lengths, size):
     return [list(pairwise(row)) for row in ends.tolist()]
 
 
+def whole(key):
+    """Return an int of any library as Python's; a float is shown as it is: no number of a key."""
+    return operator.index(key) if hasattr(key, "__index__") else key
+
+
 def in_words(bounds):
     """Write rows as text, one part per row: what the learner sees is what is compared."""
     try:
-        rows = [[(int(start), int(stop)) for start, stop in row] for row in bounds]
+        rows = [[(whole(start), whole(stop)) for start, stop in row] for row in bounds]
     except (TypeError, ValueError):
         return f"not a list of (start, stop) per row: {bounds!r}"[:80]
     return tuple(", ".join(f"{start}–{stop}" for start, stop in row) or "no split" for row in rows)
@@ -40,9 +47,15 @@ def ask(answer, lengths, size):
     """Ask about one batch; rows and pairs may be tuples or lists."""
     given = f"lengths = {lengths}, size = {size}"
     wanted = in_words(fixed_size_bounds(lengths, size))
-    return Seen.of(
-        lambda *batch: in_words(answer(*batch)), (list(lengths), size), wanted=wanted, given=given
-    )
+    batch = list(lengths)
+
+    def asked(batch, size):
+        bounds = in_words(answer(batch, size))
+        if batch != lengths:
+            raise ChangedInput("lengths")
+        return bounds
+
+    return Seen.of(asked, (batch, size), wanted=wanted, given=given)
 
 
 @holds("lengths 5, 2 and 0, splits of 2 keys")
@@ -53,6 +66,13 @@ def by_hand(answer, rng):
 @holds("a batch of one")
 def one_row(answer, rng):
     return ask(answer, [integer(rng, 50, 200)], 32)
+
+
+@holds("more than a hundred, and one of a single key")
+def many_splits(answer, rng):
+    """The first row is not the longest, and the last one is the shortest."""
+    lengths = [integer(rng, 9, 30), 8 * integer(rng, 130, 140) + 1, 1]
+    return [ask(answer, lengths, 8), ask(answer, [3, 1], 1), ask(answer, [2, 3, 0], 7)]
 
 
 @holds("lengths that are multiples of the size")
@@ -104,6 +124,56 @@ slip(
     "Where the longest row is a multiple of the size, there is **one split too many**, "
     "empty in every row: rounding up is not the same as rounding down and adding 1.",
     ("max(1, math.ceil(max(lengths) / size))", "max(lengths) // size + 1"),
+)
+slip(
+    "number of the first row",
+    "The **first row** decides how many splits there are. It should be the longest, wherever it "
+    "stands.",
+    ("max(lengths)", "lengths[0]"),
+)
+slip(
+    "number of the shortest row",
+    "The **shortest row** decides how many splits there are: the last keys of longer ones "
+    "then belong to none.",
+    ("max(lengths)", "min(lengths)"),
+)
+slip(
+    "rounded to the nearest",
+    "The number of splits is rounded to the **nearest** whole number: where that is down, the last "
+    "keys belong to no split.",
+    ("math.ceil(max(lengths) / size)", "round(max(lengths) / size)"),
+)
+slip(
+    "stop not pulled back",
+    "stop runs **past the end of the row**: there the cells hold rubbish. Pull both ends back to "
+    "the row's length.",
+    ("min((s + 1) * size, length)", "(s + 1) * size"),
+)
+slip(
+    "empty at 0",
+    "Splits without keys are **(0, 0)**: pulled back to the end of the row, both ends are its "
+    "length.",
+    (
+        "(min(s * size, length), min((s + 1) * size, length))",
+        "(s * size, min((s + 1) * size, length)) if s * size < length else (0, 0)",
+    ),
+)
+slip(
+    "rows without keys left out",
+    "A row **without keys is left out**. Somebody must write its (0, −∞): it has as many splits as "
+    "every other row, all of them empty.",
+    ("for length in lengths\n", "for length in lengths if length\n"),
+)
+slip(
+    "rows sorted",
+    "The rows come out **sorted** by length: the caller counts on their order.",
+    ("for length in lengths\n", "for length in sorted(lengths)\n"),
+)
+slip(
+    "lengths for stops",
+    "The second number of a pair is **how many keys** the split has. It should be the first key "
+    "after them.",
+    ("min((s + 1) * size, length))", "max(0, min(size, length - s * size)))"),
 )
 slip(
     "no split at all",

@@ -71,11 +71,12 @@ def short_in_waves(answer, rng):
     return [ask(answer, 1, 5, 3, 2), ask(answer, *call), ask(answer, 2, 5, 3, 2)]
 
 
-@holds("8 blocks in 5 and in 7 splits")
+@holds("8 blocks in 5 and in 7 splits, 9 in 4")
 def empty_splits(answer, rng):
     programs = integer(rng, 2, 5)
-    # 8 blocks in 5 splits make chunks of 2: the fifth split is empty; with 7, so are two more
-    return [ask(answer, programs, 8, S, 4 * programs) for S in (5, 7)]
+    # 8 blocks in 5 splits make chunks of 2: the fifth split is empty; with 7, so are two more;
+    # 9 in 4 make chunks of 3, though 2 is nearer
+    return [ask(answer, programs, n, S, 4 * programs) for n, S in ((8, 5), (8, 7), (9, 4))]
 
 
 @holds("at most one split per block has work")
@@ -121,6 +122,60 @@ slip(
     "Splits **without a block** are counted as if they took a slot. Chunks are rounded "
     "up, so the first few splits may use up all the blocks.",
     ("math.ceil(blocks / chunk)", "num_splits"),
+)
+slip(
+    "at most one per block",
+    "Splits are capped at **one per block**, but some of the others may be empty as well: 8 blocks "
+    "in 5 splits make chunks of 2, and the fifth split gets none.",
+    ("math.ceil(blocks / chunk)", "min(num_splits, blocks)"),
+)
+slip(
+    "short split left out",
+    "The **short last split is not counted**: it has fewer blocks than a chunk, but it has some, "
+    "and takes a slot.",
+    ("math.ceil(blocks / chunk)", "max(1, blocks // chunk)"),
+)
+slip(
+    "one wave",
+    "All programs are taken to run **at once**. There are only `slots` of them at a time: the rest "
+    "wait for the next wave.",
+    ("math.ceil(running / slots) * chunk", "chunk"),
+)
+slip(
+    "last wave left out",
+    "The number of waves is rounded **down**: the last wave, not full, is left out.",
+    ("math.ceil(running / slots)", "max(1, running // slots)"),
+)
+slip(
+    "one wave too many",
+    "Where the programs just fill their waves, there is **one wave too many**: rounding up is not "
+    "the same as rounding down and adding 1.",
+    ("math.ceil(running / slots)", "(running // slots + 1)"),
+)
+slip(
+    "chunk one too large",
+    "Where the blocks divide evenly, a chunk is **one block too large**: rounding up is not the "
+    "same as rounding down and adding 1.",
+    ("math.ceil(blocks / num_splits)", "(blocks // num_splits + 1)"),
+)
+slip(
+    "chunk to the nearest",
+    "The number of blocks per split is rounded to the **nearest** whole number. Rounded down, S "
+    "chunks don't reach the last block.",
+    ("math.ceil(blocks / num_splits)", "max(1, int(blocks / num_splits + 0.5))"),
+)
+slip(
+    "results swapped",
+    "The two results are **swapped**: ticks come first, then busy.",
+    (
+        "return ticks, programs * blocks / (slots * ticks)",
+        "return programs * blocks / (slots * ticks), ticks",
+    ),
+)
+slip(
+    "in percent",
+    "busy is in **percent**: a share goes from 0 to 1.",
+    ("programs * blocks / (", "100 * programs * blocks / ("),
 )
 slip(
     "waves not rounded",
