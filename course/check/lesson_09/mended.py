@@ -271,7 +271,8 @@ slip(
     ("tl.cdiv(length, tl.num_programs(0))", "BLOCK_N"),
     (
         "tl.minimum((split + 1) * chunk, length)",
-        "tl.where(split + 1 == tl.num_programs(0), length, tl.minimum((split + 1) * chunk, length))",
+        "tl.where(split + 1 == tl.num_programs(0), length, "
+        "tl.minimum((split + 1) * chunk, length))",
     ),
 )
 slip(
