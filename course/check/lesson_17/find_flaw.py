@@ -183,15 +183,15 @@ slip(
 )
 slip(
     "zeros not tried",
-    "It never tries a device on which **zeros are as slow as anything**: a benchmark of zeros comes "
-    "out as honest.",
+    "It never tries a device on which **zeros are as slow as all else**: a benchmark of zeros "
+    "comes out as honest.",
     ("benchmark(StandIn(zeros=1.0)) > 1.1 * plain", "False"),
     see="4 · Which data",
 )
 slip(
     "cache not tried",
-    "It never tries a device **without a cache**: a benchmark that finds its inputs there comes out "
-    "as honest.",
+    "It never tries a device **without a cache**: a benchmark that finds its inputs there "
+    "comes out as honest.",
     ("benchmark(StandIn(cache_bytes=0)) > 1.1 * plain", "False"),
     see=COLD,
 )
