@@ -1,6 +1,7 @@
 """Exercise 8.1: the partial result of one split."""
 
 import math
+from dataclasses import replace
 
 import torch
 
@@ -9,7 +10,6 @@ from course.check.seen import Seen
 from course.check.spec import Exercise, also_right, holds, right, slip
 from reference.flash_decoding import partial_attention
 
-D = 16
 EPS = torch.finfo(torch.float32).eps
 SPLIT = "2 · Split"
 RAGGED = "6 · Ragged rows, and splits with nothing in them"
@@ -79,7 +79,8 @@ def seen(answer, q, k, v, start, stop, length, causal=True):
 
 
 def inputs(rng, Lq, capacity):
-    """Return random q (Lq, D) and k, v (capacity, D)."""
+    """Return random q (Lq, D) and k, v (capacity, D), of any width D."""
+    D = integer(rng, 5, 40)
     return tuple(torch.randn(rows, D, generator=rng) for rows in (Lq, capacity, capacity))
 
 
@@ -88,6 +89,15 @@ def by_hand(answer, rng):
     weights = torch.tensor([1.0, 2, 1, 6, 2, 2, 1, 1])
     values = torch.tensor([0.0, 4, 8, 1, 3, 9, 10, 14])
     return seen(answer, torch.ones(1, 1), weights.log()[:, None], values[:, None], 3, 6, 8)
+
+
+@holds("the mean of one value is that value, to the last digit")
+def one_key(answer, rng):
+    """Nothing is summed here, so that even 1e-6 too much in a denominator shows."""
+    weights, values = torch.rand(2, 6, 1, generator=rng) + 0.5
+    wanted = values[3], weights[3].log()
+    saw = seen(answer, torch.ones(1, 1), weights.log(), values, 3, 4, 6)
+    return replace(saw, wanted=(wanted[0][None], wanted[1]), atol=1e-7, rtol=4 * EPS)
 
 
 @holds("a split in the middle of the row")
@@ -106,21 +116,23 @@ def only_its_own(answer, rng):
     return seen(answer, q, k, v, start, stop, length, causal=False)
 
 
-@holds("scores around +200 and around −200")
+@holds("scores around +1000 in one row and around −1000 in the other")
 def far_from_zero(answer, rng):
+    """Too far for fp64, and too far from each other for one maximum."""
     several = []
-    for shift in (200.0, -200.0):
-        q, k, v = inputs(rng, 1, 24)
-        q[:, 0], k[:, 0] = math.sqrt(D), shift  # adds `shift` to every score
+    for shift in (1000.0, -1000.0):
+        q, k, v = inputs(rng, 2, 24)
+        q[:, 0], k[:, 0] = math.sqrt(q.shape[1]), shift  # adds `shift` to every score
+        q[1, 0] *= -1
         several.append(seen(answer, q, k, v, 6, 12, 24))
     return several
 
 
-@holds("Lq > 1 and causal, two splits", see=RAGGED)
+@holds("Lq > 1 and causal", see=RAGGED)
 def several_queries(answer, rng):
-    """A long last split, where keys numbered from 0 show, and one that ends before the row does."""
+    """A long last split, where keys numbered from 0 show, one that ends early, the whole row."""
     length, Lq = integer(rng, 24, 30), integer(rng, 4, 6)
-    ranges = [(integer(rng, 1, 2), length), (integer(rng, 10, 15), length - 2)]
+    ranges = [(integer(rng, 1, 2), length), (integer(rng, 10, 15), length - 2), (0, length)]
     return [seen(answer, *inputs(rng, Lq, length + 7), *ends, length) for ends in ranges]
 
 
@@ -158,7 +170,7 @@ slip(
 slip(
     "no max",
     "The exponentials are taken without subtracting the maximum first: scores around "
-    "200 overflow, scores around −200 vanish.",
+    "1000 overflow, scores around −1000 vanish, in fp64 as well.",
     ("torch.where(m == -torch.inf, 0.0, m)", "torch.zeros_like(m)"),
 )
 slip(

@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from course.check.draw import integer
 from course.check.guards import guarded, poisoned
 from course.check.kernel_inputs import EPS, randn
 from course.check.lesson_08.combine import merged
@@ -69,8 +70,10 @@ def split_by_split(
     tl.store(lse_ptr + row, m + tl.log(safe))
 
 
-def seen(answer, o, lse, given, S=0, D=0):
+def seen(answer, o, lse, given, S=0, D=0, **near):
     """Launch on o (S, rows, D), lse (S, rows), in poison; S, D: block sizes if larger than those.
+
+    near: the tolerances, if others than here.
 
     A sum of S terms is off by at most S roundings. An lse of size 200 is itself only known to
     200 roundings, and so are the weights made from it.
@@ -88,8 +91,7 @@ def seen(answer, o, lse, given, S=0, D=0):
         given,
         names=("o", "lse"),
         guards=(*ins, *outs),
-        atol=bound * size * max(1.0, o.abs().max().item()),
-        rtol=bound,
+        **near or {"atol": bound * size * max(1.0, o.abs().max().item()), "rtol": bound},
     )
 
 
@@ -112,14 +114,33 @@ def full_blocks(answer, rng):
 
 @holds("S and D smaller than their blocks, with NaN around")
 def odd_sizes(answer, rng):
-    given = "S = 5 in a block of 8, 3 rows, D = 6 in a block of 8"
-    return seen(answer, *partials(rng, 5, 3, 6), given, S=8, D=8)
+    S, D = integer(rng, 5, 7), integer(rng, 5, 7)
+    given = f"S = {S} in a block of 8, 3 rows, D = {D} in a block of 8"
+    return seen(answer, *partials(rng, S, 3, D), given, S=8, D=8)
 
 
-@holds("lse around +200 and around −200")
+@holds("dozens of splits, a wider o")
+def large_blocks(answer, rng):
+    S, D = integer(rng, 33, 60), integer(rng, 17, 31)
+    given = f"S = {S} in a block of 64, 2 rows, D = {D} in a block of 32"
+    return seen(answer, *partials(rng, S, 2, D), given, S=64, D=32)
+
+
+@holds("a single split comes out as it went in")
+def one_split(answer, rng):
+    """Not even 1e-6 in a denominator may change it."""
+    near = {"atol": 1e-7, "rtol": 4 * EPS}
+    return seen(answer, *partials(rng, 1, 2, 3), "S = 1, 2 rows, D = 3", D=4, **near)
+
+
+@holds("lse around ±1000, in all splits or in one")
 def far_from_zero(answer, rng):
+    """Too far for fp64; and where one split lies far from the first, that one is no ruler."""
     o, lse = partials(rng, 4, 2, 8)
-    return [seen(answer, o, lse + x, f"lse around {x + 5:g}") for x in (200.0, -200.0)]
+    alone = torch.zeros_like(lse)
+    alone[0, 0], alone[2, 1] = -1000.0, 1000.0
+    cases = (1000.0, "around 1000"), (-1000.0, "around −1000"), (alone, "one far from the others")
+    return [seen(answer, o, lse + x, f"lse: {told}") for x, told in cases]
 
 
 @holds("empty splits anywhere")
@@ -145,14 +166,14 @@ slip(
 )
 slip(
     "no max",
-    "The exponentials are taken **without subtracting the largest lse** first: around 200 "
-    "they overflow, around −200 they vanish.",
+    "The exponentials are taken **without subtracting the largest lse** first: around 1000 "
+    "they overflow, around −1000 they vanish, in fp64 as well.",
     ('tl.where(m == float("-inf"), 0.0, m)', "0.0"),
     ("m + tl.log", "tl.log"),
 )
 slip(
     "no max, plain sum",
-    "**The largest lse is not subtracted** before the exponentials: around 200 they overflow "
+    "**The largest lse is not subtracted** before the exponentials: around 1000 they overflow "
     "to inf, and inf / inf is NaN. And where the sum is 0, o is 0 / 0.",
     ('tl.where(m == float("-inf"), 0.0, m)', "0.0"),
     ("tl.where(l == 0.0, 1.0, l)", "l"),
@@ -161,7 +182,7 @@ slip(
 slip(
     "no max, plain log",
     "The exponentials are taken of the **raw lse**. Subtract the largest lse first, and add "
-    "it back at the end: otherwise 200 overflows and −200 counts for nothing.",
+    "it back at the end: otherwise 1000 overflows and −1000 counts for nothing.",
     ('tl.where(m == float("-inf"), 0.0, m)', "0.0"),
     ("m + tl.log(l_safe)", "tl.log(l)"),
 )
@@ -173,8 +194,8 @@ slip(
 )
 slip(
     "empty",
-    "A row whose splits are **all empty** gives NaN: −inf − (−inf). Only the subtraction "
-    "needs a stand-in for the maximum.",
+    "A row whose splits are **all empty** gives NaN: −inf − (−inf), or nothing is stored for it. "
+    "Store (0, −inf); only the subtraction needs a stand-in for the maximum.",
     ('tl.where(m == float("-inf"), 0.0, m)', "m"),
 )
 slip(
@@ -212,6 +233,69 @@ slip(
     "divided by S",
     "The weighted sum is divided by the **number of splits**, not by the sum of the weights.",
     ("/ l_safe", "/ num_splits"),
+)
+slip(
+    "lse stored in base 2",
+    "The lse that is stored is in **base 2**. Base 2 may be used inside a kernel; what leaves it "
+    "is a natural logarithm.",
+    ("m + tl.log(l_safe)", "(m + tl.log(l_safe)) * 1.4426950408889634"),
+)
+slip(
+    "lse half in base 2",
+    "lse adds a **logarithm in base 2** to a maximum in natural units. Both have to be natural.",
+    ("tl.log(", "tl.log2("),
+)
+slip(
+    "exp2 of natural",
+    "The weights are **powers of 2**, but lse is a natural logarithm: its weights are powers of e.",
+    ("tl.exp(", "tl.exp2("),
+)
+slip(
+    "empty lse 0",
+    "A row whose splits are all **empty gets a finite lse**: the stand-in for the maximum is added "
+    "back, and the log of the safe sum is 0. Its lse is −inf.",
+    ("m + tl.log", "ruler + tl.log"),
+)
+slip(
+    "ruler at least 0",
+    "The maximum **starts at 0** instead of −inf. Where all lse are far below 0, every exponential "
+    "vanishes, and an empty row gets lse = 0.",
+    ("m = tl.max(lse_s, 0)", "m = tl.maximum(tl.max(lse_s, 0), 0.0)"),
+)
+slip(
+    "lse is m",
+    "What is stored as lse is **the largest lse** of the splits. The other splits count too: add "
+    "the logarithm of the sum.",
+    ("m + tl.log(l_safe)", "m"),
+)
+slip(
+    "first split as ruler",
+    "The **first split's lse** is subtracted, not the largest: where another is far above it, the "
+    "exponentials overflow.",
+    ("m = tl.max(lse_s, 0)", "m = tl.load(lse_partial_ptr + row)"),
+)
+slip(
+    "one split too many",
+    "The mask is **off by one**: splits are numbered 0 to num_splits − 1, so `<=` lets in one that "
+    "is not there.",
+    ("offs_s < num_splits", "offs_s <= num_splits"),
+)
+slip(
+    "one split too few",
+    "The mask leaves out the **last split**.",
+    ("offs_s < num_splits", "offs_s < num_splits - 1"),
+)
+slip(
+    "BLOCK_D for D",
+    "Rows are taken to be **BLOCK_D** numbers apart. The tensors have D numbers a row; only the "
+    "block is wider.",
+    ("offs[:, None] * D", "offs[:, None] * BLOCK_D"),
+    ("row * D", "row * BLOCK_D"),
+)
+slip(
+    "o stored too wide",
+    "The store of o has **no mask on D**: its last lanes write into the next row.",
+    (" / l_safe, mask=mask_d", " / l_safe"),
 )
 slip(
     "no width",

@@ -1,6 +1,7 @@
 """Exercise 9.1: which keys a program gets."""
 
 from collections import Counter
+from numbers import Integral
 
 from course.check.draw import integer
 from course.check.seen import Seen
@@ -36,6 +37,16 @@ def seen(answer, length, splits, block_n):
     return [Seen.of(answer, args, wanted=key_range(*args), names=names) for args in asked]
 
 
+@holds("whole numbers: range() takes no others")
+def ints(answer, rng):
+    length, splits = integer(rng, 40, 90), integer(rng, 2, 4)
+    found = answer(length, splits - 1, splits, 16)
+    found = found if isinstance(found, (tuple, list)) else [found]
+    kinds = ["int" if isinstance(x, Integral) else type(x).__name__ for x in found]
+    given = f"length = {length}, split = {splits - 1}, num_splits = {splits}: the types"
+    return Seen(", ".join(kinds), "int, int", given)
+
+
 @holds("130 keys, blocks of 16, four splits")
 def by_hand(answer, rng):
     return seen(answer, 130, 4, 16)
@@ -53,6 +64,12 @@ def ragged(answer, rng):
     splits, block_n = integer(rng, 3, 5), 2 ** integer(rng, 4, 6)
     blocks = splits * integer(rng, 2, 4) + 1
     return seen(answer, block_n * blocks + integer(rng, 1, block_n - 1), splits, block_n)
+
+
+@holds("any block size from 1 on, and a row too long for fp32")
+def any_block(answer, rng):
+    cases = (integer(rng, 50, 99), 3), (integer(rng, 50, 99), 1), (2**24 + 1, 1), (2**25 + 7, 6)
+    return [one for length, block_n in cases for one in seen(answer, length, 3, block_n)]
 
 
 @holds("together the splits make up the row")
@@ -128,6 +145,69 @@ slip(
     "start runs **past the end of the row**. An empty split is (length, length): clamp "
     "both start and stop.",
     ("min(split * chunk, length)", "split * chunk"),
+)
+slip(
+    "floats",
+    "start and stop are **floats**. They are positions of keys, and `range` takes none but ints: "
+    "divide with `//`, or round up with `triton.cdiv`.",
+    (
+        "return start, min(start + chunk, length)",
+        "return float(start), min(start + chunk, length) / 1",
+    ),
+)
+slip(
+    "neither clamped",
+    "Both start and stop run **past the end of the row**. Pull back to `length` what is larger: an "
+    "empty split is (length, length).",
+    ("min(split * chunk, length)", "split * chunk"),
+    ("min(start + chunk, length)", "start + chunk"),
+)
+slip(
+    "a block too many",
+    "Rounding up by **+ 1** is wrong where the division comes out even: then there is a block too "
+    "many.",
+    ("triton.cdiv(length, BLOCK_N)", "(length // BLOCK_N + 1)"),
+)
+slip(
+    "chunk too large",
+    "The blocks per split are rounded up by **+ 1**. Where the blocks can be divided evenly, each "
+    "split takes one too many, and the last ones go short.",
+    (
+        "triton.cdiv(triton.cdiv(length, BLOCK_N), num_splits)",
+        "(triton.cdiv(length, BLOCK_N) // num_splits + 1)",
+    ),
+)
+slip(
+    "in blocks, not clamped",
+    "start and stop are counted in **blocks**, and a split without blocks lies past the end. The "
+    "kernel needs key positions, at most `length`.",
+    (" * BLOCK_N", ""),
+)
+slip(
+    "a count for stop",
+    "The second number is **how many keys** the split has. It should be where the split ends: "
+    "start plus that.",
+    (
+        "return start, min(start + chunk, length)",
+        "return start, min(start + chunk, length) - start",
+    ),
+)
+slip(
+    "balanced",
+    "The blocks are spread as **evenly** as they can be. Here every split takes equally many, "
+    "rounded up, and the last ones what is left.",
+    (
+        "start = min(split * chunk, length)",
+        "n = triton.cdiv(length, BLOCK_N)\n"
+        "    start = min(split * n // num_splits * BLOCK_N, length)\n"
+        "    chunk = (split + 1) * n // num_splits * BLOCK_N - start",
+    ),
+)
+slip(
+    "the last to the end",
+    "The **last split always gets `length` as its stop, or runs on to it**. With fewer blocks than "
+    "splits its stop is right, but others must be pulled back too.",
+    ("min(start + chunk, length)", "length if split == num_splits - 1 else start + chunk"),
 )
 slip(
     "in blocks",

@@ -18,8 +18,8 @@ from kernels.runtime import device
 import triton
 import triton.language as tl
 
+NAMES = "keys of each split", "o", "lse"
 BLOCKS = "2 · Which keys: the row's own length, in whole blocks"
-D, BLOCK_N = 16, 16
 
 
 @right
@@ -81,26 +81,27 @@ def whole_blocks_each(
     tl.store(lse_ptr + split + tl.arange(0, 1), lse)
 
 
-def seen(answer, q, k, v, splits, length=None):
+def seen(answer, q, k, v, splits, length=None, block_n=16, scale=None):
     """Run the kernel over the first `length` keys of k, v, with NaN around them; merge in fp64.
 
     length: default: all of them. Where a split begins and ends is up to the answer, so only the
     merged result is judged. A sum of `length` terms is off by at most `length` roundings, each the
     size of the largest score or value.
     """
-    length = length or len(k)
+    D, length = len(q), length or len(k)
+    scale = scale or 1 / math.sqrt(D)
     cache = [guarded(x, name) for x, name in ((q, "q"), (k, "k"), (v, "v"))]
     o = poisoned((splits, D), name="o", device=device())
     lse = poisoned((splits,), name="lse", device=device())
     tensors = [x.tensor for x in (*cache, o, lse)]
-    answer[(splits,)](*tensors, length, LOG2_E / math.sqrt(D), D=D, BLOCK_N=BLOCK_N)
-    scores = k[:length].double() @ q.double() / math.sqrt(D)
+    answer[(splits,)](*tensors, length, LOG2_E * scale, D=D, BLOCK_N=block_n)
+    scores = k[:length].double() @ q.double() * scale
     wanted = torch.softmax(scores, 0) @ v[:length].double(), scores.logsumexp(0)
     size = max(1.0, scores.abs().max().item(), v.abs().max().item())
     return Seen(
         merged(o.tensor, lse.tensor),
         tuple(x.float() for x in wanted),
-        f"{length} keys in {splits} splits, blocks of {BLOCK_N}",
+        f"{length} keys in {splits} splits, blocks of {block_n}, D = {D}",
         names=("o", "lse"),
         guards=(*cache, o, lse),
         atol=EPS * length * size**2,
@@ -108,7 +109,7 @@ def seen(answer, q, k, v, splits, length=None):
     )
 
 
-def fresh(rng, length):
+def fresh(rng, length, D=16):
     """Return random q (D,), k and v (length, D)."""
     return randn(rng, D), randn(rng, length, D), randn(rng, length, D)
 
@@ -120,7 +121,12 @@ def one_split(answer, rng):
 
 @holds("every split ends at the end of a block")
 def whole_blocks(answer, rng):
-    return seen(answer, *fresh(rng, 96), 3)
+    """With another D, block and scale than the lesson's, too."""
+    scale = 0.3 + 0.3 * torch.rand((), generator=rng).item()
+    return [
+        seen(answer, *fresh(rng, 96), 3),
+        seen(answer, *fresh(rng, 96, 32), 3, block_n=32, scale=scale),
+    ]
 
 
 @holds("all scores 0: exp(lse) is the number of keys")
@@ -141,6 +147,30 @@ def counts_the_keys(answer, rng):
 @holds("splits that end inside a block")
 def ragged_splits(answer, rng):
     return [seen(answer, *fresh(rng, integer(rng, low, low + 12)), 4) for low in (66, 100)]
+
+
+@holds("no split has more than its share, in whole blocks")
+def shares(answer, rng):
+    """With scores of 0, exp of a split's lse is the number of its keys."""
+    length, counts = integer(rng, 98, 110), []
+
+    class Counting:
+        """Launches the answer, and looks at the lse of each split before they are merged."""
+
+        def __getitem__(self, grid):
+            def launch(*args, **constants):
+                answer[grid](*args, **constants)
+                counts.extend(args[4].exp().tolist())
+
+            return launch
+
+    q, k, v = fresh(rng, length)
+    saw = seen(Counting(), torch.zeros_like(q), k, v, 3)
+    most = 3 * 16  # 7 blocks in 3 splits: 3 at most
+    kept = all(count < most + 0.5 for count in counts)
+    told = " + ".join(f"{x:.0f}" if math.isfinite(x) else "NaN" for x in counts)
+    got = "shared" if kept else f"{told} keys"
+    return replace(saw, got=(got, *saw.got), wanted=("shared", *saw.wanted), names=NAMES)
 
 
 @holds("five keys in eight splits")
@@ -200,6 +230,70 @@ slip(
     "A masked key has a **score of 0**, and so the weight e⁰ = 1, even past the end of the "
     "row. Only a score of −∞ has no weight.",
     ('* scale_log2, float("-inf")', "* scale_log2, 0.0"),
+)
+slip(
+    "lse in base 2",
+    "lse is **in base 2**. The loop may use base 2 inside, but what leaves a kernel is a natural "
+    "logarithm, and the merge takes it for one.",
+    ("tl.arange(0, 1), lse)", "tl.arange(0, 1), lse * 1.4426950408889634)"),
+)
+slip(
+    "o not normalised",
+    "o is still the **plain weighted sum**: it has to be divided by l. lse says how much a split "
+    "counts; o must be a mean, or that amount counts twice in the merge.",
+    ("offs_d, o)", "offs_d, acc)"),
+)
+slip(
+    "nothing for empty",
+    "A split without keys gives **NaN**: l is 0 there, and 0 / 0 is not a number. It should leave "
+    "o = 0 and lse = −inf, as `finalize` does.",
+    ("finalize(m_log2, l, acc)", "acc / l[:, None], (m_log2 + tl.log2(l)) * 0.6931471805599453"),
+)
+slip(
+    "empty lse 0",
+    "A split without keys has **lse = 0**: in the merge it counts as much as a key with score 0. "
+    "Its lse must be −inf.",
+    ("tl.arange(0, 1), lse)", "tl.arange(0, 1), tl.where(l == 0.0, 0.0, lse))"),
+)
+slip(
+    "one split does it all",
+    "**One split takes all keys**, and the others none. The result is right, but nothing is "
+    "shared: every split should get its part of the row.",
+    (
+        "tl.minimum(split * chunk, length), tl.minimum((split + 1) * chunk, length)",
+        "0, tl.where(split == 0, length, 0)",
+    ),
+)
+slip(
+    "the last takes the rest",
+    "Each split takes one block, and **the last all the rest**: the others wait for it. Divide the "
+    "row by the number of splits.",
+    ("tl.cdiv(length, tl.num_programs(0))", "BLOCK_N"),
+    (
+        "tl.minimum((split + 1) * chunk, length)",
+        "tl.where(split + 1 == tl.num_programs(0), length, "
+        "tl.minimum((split + 1) * chunk, length))",
+    ),
+)
+slip(
+    "one key too few",
+    "The mask is **off by one**: the last key before stop belongs to the split as well.",
+    ("[:, None] < stop", "[:, None] < stop - 1"),
+)
+slip(
+    "scale of its own",
+    "The scores are scaled by **1/√D**, whatever `scale_log2` says. The caller chooses the scale.",
+    ("* scale_log2", "* (1.4426950408889634 * D**-0.5)"),
+)
+slip(
+    "not scaled",
+    "The scores are **not multiplied by `scale_log2`**.",
+    ("[:, None] * scale_log2", "[:, None]"),
+)
+slip(
+    "acc overwritten",
+    "Each block **replaces acc** instead of adding to it: only the split's last block counts in o.",
+    ("acc += tl.sum", "acc = tl.sum"),
 )
 slip(
     "empty ones silent",

@@ -13,8 +13,6 @@ from kernels.runtime import device
 import triton
 import triton.language as tl
 
-D, BLOCK_M = 16, 16
-
 
 @right
 @triton.jit
@@ -67,14 +65,15 @@ def packed(q, Hkv, block_m):
 
 def seen(answer, q, guard, Hkv, given):
     """Launch on q, a view of what `guard` guards; the tiles, being copies, must agree exactly."""
-    B, Lq, Hq, _ = q.shape
-    out = poisoned((B, Hkv, BLOCK_M, D), name="tile", device=device())
-    answer[(Hkv, B)](q, out.tensor, *q.stride()[:3], Lq, G=Hq // Hkv, D=D, BLOCK_M=BLOCK_M)
-    wanted = packed(q, Hkv, BLOCK_M)
+    B, Lq, Hq, D = q.shape
+    block_m = max(16, 1 << (Lq * Hq // Hkv - 1).bit_length())
+    out = poisoned((B, Hkv, block_m, D), name="tile", device=device())
+    answer[(Hkv, B)](q, out.tensor, *q.stride()[:3], Lq, G=Hq // Hkv, D=D, BLOCK_M=block_m)
+    wanted = packed(q, Hkv, block_m)
     return Seen(out.tensor, wanted, given, atol=0.0, rtol=0.0, guards=(guard, out))
 
 
-def plain(answer, rng, B, Lq, G, Hkv, given):
+def plain(answer, rng, B, Lq, G, Hkv, given, D=16):
     """Ask with a contiguous q, with NaN around it."""
     guard = guarded(randn(rng, B, Lq, G * Hkv, D), "q")
     return seen(answer, guard.tensor, guard, Hkv, f"{given}: B = {B}, Lq = {Lq}, G = {G}")
@@ -91,9 +90,12 @@ def several_tokens(answer, rng):
     return plain(answer, rng, 1, Lq, 4, 2, "several tokens, 8 query heads on 2 KV heads")
 
 
-@holds("G = 3, three KV heads")
+@holds("G no power of two; several D and BLOCK_M")
 def odd_group(answer, rng):
-    return plain(answer, rng, 1, integer(rng, 2, 5), 3, 3, "9 query heads on 3 KV heads")
+    return [
+        plain(answer, rng, 1, integer(rng, 2, 5), 3, 3, "9 query heads on 3 KV heads"),
+        plain(answer, rng, 1, integer(rng, 6, 9), 7, 1, "7 query heads on a KV head", D=8),
+    ]
 
 
 @holds("each row of the batch has its own tiles")
@@ -108,7 +110,7 @@ def full_tile(answer, rng):
 
 @holds("strides that do not follow from the shape")
 def another_layout(answer, rng):
-    guard = guarded(randn(rng, 2, 8, 3, D), "q")  # (B, Hq, Lq, D), passed as a view
+    guard = guarded(randn(rng, 2, 8, 3, 32), "q")  # (B, Hq, Lq, D), passed as a view
     given = "a transposed view as q: B = 2, Lq = 3, G = 4"
     return seen(answer, guard.tensor.transpose(1, 2), guard, 2, given)
 

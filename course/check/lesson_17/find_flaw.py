@@ -182,6 +182,20 @@ slip(
     see=COLD,
 )
 slip(
+    "zeros not tried",
+    "It never tries a device on which **zeros are as slow as all else**: a benchmark of zeros "
+    "comes out as honest.",
+    ("benchmark(StandIn(zeros=1.0)) > 1.1 * plain", "False"),
+    see="4 · Which data",
+)
+slip(
+    "cache not tried",
+    "It never tries a device **without a cache**: a benchmark that finds its inputs there "
+    "comes out as honest.",
+    ("benchmark(StandIn(cache_bytes=0)) > 1.1 * plain", "False"),
+    see=COLD,
+)
+slip(
     "never none",
     'It **always finds a flaw**: whatever is left after two trials is called "zeros". An '
     'honest benchmark has to come out as "none", so zeros need a trial of their own.',
