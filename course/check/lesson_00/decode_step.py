@@ -31,9 +31,9 @@ def draw(rng, Lk, D):
     return q, *(torch.randn(Lk, D, generator=rng) for _ in "kv")
 
 
-def seen(answer, q, k, v):
+def seen(answer, q, k, v, **near):
     wanted = attention(q[None, None, None], k[None, :, None], v[None, :, None])[0, 0, 0]
-    return Seen.of(answer, (q, k, v), wanted=wanted)
+    return Seen.of(answer, (q, k, v), wanted=wanted, **near)
 
 
 @holds("a single key gets all the weight")
@@ -71,7 +71,8 @@ def large_scores(answer, rng):
         q, k, v = draw(rng, 5, 4)
         q[0], k[:, 1:] = 2.0, 0.0
         k[:, 0] = near + torch.randint(4, (5,), generator=rng)
-        found.append(seen(answer, q, k, v))
+        # near 1000 a score, or the lse, is rounded by up to 6e-5: so are the weights, several times
+        found.append(seen(answer, q, k, v, atol=1e-3, rtol=1e-3))
     return found
 
 

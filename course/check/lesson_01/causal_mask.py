@@ -162,10 +162,8 @@ slip(
 for dtype in ("int", "byte"):
     slip(
         f"in integers, {dtype}",
-        "The zeros and ones are in the right places, but they are **integers** (as `.{dtype}()` "
-        "makes them). `~mask` would turn 1 into something else than 0: make it bool.".format(
-            dtype=dtype
-        ),
+        "The zeros and ones are in the right places, but they are **integers**, as if made by "
+        f"`.{dtype}()`. `~mask` would turn 1 into something else than 0: make it bool.",
         ("return ", "return ("),
         (" position\n", f" position).{dtype}()\n"),
     )

@@ -165,7 +165,8 @@ slip(
 slip(
     "k and v repeated",
     "The numbers are right, but on the way k or v was **copied for every query head**, or "
-    "multiplied entry by entry into something as large. That throws away the saving of GQA: give q the extra dimension instead.",
+    "multiplied entry by entry into something as large. That throws "
+    "away the saving of GQA: give q the extra dimension instead.",
     ("    Hkv =", "    G = q.shape[2] // k.shape[2]\n    Hkv ="),
     ("    Hkv =", "    k, v = k.repeat_interleave(G, 2), v.repeat_interleave(G, 2)\n    Hkv ="),
 )

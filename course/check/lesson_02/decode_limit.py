@@ -70,6 +70,8 @@ def near_the_ridge(answer, rng):
         seen(answer, 126, 1, 2, 250.0, 2000.0),
         seen(answer, 50 // queries * 5, queries, 4, 250.0, 2000.0),
         seen(answer, 75, 1, 1, 250.0, 2000.0),
+        seen(answer, 200, 1, 2, 500.0, 2000.0),
+        seen(answer, 1, 1, 2, 1000.0, 100.0),
     ]
 
 
