@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from course.check.seen import Seen
@@ -151,6 +152,8 @@ def _kind(x: Any) -> str:
 def _differ_in_numbers(got: Any, wanted: Any, near: Tolerance, where: str) -> Complaint | None:
     named = f"`{where}`" if where else "The answer"
     plain = _is_number(wanted)
+    if isinstance(got, np.generic):
+        got = got.item()  # NumPy's numbers are numbers
     if not (isinstance(got, torch.Tensor) or _is_number(got)):
         return Complaint("structure", f"{named} must be {_kind(wanted)}; got {_kind(got)}.")
     if isinstance(got, torch.Tensor) and got.layout != torch.strided:

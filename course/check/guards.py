@@ -44,8 +44,9 @@ class Guarded:
 
     def intact(self) -> bool:
         """Return whether everything outside `tensor` is bit for bit as it was."""
-        now = _bytes(self._buffer)
-        return torch.equal(now[self._surroundings], self._before[self._surroundings])
+        # entry by entry: indexing by a mask wakes all threads, which costs 100 times as much
+        changed = (_bytes(self._buffer) != self._before).any(-1)
+        return not bool((changed & self._surroundings).any())
 
 
 def guarded(

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from course.check.guards import Guarded
 from course.check.wording import short
 
@@ -59,17 +61,30 @@ class Seen:
     ) -> Seen:
         """Call `answer(*args, **kwargs)`; describe the inputs automatically if `given` is None.
 
+        wanted may be made of the arguments themselves: it is copied before the call.
         options: the other fields of `Seen` (atol, rtol, names, guards, any_dtype, remark).
         """
         kwargs = kwargs or {}
         if given is None:
             given = describe_call(answer, args, kwargs)
+        wanted = copied(wanted)  # an answer may write into its arguments
         try:
             got = answer(*args, **kwargs)
         except Exception as error:
             error.add_note(given)  # the report says which inputs raised it
             raise
         return cls(got, wanted, given, **options)
+
+
+def copied(value: Any) -> Any:
+    """Return `value` with every tensor in it copied; tuples, lists and dicts keep their types."""
+    if isinstance(value, torch.Tensor):
+        return value.clone()
+    if isinstance(value, dict):
+        return {key: copied(part) for key, part in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_make"):
+        return value._make(map(copied, value))
+    return type(value)(map(copied, value)) if type(value) in (tuple, list) else value
 
 
 def describe_call(answer: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> str:

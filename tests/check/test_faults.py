@@ -2,13 +2,25 @@
 
 import contextlib
 import time
+from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from doubling import DOUBLE, double, having, probing, told
 
 from course.check import Seen, judge
+from course.check.compare import complain
+from course.check.kinds import kind
+from course.check.observe import tensors_in
 from course.check.report import Status
+
+
+class Named(NamedTuple):
+    """Two values with names."""
+
+    x: torch.Tensor
+    n: int
 
 
 @pytest.mark.parametrize(
@@ -156,3 +168,26 @@ def test_endless_answer_is_stopped():
     assert time.monotonic() - start < 5
     assert report.status is Status.FAIL and "longer than 0.3 s" in told(report)
     assert "1 more not tried" in told(report)
+
+
+def test_what_is_wanted_is_not_what_the_answer_writes():
+    x = torch.ones(2)
+    for wanted in (x, (x, 3), [x], {"x": x}, Named(x, 3)):
+        x.fill_(1)
+        seen = Seen.of(lambda x: x.zero_(), (x,), wanted=wanted)
+        assert type(seen.wanted) is type(wanted)
+        kept = next(t for _, t in tensors_in((seen.wanted,)))
+        assert kept.tolist() == [1, 1] and x.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(np.int64(3), "int"), ((1, 2.0), "int and float"), (True, "bool"), (torch.ones(1), "Tensor")],
+)
+def test_kinds_of_values(value, said):
+    assert kind(value) == said
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert complain(Seen(np.int64(3), 3)) is None
+    assert complain(Seen(np.int64(4), 3)).kind == "value"

@@ -1,6 +1,7 @@
 """Exercise 0.2: the bytes of keys and values that a decode step reads."""
 
 from course.check.draw import integer
+from course.check.kinds import kinds_seen
 from course.check.seen import Seen
 from course.check.spec import Exercise, also_right, holds, right, slip
 
@@ -20,7 +21,7 @@ def numbers(rng):
     Lk = integer(rng, 1000, 99_999)
     Hkv = integer(rng, 2, 8)
     G = integer(rng, 2, 8)
-    D = 32 * integer(rng, 1, 8)
+    D = 2 * integer(rng, 10, 150) + 1
     return Lk, G * Hkv, Hkv, D, 2 ** integer(rng, 0, 2)
 
 
@@ -40,8 +41,7 @@ def as_in_the_lesson(answer, rng):
 
 @holds("the result is an int")
 def a_whole_number(answer, rng):
-    kind = type(answer(*numbers(rng))).__name__
-    return Seen(kind, "int", "the type of the result")
+    return kinds_seen(answer, numbers(rng), "int")
 
 
 @holds("random lengths, heads and sizes")
@@ -85,6 +85,68 @@ slip(
     "bits",
     "This counts **bits**: the size of a number is already in bytes.",
     ("2 *", "16 *"),
+)
+slip(
+    "size fixed at 2",
+    "Every number is taken to have 2 bytes: **`bytes_per_number` does not appear**.",
+    ("* bytes_per_number", "* 2"),
+)
+slip(
+    "heads left out",
+    "`Hkv` does not appear: **every KV head** has keys and values of its own.",
+    (" * Hkv", ""),
+)
+slip(
+    "the group for the heads",
+    "This counts **Hq / Hkv** heads: that is how many query heads share a KV head, not how many "
+    "KV heads there are.",
+    ("* Hkv", "* (Hq // Hkv)"),
+)
+slip(
+    "one token",
+    "These are the bytes of **one token**. A step reads the keys and values of all Lk of them.",
+    (" * Lk", ""),
+)
+slip(
+    "D left out",
+    "`D` does not appear: a key is not one number but **D of them**.",
+    (" * D", ""),
+)
+slip(
+    "D fixed at 64",
+    "Every key is taken to have **64 numbers**, as in the lesson. Here it has D.",
+    ("* D", "* 64"),
+)
+slip(
+    "query and output counted",
+    "**q and o** are counted as well. The task asks for the bytes of keys and values alone.",
+    ("2 * Lk * Hkv", "2 * (Lk * Hkv + Hq)"),
+)
+slip(
+    "the query counted",
+    "**The query** is counted as well. The task asks for the bytes of keys and values alone.",
+    ("2 * Lk * Hkv", "(2 * Lk * Hkv + Hq)"),
+)
+slip(
+    "KV heads and query heads",
+    "The heads of **keys and queries** are added. The cache has Hkv heads of keys, and as many of "
+    "values.",
+    ("2 * Lk * Hkv", "Lk * (Hkv + Hq)"),
+)
+slip(
+    "one token more",
+    "There is **one token too many**: the new one is among the Lk already.",
+    ("* Lk", "* (Lk + 1)"),
+)
+slip(
+    "one token less",
+    "There is **one token too few**: all Lk of them are read.",
+    ("* Lk", "* (Lk - 1)"),
+)
+slip(
+    "a tensor",
+    "The number is right, but it is a **tensor**: a plain whole number is asked.",
+    ("return 2 * Lk", "import torch\n    return torch.tensor(2) * Lk"),
 )
 
 CACHE_BYTES = Exercise.of(

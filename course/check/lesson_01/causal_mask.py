@@ -51,7 +51,13 @@ def more_queries(answer, rng):
 @holds("Lk = 0 or Lq = 0: an empty mask of the right shape")
 def nothing(answer, rng):
     n = integer(rng, 1, 4)
-    return [seen(answer, n, 0), seen(answer, 0, n)]
+    return [seen(answer, n, 0), seen(answer, 0, n), seen(answer, 0, 0)]
+
+
+@holds("hundreds of keys")
+def a_long_cache(answer, rng):
+    """Wider than what fits into an integer of 8 bits, or into a mask made beforehand."""
+    return seen(answer, integer(rng, 20, 40), integer(rng, 270, 320))
 
 
 slip(
@@ -103,6 +109,43 @@ slip(
     ("torch.arange(Lk)[None, :]", "torch.arange(Lk)[:, None]"),
 )
 slip(
+    "distance always positive",
+    "The distance between queries and keys is **made positive**. With more queries than keys it is "
+    "negative: the first queries came before any key and see nothing.",
+    ("(Lk - Lq)", "abs(Lk - Lq)"),
+)
+slip(
+    "at least key 0",
+    "Queries that came before any key still see **key 0**: their position is negative, and must "
+    "stay so.",
+    ("torch.arange(Lq)[:, None] + (Lk - Lq)", "(torch.arange(Lq)[:, None] + (Lk - Lq)).clamp(0)"),
+)
+slip(
+    "nothing hidden",
+    "**Nothing is hidden**: every query sees every key, the future as well. The queries are the "
+    "last Lq tokens, not Lq more behind the Lk keys.",
+    ("(Lk - Lq)", "Lk"),
+)
+slip(
+    "only itself",
+    "Each query sees **its own token alone**. It sees all before it, too.",
+    ("<=", "=="),
+)
+slip(
+    "two off",
+    "Each query sees **two tokens of the future**: the triangle starts too far to the right. "
+    "The last query is at key Lk - 1.",
+    ("Lk - Lq", "Lk - Lq + 2"),
+)
+slip(
+    "a window",
+    "Keys far back are **hidden**: the code knows only so many. Each query sees all before it, "
+    "however many there are.",
+    ("<= position", "<= position) & (torch.arange(Lk) > position - 64"),
+    ("return torch", "return (torch"),
+    ("64\n", "64)\n"),
+)
+slip(
     "in floats",
     "The zeros and ones are in the right places, but they are **floats**. `~mask` and "
     "`masked_fill` need a mask of dtype bool.",
@@ -115,6 +158,21 @@ slip(
     "Make it a mask of dtype bool.",
     ("return ", "return ("),
     (" position\n", " position).long()\n"),
+)
+for dtype in ("int", "byte"):
+    slip(
+        f"in integers, {dtype}",
+        "The zeros and ones are in the right places, but they are **integers**, as if made by "
+        f"`.{dtype}()`. `~mask` would turn 1 into something else than 0: make it bool.",
+        ("return ", "return ("),
+        (" position\n", f" position).{dtype}()\n"),
+    )
+slip(
+    "to be added, finite",
+    "This is a mask **to be added to the scores**, with a huge negative number for -inf. The task "
+    "asks for a bool mask, True where a query may see.",
+    ("return ", "return torch.where("),
+    (" position\n", " position, 0.0, -1e9)\n"),
 )
 slip(
     "to be added",

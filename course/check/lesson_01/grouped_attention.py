@@ -8,14 +8,15 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from course.check.compare import complain
+from course.check.draw import integer
 from course.check.seen import Seen
 from course.check.spec import Exercise, also_right, holds, right, slip
 
 SCALE = "1 · One query, four keys"
 D = 16
-# fp32, values up to about 4: a score is a sum of D products, an output one of at most 12 weights,
-# and either may be off by eps times its number of terms. Twice that, for softmax and scale.
-TOLERANCE = 2 * 4 * (D + 12) * torch.finfo(torch.float32).eps
+# fp32, values up to about 4: a score is a sum of at most 32 products, an output one of at most 24
+# weights, and either may be off by eps times its number of terms.
+TOLERANCE = 4 * (32 + 24) * torch.finfo(torch.float32).eps
 
 
 @right
@@ -43,14 +44,15 @@ def one_by_one(q, k, v):
     G, heads = q.shape[2] // k.shape[2], []
     for h in range(q.shape[2]):
         one_q, one_k, one_v = q[:, :, h].double(), k[:, :, h // G].double(), v[:, :, h // G]
-        p = torch.softmax(one_q @ one_k.transpose(1, 2) / math.sqrt(q.shape[3]), -1)
-        heads.append(p @ one_v.double())
+        scores = one_q @ one_k.transpose(1, 2) / math.sqrt(q.shape[3])
+        p = torch.exp(scores - scores.amax(-1, keepdim=True))  # softmax would wake all threads
+        heads.append(p @ one_v.double() / p.sum(-1, keepdim=True))
     return torch.stack(heads, 2).float()
 
 
-def draw(rng, Lq, Hq, Hkv, Lk=9):
-    q = torch.randn(2, Lq, Hq, D, generator=rng)
-    return q, *(torch.randn(2, Lk, Hkv, D, generator=rng) for _ in "kv")
+def draw(rng, Lq, Hq, Hkv, Lk=9, D=D, B=2):
+    q = torch.randn(B, Lq, Hq, D, generator=rng)
+    return q, *(torch.randn(B, Lk, Hkv, D, generator=rng) for _ in "kv")
 
 
 def seen(answer, q, k, v, where=""):
@@ -71,12 +73,28 @@ def one_for_all(answer, rng):
 
 @holds("G = 4 and G = 3: head h reads KV head h // G")
 def groups(answer, rng):
-    return [seen(answer, *draw(rng, 1, Hq, Hkv)) for Hq, Hkv in ((8, 2), (6, 2), (12, 4))]
+    return [seen(answer, *draw(rng, 1, Hq, Hkv)) for Hq, Hkv in ((8, 2), (6, 2), (12, 4), (6, 3))]
 
 
 @holds("Lq = 3")
 def several_queries(answer, rng):
     return seen(answer, *draw(rng, Lq=3, Hq=8, Hkv=2))
+
+
+@holds("other B, D and Lk; more queries than keys; one key")
+def other_sizes(answer, rng):
+    Dim, G, Hkv = 2 * integer(rng, 9, 15) + 1, integer(rng, 2, 5), integer(rng, 2, 3)
+    return [
+        seen(answer, *draw(rng, 5, G * Hkv, Hkv, integer(rng, 2, 4), Dim, 3)),
+        seen(answer, *draw(rng, 2, 3 * G, 3, 1, integer(rng, 2, 5), 1)),
+    ]
+
+
+@holds("scores of a thousand")
+def large_scores(answer, rng):
+    """Small integers times a power of two: the scores are exact in fp32."""
+    q, k, v = draw(rng, 2, 6, 2)
+    return seen(answer, 512 * q.round(), k.round(), v, ", multiplied by 512")
 
 
 @holds("k and v are slices of something longer")
@@ -147,8 +165,9 @@ slip(
 )
 slip(
     "k and v repeated",
-    "The numbers are right, but k or v was **copied for every query head** on the way. "
-    "That throws away the saving of GQA: give q the extra dimension instead.",
+    "The numbers are right, but on the way k or v was **copied for every query head**, or "
+    "multiplied entry by entry into something as large. That throws "
+    "away the saving of GQA: give q the extra dimension instead.",
     ("    Hkv =", "    G = q.shape[2] // k.shape[2]\n    Hkv ="),
     ("    Hkv =", "    k, v = k.repeat_interleave(G, 2), v.repeat_interleave(G, 2)\n    Hkv ="),
 )
@@ -199,6 +218,87 @@ slip(
     "without moving dimensions first**, which mixes up heads and queries.",
     ("->bqhgd", "->bhgqd"),
     ("flatten(2, 3)", "reshape(q.shape)"),
+)
+slip(
+    "exp as it is",
+    "Large scores go into exp **as they are** and overflow there. `torch.softmax` subtracts each "
+    "row's maximum first.",
+    ("torch.softmax(scores, dim=-1)", "torch.exp(scores)"),
+    ("p, v)", "p / p.sum(-1, keepdim=True), v)"),
+    see="2 · When exp overflows",
+)
+slip(
+    "no softmax",
+    "The scores are used as weights **without softmax**.",
+    ("torch.softmax(scores, dim=-1)", "scores"),
+)
+slip(
+    "not divided",
+    "The weights are exponentials **not divided by their sum**.",
+    ("torch.softmax(scores, dim=-1)", "torch.exp(scores)"),
+)
+for root in (4, 8):
+    slip(
+        f"√{root**2} for every D",
+        f"The scores are divided by **{root}**, whatever D is: take it from the shape of q.",
+        ("q.shape[-1] ** -0.5", f"1 / {root}"),
+        see=SCALE,
+    )
+slip(
+    "scaled by the keys",
+    "The scores are divided by the root of the **number of keys** instead of √D.",
+    ("q.shape[-1]", "k.shape[1]"),
+    see=SCALE,
+)
+slip(
+    "masked top-left",
+    "This is attention with a **causal mask**, and a top-left one: query i sees keys 0 to i. The "
+    "task asks for no mask.",
+    ("    p =", "    future = torch.full(scores.shape[-2:], -math.inf).triu(1)\n    p ="),
+    ("(scores,", "(scores + future,"),
+)
+slip(
+    "one KV head for all",
+    "All query heads read **KV head 0**. Each group of G has a KV head of its own.",
+    ("    scores", "    k, v = k[:, :, :1].expand_as(k), v[:, :, :1].expand_as(v)\n    scores"),
+)
+slip(
+    "groups in reverse",
+    "The groups read the KV heads **from the last to the first**.",
+    ("    scores", "    k, v = k.flip(2), v.flip(2)\n    scores"),
+)
+slip(
+    "keys summed",
+    "The weighted sum runs over the **keys**: what a query reads are the values.",
+    ("p, v)", "p, k)"),
+)
+slip(
+    "keys and values swapped",
+    "**k and v are swapped**: queries are compared with keys, values are summed.",
+    ("grouped, k)", "grouped, v)"),
+    ("p, v)", "p, k)"),
+)
+for name, kept in (("first", "1:"), ("last", ":-1")):
+    slip(
+        f"{name} key left out",
+        f"The **{name} key** is left out: every query reads all Lk of them.",
+        ("    scores", f"    k, v = k[:, {kept}], v[:, {kept}]\n    scores"),
+    )
+slip(
+    "groups not joined",
+    "The heads are still split into **(Hkv, G)**: o has the shape of q.",
+    (".flatten(2, 3)", ""),
+)
+slip(
+    "heads before queries",
+    "The heads come **before the queries** in o. Its dimensions are those of q: B, Lq, Hq, D.",
+    ("->bqhgd", "->bhgqd"),
+    ("flatten(2, 3)", "flatten(1, 2)"),
+)
+slip(
+    "in double",
+    "The numbers are right, but in **fp64**: o has the dtype of q.",
+    ("flatten(2, 3)", "flatten(2, 3).double()"),
 )
 
 GROUPED_ATTENTION = Exercise.of(

@@ -5,7 +5,7 @@ import math
 import torch
 
 from course.check.seen import Seen
-from course.check.spec import Exercise, also_right, holds, right, slip
+from course.check.spec import Exercise, also_right, holds, mistake, right, slip
 
 OVERFLOW = "2 · When exp overflows"
 # fp32. A sum of at most 9 terms with exponents down to -16 costs under 32 eps. Computing p as
@@ -31,11 +31,11 @@ def by_logsumexp(scores):
     return torch.exp(scores - lse.masked_fill(empty, 0.0).unsqueeze(-1)), lse
 
 
-def seen(answer, scores):
+def seen(answer, scores, tolerance=TOLERANCE):
     exact = scores.double()
     lse = torch.logsumexp(exact, -1)
     p = torch.exp(exact - torch.where(lse == -math.inf, 0.0, lse)[..., None])
-    wanted, near = (p.float(), lse.float()), {"atol": TOLERANCE, "rtol": TOLERANCE}
+    wanted, near = (p.float(), lse.float()), {"atol": tolerance, "rtol": tolerance}
     return Seen.of(answer, (scores,), wanted=wanted, names=("p", "lse"), **near)
 
 
@@ -46,8 +46,9 @@ def one_row(answer, rng):
 
 @holds("any number of dimensions; each row on its own")
 def many_rows(answer, rng):
-    shapes = (3, 7), (2, 3, 2, 5)
-    return [seen(answer, 2 * torch.randn(shape, generator=rng)) for shape in shapes]
+    shapes = (3, 7), (2, 3, 2, 5), (1, 4, 1)
+    found = [seen(answer, 2 * torch.randn(shape, generator=rng)) for shape in shapes]
+    return [*found, seen(answer, torch.randn(9, 3, generator=rng).T)]
 
 
 @holds("scores near 200 and near -200")
@@ -69,11 +70,23 @@ def hidden_keys(answer, rng):
     return seen(answer, scores)
 
 
+@holds("near 1000, near -1000, and far beyond")
+def scores_of_any_size(answer, rng):
+    """In the second half one key has all the weight: p and lse are exact."""
+    found = [seen(answer, torch.randn(2, 4, generator=rng) + near) for near in (1000, -1000)]
+    for largest, other in ((3e4, 29e3), (-3e4, -31e3), (1e30, 0.0), (-1e30, -2e30)):
+        row = torch.tensor([largest, other, other, -math.inf])
+        row = row[torch.randperm(4, generator=rng)]
+        found.append(seen(answer, row, 2 * torch.finfo(torch.float32).eps))
+    return found
+
+
 @holds("all scores are -inf: p = 0, lse = -inf")
 def a_row_without_keys(answer, rng):
     scores = torch.randn(2, 3, generator=rng)
-    scores[int(torch.randint(2, (), generator=rng))] = -math.inf
-    return seen(answer, scores)
+    empty = int(torch.randint(2, (), generator=rng))
+    scores[empty] = -math.inf
+    return [seen(answer, scores), seen(answer, scores[empty])]
 
 
 slip(
@@ -171,6 +184,100 @@ slip(
     "The values are right, but lse still has the **last dimension, of length 1**, which "
     "keepdim left in place: it should have the shape of scores without that dimension.",
     (".squeeze(-1)", ""),
+)
+slip(
+    "not shifted, divided safely",
+    "The scores go into exp **as they are**: it overflows above 88.7. Guarding the division helps "
+    "only where all weights round to 0, and there it takes a row for empty that is not.",
+    ("torch.where(m == -math.inf, 0.0, m)", "0.0"),
+    see=OVERFLOW,
+)
+slip(
+    "64 bits instead of a maximum",
+    "The exponentials are taken in **fp64 instead of being shifted**: that only moves the limit, "
+    "to scores above 709. Each row's own maximum has to be subtracted.",
+    ("torch.where(m == -math.inf, 0.0, m)", "0.0"),
+    ("torch.exp(scores", "torch.exp(scores.double()"),
+    ("p, (safe_m + total.log()).squeeze(-1)", "p.float(), total.log().squeeze(-1).float()"),
+    see=OVERFLOW,
+)
+for name, stand_in in (
+    ("mean", "scores.mean(-1, keepdim=True)"),
+    ("first score", "scores[..., :1]"),
+):
+    slip(
+        f"shifted by the {name}",
+        f"Each row is shifted by its **{name}**. A score far above that still overflows in exp: "
+        "only the maximum leaves nothing above 0.",
+        ("scores.amax(-1, keepdim=True)", stand_in),
+        see=OVERFLOW,
+    )
+slip(
+    "a lowest maximum",
+    "The maximum is **never allowed below some number**. Rows of scores below that are then not "
+    "shifted enough, and all their weights round to 0. Only -inf needs a stand-in.",
+    ("torch.where(m == -math.inf, 0.0, m)", "m.clamp(min=-1e9)"),
+    see=OVERFLOW,
+)
+
+
+@mistake(
+    "Rows without keys are right, but elsewhere -inf is replaced by a **huge negative number**. "
+    "A true score may lie below it, and then the hidden key gets all the weight.",
+)
+def a_huge_number_beside_keys(scores):
+    p, lse = safe_softmax(scores.masked_fill(scores == -math.inf, -1e9))
+    empty = (scores == -math.inf).all(-1)
+    return p.masked_fill(empty[..., None], 0.0), lse.masked_fill(empty, -math.inf)
+
+
+slip(
+    "a little added before dividing",
+    "lse is right. For p **a small number was added to the sum**: the weights no longer sum to 1. "
+    "Only a sum of 0 needs care.",
+    ("torch.where(total == 0, 1.0, total)", "(total + 1e-6)"),
+)
+slip(
+    "not divided",
+    "p is **not divided** by the sum of the exponentials: the weights of a row must sum to 1.",
+    ("weights / torch.where(total == 0, 1.0, total)", "weights"),
+)
+slip(
+    "powers of two",
+    "The weights are powers of **2 instead of e**. If you use exp2, the scores have to be "
+    "multiplied by log2(e) first.",
+    ("torch.exp(", "torch.exp2("),
+)
+slip(
+    "the maximum for lse",
+    "p is right. lse is **only the maximum**: the logarithm of the sum is missing.",
+    ("safe_m + total.log()", "m"),
+)
+slip(
+    "no logarithm",
+    "p is right. In lse the **sum itself** is added to the maximum, not its logarithm.",
+    ("total.log()", "total"),
+)
+slip(
+    "the second dimension",
+    "The softmax runs over **dimension 1**. Keys are in the last one, whatever its number: "
+    "count from the end, with -1.",
+    ("(-1", "(1"),
+)
+slip(
+    "all dimensions of length 1 removed",
+    "squeeze() removes **every** dimension of length 1 from lse. Only the last has to go.",
+    ("squeeze(-1)", "squeeze()"),
+)
+slip(
+    "lse first",
+    "The two results come in the **other order**: p first, then lse.",
+    ("p, (safe_m + total.log()).squeeze(-1)", "(safe_m + total.log()).squeeze(-1), p"),
+)
+slip(
+    "in double",
+    "The values are right, but in **fp64**: p and lse have the dtype of scores, fp32.",
+    ("scores.amax", "scores.double().amax"),
 )
 
 SAFE_SOFTMAX = Exercise.of(

@@ -3,11 +3,8 @@
 import torch
 
 from course.check.draw import integer
-from course.check.guards import guarded, poisoned
-from course.check.seen import Seen
+from course.check.lesson_02.append_seen import seen
 from course.check.spec import Exercise, also_right, holds, mistake, right, slip
-
-ACCEPTED, REFUSED = "no error: all tokens fit", "a ValueError"
 
 
 @right
@@ -35,89 +32,6 @@ def by_index(k_cache, v_cache, k, v, lengths):
     return lengths + Ln
 
 
-def filled(rng, name, shape, lengths):
-    """A cache filled up to the lengths, NaN after them and around it; a copy of what is in it."""
-    cache = poisoned(shape, name=name, row_gap=3)
-    for b, length in enumerate(lengths):
-        cache.tensor[b, :length] = torch.randn(length, *shape[2:], generator=rng)
-    return cache, cache.tensor.clone()
-
-
-def seen(answer, rng, lengths, Ln, capacity, Hkv=1):
-    """Append Ln tokens to rows of these lengths: was it refused, the cells, the lengths.
-
-    Each is a separate observation, so that a message shows the one that differs; for a cache,
-    the first difference in words, and then the whole cache, which tells mistakes apart.
-    """
-    B, D = len(lengths), 2
-    names, shape = ("k", "v"), (B, capacity, Hkv, D)
-    caches = [filled(rng, f"{name}_cache", shape, lengths) for name in names]
-    new = [guarded(torch.randn(B, Ln, Hkv, D, generator=rng), name, row_gap=3) for name in names]
-    fits = max(lengths) + Ln <= capacity
-    given = f"lengths {lengths}, {Ln} new, capacity {capacity}, Hkv = {Hkv}, D = {D}"
-    before = torch.tensor(lengths)
-    (k_cache, _), (v_cache, _), (k, v) = *caches, new
-    args = (k_cache.tensor, v_cache.tensor, k.tensor, v.tensor, before)
-    end, result, how = call(answer, args, fits, given)
-    found = [Seen(end, ACCEPTED if fits else REFUSED, given + how)]
-    for i, (cache, old) in enumerate(caches):
-        wanted = old.clone()
-        for b, length in enumerate(lengths if fits else []):
-            wanted[b, length : length + Ln] = new[i].tensor[b]
-        got_words, wanted_words = first_difference(cache, old, wanted, [x.tensor for x in new])
-        found.append(Seen(got_words, wanted_words, given))
-        guards = (cache, new[i])
-        found.append(Seen(cache.tensor, wanted, given, atol=0.0, rtol=0.0, guards=guards))
-    found.append(Seen({"lengths": before}, {"lengths": torch.tensor(lengths)}, given))
-    if result is not None and fits:
-        wanted = {"new lengths": torch.tensor(lengths) + Ln}
-        found.append(Seen({"new lengths": result}, wanted, given, any_dtype=True))
-    return found
-
-
-def call(answer, args, fits, given):
-    """Call the answer: how it ended, in words, what it returned, and any other error it raised."""
-    try:
-        result = answer(*args)
-    except ValueError:
-        return "a ValueError, though all tokens fit" if fits else REFUSED, None, ""
-    except Exception as error:
-        known = (AssertionError, IndexError, RuntimeError)
-        if fits or isinstance(error, NotImplementedError) or not isinstance(error, known):
-            error.add_note(given)
-            raise
-        return "another kind of error", None, f"; it raised {type(error).__name__}"
-    return ACCEPTED if fits else "no error, though there is no room", result, ""
-
-
-def first_difference(cache, old, wanted, new):
-    """The first wrong cell (row, place) of a cache: what is in it, and what should be.
-
-    old: the cache as it was; new: k and v.
-    """
-    got = cache.tensor
-    astray = ~((got == wanted) | (got.isnan() & wanted.isnan())).flatten(2).all(-1)
-    if not bool(astray.any()):
-        return cache.name, cache.name
-    b, p = astray.nonzero()[0].tolist()
-    if torch.equal(old[b, p].nan_to_num(99.0), wanted[b, p].nan_to_num(99.0)):
-        should = "what was there before" if not old[b, p].isnan().any() else "left untouched"
-    else:
-        should = content(wanted[b, p], new)
-    where = f"{cache.name}, row {b}, place {p}: "
-    return where + content(got[b, p], new), where + should
-
-
-def content(cell, new):
-    """Say which of the new tokens lies in a cell (Hkv, D)."""
-    if bool(cell.isnan().all()):
-        return "never written"
-    for name, tokens in zip(("k", "v"), new, strict=True):
-        for b, i in (tokens == cell).flatten(2).all(-1).nonzero().tolist():
-            return f"{name}[{b}, {i}]"
-    return "none of the new tokens"
-
-
 @holds("one row, one new token")
 def one_token(answer, rng):
     return seen(answer, rng, [integer(rng, 1, 4)], 1, 6)
@@ -131,18 +45,28 @@ def an_empty_row(answer, rng):
 @holds("three rows, each with its own length")
 def ragged_lengths(answer, rng):
     first = integer(rng, 2, 4)
-    return seen(answer, rng, [first, first - 2, first + 1], 1, 8)
+    return seen(answer, rng, [first, first - 2, first + 1], 1, 8, D=3)
 
 
 @holds("a chunk of new tokens, two KV heads")
 def several_tokens(answer, rng):
-    return seen(answer, rng, [3, integer(rng, 4, 6), 1], integer(rng, 2, 3), 10, Hkv=2)
+    lengths, Ln = [3, integer(rng, 4, 6), 1], integer(rng, 2, 3)
+    return seen(answer, rng, lengths, Ln, 10, Hkv=2)
+
+
+@holds("five rows, three KV heads, lengths of 32 bits")
+def other_sizes(answer, rng):
+    lengths, Ln = [2, 0, 7, 4, integer(rng, 1, 6)], integer(rng, 4, 6)
+    return seen(answer, rng, lengths, Ln, 14, Hkv=3, D=5, dtype=torch.int32)
 
 
 @holds("the last cell is used, and none after it")
 def just_fits(answer, rng):
     capacity = integer(rng, 5, 8)
-    return seen(answer, rng, [capacity - 2, 1], 2, capacity)
+    return [
+        *seen(answer, rng, [capacity - 2, 1], 2, capacity),
+        *seen(answer, rng, [0], capacity, capacity),
+    ]
 
 
 @holds("one more token is a ValueError, and nothing is written")
@@ -154,7 +78,12 @@ def a_full_row(answer, rng):
 @holds("some of the tokens would fit: a ValueError, nothing written")
 def no_room(answer, rng):
     """Row 0 has room, a later one does not: nothing at all may be written."""
-    return seen(answer, rng, [1, 2, integer(rng, 4, 5)], 3, 6)
+    return [
+        *seen(answer, rng, [1, 2, integer(rng, 4, 5)], 3, 6),
+        *seen(answer, rng, [0, integer(rng, 4, 5), 1], 3, 6),
+        *seen(answer, rng, [integer(rng, 4, 5), 0, 1], 3, 6),
+        *seen(answer, rng, [0], 3, 2),
+    ]
 
 
 slip(
@@ -228,6 +157,175 @@ slip(
     "the last cell refused",
     "Tokens that **just fit** are refused: lengths[b] + Ln may be as large as the capacity.",
     ("> capacity", ">= capacity"),
+)
+slip(
+    "one place too early",
+    "The new tokens begin **one place too early**: they overwrite the newest old one.",
+    ("lengths.tolist()", "(lengths - 1).clamp(0).tolist()"),
+)
+slip(
+    "from the beginning",
+    "The new tokens are written **from place 0**, over the old ones. They belong behind what "
+    "is in the row.",
+    ("lengths.tolist()", "[0] * len(k)"),
+)
+slip(
+    "at the end",
+    "The new tokens are in the **last places of the cache**. They belong right behind what is"
+    " in the row.",
+    ("lengths.tolist()", "[capacity - Ln] * len(k)"),
+)
+slip(
+    "the longest length for all",
+    "All rows are written behind **the longest one**. Each row of a batch has its own length.",
+    ("lengths.tolist()", "[fullest] * len(k)"),
+)
+slip(
+    "keys alone",
+    "**v_cache is unchanged**: a token leaves a key and a value.",
+    ("        v_cache[b, start : start + Ln] = v[b]\n", ""),
+)
+slip(
+    "keys in both",
+    "The **keys are in both caches**: v belongs into v_cache.",
+    ("= v[b]", "= k[b]"),
+)
+slip(
+    "keys and values swapped",
+    "**k and v are swapped**: the keys are in v_cache.",
+    ("= v[b]", "= w[b]"),
+    ("= k[b]", "= v[b]"),
+    ("= w[b]", "= k[b]"),
+)
+slip(
+    "one row's tokens for all",
+    "Every row gets the new tokens **of row 0**. Row b gets k[b] and v[b].",
+    ("k[b]", "k[0]"),
+    ("v[b]", "v[0]"),
+)
+slip(
+    "row 0 only",
+    "Only **row 0** is written. All rows of the batch get their tokens.",
+    ("enumerate(lengths.tolist())", "enumerate(lengths.tolist()[:1])"),
+)
+slip(
+    "the first token repeated",
+    "The **first new token** is in all Ln places. Each place has a token of its own.",
+    ("k[b]", "k[b, :1]"),
+    ("v[b]", "v[b, :1]"),
+)
+slip(
+    "only the last token",
+    "Only the **last** of the new tokens is in the cache. There may be several: Ln of them, "
+    "one after another.",
+    ("start : start + Ln", "start"),
+    ("k[b]", "k[b, -1]"),
+    ("v[b]", "v[b, -1]"),
+)
+slip(
+    "in reverse",
+    "The new tokens are in **reverse order**. Token i goes to place lengths[b] + i.",
+    ("k[b]", "k[b].flip(0)"),
+    ("v[b]", "v[b].flip(0)"),
+)
+slip(
+    "KV head 0 only",
+    "Only **KV head 0** is written. All Hkv of them have keys and values.",
+    ("+ Ln]", "+ Ln, 0]"),
+    ("k[b]", "k[b, :, 0]"),
+    ("v[b]", "v[b, :, 0]"),
+)
+slip(
+    "the rest cleared",
+    "The places **behind the new tokens** are changed as well. Nothing else in the caches may"
+    " change.",
+    ("        k_", "        k_cache[b, start:] = v_cache[b, start:] = 0\n        k_"),
+)
+slip(
+    "another kind of error",
+    "That there is no room is noticed, but it must be a **ValueError**: the caller asks for "
+    "just that.",
+    ("raise ValueError(", "raise AssertionError("),
+)
+slip(
+    "rows without room skipped",
+    "A row without room is **left out in silence**. The task asks for a ValueError, and that "
+    "nothing is written, in no row.",
+    ("fullest + Ln > capacity", "False"),
+    ("        k_", "        if start + Ln > capacity:\n            continue\n        k_"),
+)
+slip(
+    "what fits is written",
+    "Of tokens that don't fit, **those that do are written**, and the others are lost in "
+    "silence. The task asks for a ValueError, and that nothing is written.",
+    ("fullest + Ln > capacity", "False"),
+    ("start + Ln]", "start + min(Ln, capacity - start)]"),
+    ("k[b]", "k[b, : capacity - start]"),
+    ("v[b]", "v[b, : capacity - start]"),
+)
+slip(
+    "room in the emptiest row",
+    "The check for room looks at the **emptiest** row. One that is too full is enough for a "
+    "ValueError.",
+    ("lengths.max()", "lengths.min()"),
+)
+slip(
+    "room in row 0",
+    "The check for room looks at **row 0** alone. Any row may be too full.",
+    ("lengths.max()", "lengths[0]"),
+)
+slip(
+    "room in the last row",
+    "The check for room looks at the **last row** alone. Any row may be too full.",
+    ("lengths.max()", "lengths[-1]"),
+)
+slip(
+    "one token too many",
+    "The check for room lets **one token too many** in: lengths[b] + Ln may be as large as "
+    "the capacity, and no larger.",
+    ("> capacity", "> capacity + 1"),
+)
+slip(
+    "rows added up",
+    "The check for room **adds the lengths** of all rows. Each row has `capacity` places of "
+    "its own.",
+    ("lengths.max()", "lengths.sum()"),
+)
+slip(
+    "the old lengths",
+    "The caches are right, but the **old lengths** are returned: each row is Ln tokens longer now.",
+    ("return lengths + Ln", "return lengths.clone()"),
+)
+slip(
+    "one longer",
+    "The caches are right, but the lengths returned are **one** more. They grow by Ln.",
+    ("return lengths + Ln", "return lengths + 1"),
+)
+slip(
+    "lengths of new tokens",
+    "The caches are right, but **only the new tokens** are counted: the lengths are those of all.",
+    ("return lengths + Ln", "return 0 * lengths + Ln"),
+)
+slip(
+    "lengths as a list",
+    "The lengths are right, but they come as a **list**: a tensor is asked, like the one that"
+    " was given.",
+    ("return lengths + Ln", "return (lengths + Ln).tolist()"),
+)
+slip(
+    "lengths in floats",
+    "The lengths are right, but they are **floats**: with those no one can count places.",
+    ("return lengths + Ln", "return (lengths + Ln).float()"),
+)
+slip(
+    "one length",
+    "The caches are right, but **one length** is returned: each row has its own.",
+    ("return lengths + Ln", "return lengths.max() + Ln"),
+)
+slip(
+    "new tokens changed",
+    "The caches are right, but **k is changed** as well: what is only read must stay as it was.",
+    ("    return lengths", "    k.zero_()\n    return lengths"),
 )
 
 APPEND = Exercise.of(

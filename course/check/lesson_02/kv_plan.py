@@ -1,6 +1,7 @@
 """Exercise 2.3: bytes per token in the KV cache, and how many users fit."""
 
 from course.check.draw import integer
+from course.check.kinds import kinds_seen
 from course.check.seen import Seen
 from course.check.spec import Exercise, also_right, holds, right, slip
 
@@ -77,7 +78,19 @@ def beside_weights(answer, rng):
 
 @holds("the last user takes the last byte", see=FIT)
 def exactly_full(answer, rng):
-    return filled(answer, draw(rng, 2, 8), integer(rng, 3, 20), 0.0, 10**6)
+    sizes = draw(rng, 2, 8)
+    few = (*sizes[:5], integer(rng, 2, 5))  # so few tokens that one more or less matters
+    return [
+        filled(answer, sizes, integer(rng, 3, 20), 0.0, 10**6),
+        filled(answer, sizes, 1, 0.0, 10**6),
+        filled(answer, few, integer(rng, 21, 30), 0.0, 10**6),
+    ]
+
+
+@holds("both results are ints", see=FIT)
+def whole_numbers(answer, rng):
+    sizes = draw(rng, 3, 3)
+    return kinds_seen(answer, (*sizes, 10**6, 10**9), "int and int")
 
 
 @holds("no room for a user, or not even for the weights", see=FIT)
@@ -162,6 +175,125 @@ slip(
     "not whole",
     "The number of users is a **fraction**. Part of a user doesn't fit: divide with //.",
     ("//", "/"),
+    see=FIT,
+)
+slip(
+    "layers left out",
+    "`layers` does not appear: **every layer** keeps keys and values of its own.",
+    ("* layers ", ""),
+    see=BY_HAND,
+)
+slip(
+    "D left out",
+    "`D` does not appear: a key has **D numbers**.",
+    (" * D", ""),
+    see=BY_HAND,
+)
+slip(
+    "numbers, not bytes",
+    "This counts **numbers**, not bytes: each has `bytes_each`.",
+    (" * bytes_each", ""),
+    see=BY_HAND,
+)
+slip(
+    "always four bytes",
+    "Every number is taken to have **4 bytes**. Here it has `bytes_each`.",
+    ("* bytes_each", "* 4"),
+    see=BY_HAND,
+)
+slip(
+    "bits",
+    "These are **bits**: the size of a number is given in bytes.",
+    ("2 * layers", "16 * layers"),
+    see=BY_HAND,
+)
+slip(
+    "queries kept as well",
+    "The heads of **queries** are counted, too. Only keys and values are kept.",
+    ("2 * layers * Hkv", "2 * layers * (Hkv + Hq)"),
+    see=BY_HAND,
+)
+slip(
+    "a float",
+    "The bytes of a token are right, but a **float**: they are whole.",
+    ("return token", "return float(token)"),
+    see=BY_HAND,
+)
+slip(
+    "users in floats",
+    "The number of users is right, but a **float**: users are whole. Two whole numbers "
+    "divided with // give one.",
+    ("max(0, users)", "float(max(0, users))"),
+    see=FIT,
+)
+slip(
+    "tensors",
+    "The numbers are right, but they are **tensors**: two plain whole numbers are asked.",
+    (
+        "    return token, max(0, users)",
+        "    import torch\n\n    return torch.tensor(token), torch.tensor(max(0, users))",
+    ),
+    see=FIT,
+)
+slip(
+    "weights added",
+    "The weights are **added** to the memory. They take some of it.",
+    ("memory - weights", "memory + weights"),
+    see=FIT,
+)
+slip(
+    "weights for every user",
+    "Every user gets **weights of his own**. They are in the memory once.",
+    ("(memory - weights) // (token * context)", "memory // (token * context + weights)"),
+    see=FIT,
+)
+slip(
+    "rounded to the nearest",
+    "The number of users is **rounded to the nearest**: a user who fits by more than half "
+    "does not fit.",
+    ("(memory - weights) // (token * context)", "round((memory - weights) / (token * context))"),
+    see=FIT,
+)
+slip(
+    "the last byte refused",
+    "A user who takes **the last byte** is refused. Exactly full is not too full.",
+    ("(memory - weights)", "(memory - weights - 1)"),
+    see=FIT,
+)
+slip(
+    "one user more",
+    "There is **one user too many**: rounding down counts only those who fit, already.",
+    ("max(0, users)", "max(0, users + 1)"),
+    see=FIT,
+)
+slip(
+    "one user less",
+    "There is **one user too few**: nothing has to stay free.",
+    ("max(0, users)", "max(0, users - 1)"),
+    see=FIT,
+)
+slip(
+    "at least one",
+    "Where none fits there is still **one user**. It should be 0.",
+    ("max(0", "max(1"),
+    see=FIT,
+)
+slip(
+    "a positive remainder",
+    "Where not even the weights fit, what is missing is **taken for room**: there are 0 users.",
+    ("(memory - weights) //", "abs(memory - weights) //"),
+    see=FIT,
+)
+slip(
+    "one token too many",
+    "Each user takes **context + 1** tokens. It should be `context`.",
+    ("token * context", "token * (context + 1)"),
+    see=FIT,
+)
+slip(
+    "one token too few",
+    "Each user takes **context - 1** tokens. It should be `context`.",
+    ("token * context", "token * (context - 1)"),
     see=FIT,
 )
 
