@@ -12,13 +12,14 @@ import ast
 import linecache
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from course.check import quick_interpreter
 
@@ -34,21 +35,29 @@ class Store(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What was seen of launches: every store, and lines that left masked lanes to chance."""
+    """What was seen of launches.
+
+    stores: all of them. unfilled: lines that left masked lanes to chance. astray: lines that store
+    where no tensor is; nothing is written there.
+    """
 
     stores: list[Store]
     unfilled: list[str]
+    astray: list[str]
 
 
 @contextmanager
-def as_on_a_gpu() -> Iterator[Record]:
+def as_on_a_gpu(memory: Sequence[torch.UntypedStorage]) -> Iterator[Record]:
     """Let interpreted kernels meet what a GPU does; yield a record of what they do.
+
+    memory: what they may touch. Elsewhere, loads give NaN and stores write nothing: in the
+    interpreter a stray pointer would end the process, or change what is not the kernel's.
 
     Where kernels are compiled, nothing is changed and nothing recorded.
     """
     from kernels.runtime import INTERPRETED  # here: exercises without a kernel don't need triton
 
-    record = Record([], [])
+    record = Record([], [], [])
     if not INTERPRETED:
         yield record
         return
@@ -61,22 +70,9 @@ def as_on_a_gpu() -> Iterator[Record]:
     vars(interpreter).update(quick)
     function.rewritten_fn, interpreter.FunctionRewriter.ast_transformer = _rewriting()
     interpreter.interpreter_semantic.logical = _logical
-    load, store = builder.create_masked_load, builder.create_masked_store
-
-    def masked_load(ptrs: Any, mask: Any, other: Any, *more: Any, **named: Any) -> Any:
-        if other is None:
-            other = _anything(ptrs)
-            if not mask.data.all():
-                record.unfilled.append(_line())
-        return load(ptrs, _bools(mask), other, *more, **named)
-
-    def masked_store(ptrs: Any, value: Any, mask: Any, *more: Any) -> Any:
-        inside = mask.data.astype(bool)
-        addresses = np.broadcast_to(ptrs.data, inside.shape)[inside]
-        record.stores.append(Store(tuple(builder.grid_idx), addresses))
-        return store(ptrs, value, _bools(mask), *more)
-
-    builder.create_masked_load, builder.create_masked_store = masked_load, masked_store
+    ranges = [(x.data_ptr(), x.data_ptr() + x.nbytes()) for x in memory]
+    builder.create_masked_load = _loading(builder, record, ranges)
+    builder.create_masked_store = _storing(builder, record, ranges)
     try:
         yield record
     finally:
@@ -84,6 +80,45 @@ def as_on_a_gpu() -> Iterator[Record]:
         del interpreter.interpreter_semantic.logical
         function.rewritten_fn, interpreter.FunctionRewriter.ast_transformer = before
         vars(interpreter).update(slow)
+
+
+def _loading(builder: Any, record: Record, ranges: Sequence[tuple[int, int]]) -> Callable:
+    """Return the builder's masked load, made to do what a GPU does."""
+    from triton.runtime.interpreter import TensorHandle
+
+    load = builder.create_masked_load
+
+    def masked_load(ptrs: Any, mask: Any, other: Any, *more: Any, **named: Any) -> Any:
+        wanted = mask.data.astype(bool)
+        if other is None:
+            other = _anything(ptrs)
+            if not wanted.all():
+                record.unfilled.append(_line())
+        there = wanted & _within(ptrs, ranges)
+        if not np.array_equal(there, wanted):
+            filled = np.where(wanted & ~there, _anything(ptrs).data, other.data)
+            other = TensorHandle(filled, other.dtype)
+        return load(ptrs, TensorHandle(there, mask.dtype), other, *more, **named)
+
+    return masked_load
+
+
+def _storing(builder: Any, record: Record, ranges: Sequence[tuple[int, int]]) -> Callable:
+    """Return the builder's masked store, made to note what it does, and to stay within `ranges`."""
+    from triton.runtime.interpreter import TensorHandle
+
+    store = builder.create_masked_store
+
+    def masked_store(ptrs: Any, value: Any, mask: Any, *more: Any) -> Any:
+        wanted = mask.data.astype(bool)
+        there = wanted & _within(ptrs, ranges)
+        if not np.array_equal(there, wanted):
+            record.astray.append(_line())
+        addresses = np.broadcast_to(ptrs.data, there.shape)[there]
+        record.stores.append(Store(tuple(builder.grid_idx), addresses))
+        return store(ptrs, value, TensorHandle(there, mask.dtype), *more)
+
+    return masked_store
 
 
 def _line() -> str:
@@ -95,11 +130,15 @@ def _line() -> str:
     return f"line {frame.f_lineno}: {text}" if text else f"line {frame.f_lineno}"
 
 
-def _bools(mask: Any) -> Any:
-    """Return a mask whose entries are bool; joined with a number, they became integers."""
-    from triton.runtime.interpreter import TensorHandle
-
-    return TensorHandle(mask.data.astype(bool), mask.dtype)
+def _within(ptrs: Any, ranges: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Say of each pointer whether its entry lies in one of the ranges of addresses."""
+    addresses = ptrs.data.astype(np.uint64)
+    size = max(1, ptrs.get_element_ty().primitive_bitwidth // 8)
+    there = np.zeros(addresses.shape, dtype=bool)
+    for first, end in ranges:
+        if end - first >= size:
+            there |= (addresses >= np.uint64(first)) & (addresses <= np.uint64(end - size))
+    return there
 
 
 def _anything(ptrs: Any) -> Any:

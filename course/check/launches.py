@@ -45,8 +45,12 @@ class Watched:
             before = {name: x.clone() for name, x in tensors.items()}
             if self.launched is None:
                 self.launched = {name: named[name] for name in names if name in named}, options
-            with as_on_a_gpu() as record:
+            with as_on_a_gpu([x.untyped_storage() for x in tensors.values()]) as record:
                 self.kernel[grid](*args, **kwargs)
+            self._conduct += [
+                f"It stores where no tensor is ({line}): a mask or an offset lets it go too far."
+                for line in record.astray[:1]
+            ]
             if not self.inputs_may_change:
                 self._conduct += _changed(tensors, before)
             programs = math.prod(grid(named) if callable(grid) else grid)

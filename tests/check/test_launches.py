@@ -79,6 +79,14 @@ def and_kernel(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
         tl.store(y_ptr + offs, 2 * x, mask=offs >= 0 and offs < n)
 
 
+@triton.jit
+def far_away_kernel(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
+    """Its last stores and loads are gigabytes from any tensor: done, they would end the process."""
+    offs = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    far = tl.where(offs < n, offs, offs + (1 << 40))
+    tl.store(y_ptr + far, 2 * tl.load(x_ptr + far))
+
+
 def odd_length(answer, rng):
     x = guarded(torch.randn(20, generator=rng), "x")
     y = poisoned((20,), name="y")
@@ -114,6 +122,7 @@ def test_what_a_gpu_runs_passes_and_is_compiled(kernel):
         (everything_everywhere_kernel, "Programs 0 and 1 both store to the same entry of `y_ptr`"),
         (destroying_kernel, "It changes its input `x_ptr`"),
         (average_kernel, "A load has a mask but no `other` (line"),
+        (far_away_kernel, "It stores where no tensor is (line"),
     ],
 )
 def test_what_hides_in_the_interpreter_is_refused_with_its_cause(kernel, says):
