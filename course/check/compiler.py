@@ -1,9 +1,9 @@
 """Does a kernel compile for GPUs? Asked of another process, since kernels are interpreted here.
 
-The interpreter runs what no compiler accepts: `break` and `return` in a loop, tiles whose size is
-no power of two, types that don't match. So a kernel that passes is compiled as well, for `TARGETS`,
-without any GPU. The other process is started once and kept: it takes seconds to import what it
-needs, and then a second per kernel. Triton keeps what it has compiled on disk.
+The interpreter runs what no compiler accepts: `break` and `return` in a loop, a global that is no
+constexpr, a number that changes its type from turn to turn. So a kernel that passes is compiled as
+well, for `TARGETS`, without any GPU. The other process is started once and kept: it takes seconds
+to import what it needs, and then a second per kernel. Triton keeps what it has compiled on disk.
 """
 
 from __future__ import annotations

@@ -1,9 +1,13 @@
 """Triton's interpreter made to do what a GPU does, where the two differ, while a check runs.
 
-a masked lane without `other`     the interpreter puts 0 there, a GPU anything: here NaN, or -1
-a mask joined with a number       `(offs < n) & (k > 0)` compiles; the interpreter refuses it
-`and`, `or`, `not` of blocks      compiled entry by entry; the interpreter drops one side
-programs                          run in any order on a GPU: who stores what is noted here
+    a masked lane without `other`     the interpreter puts 0 there, a GPU anything: here NaN, or -1
+    a pointer gone astray             ends the process; here it reads NaN, and its store is noted
+    a mask joined with a number       `(offs < n) & (k > 0)` compiles; Triton 3.9 interpreted
+                                      refuses it, and any version if the number was loaded
+    `and`, `or`, `not` of blocks      compiled entry by entry; the interpreter drops one side
+    programs                          run in any order on a GPU: who stores what is noted
+
+All of it ends with the launch.
 """
 
 from __future__ import annotations
@@ -73,10 +77,12 @@ def as_on_a_gpu(memory: Sequence[torch.UntypedStorage]) -> Iterator[Record]:
     ranges = [(x.data_ptr(), x.data_ptr() + x.nbytes()) for x in memory]
     builder.create_masked_load = _loading(builder, record, ranges)
     builder.create_masked_store = _storing(builder, record, ranges)
+    builder.create_splat = _spreading(builder)
     try:
         yield record
     finally:
-        del builder.create_masked_load, builder.create_masked_store  # the class's own show again
+        for name in ("create_masked_load", "create_masked_store", "create_splat"):
+            delattr(builder, name)  # the class's own show again
         del interpreter.interpreter_semantic.logical
         function.rewritten_fn, interpreter.FunctionRewriter.ast_transformer = before
         vars(interpreter).update(slow)
@@ -119,6 +125,25 @@ def _storing(builder: Any, record: Record, ranges: Sequence[tuple[int, int]]) ->
         return store(ptrs, value, TensorHandle(there, mask.dtype), *more)
 
     return masked_store
+
+
+def _spreading(builder: Any) -> Callable:
+    """Return the builder's splat, a number spread over a block; a bool stays one.
+
+    The interpreter gives a comparison the type of what was compared. So the block would be one of
+    integers or floats, and joined with a mask no mask.
+    """
+    from triton.runtime.interpreter import TensorHandle
+
+    spread = builder.create_splat
+
+    def splat(*args: Any) -> Any:
+        block, number = spread(*args), args[-1]
+        if number.data.dtype == bool:
+            return TensorHandle(block.data.astype(bool), block.dtype)
+        return block
+
+    return splat
 
 
 def _line() -> str:
