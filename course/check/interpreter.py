@@ -42,26 +42,30 @@ class Record(NamedTuple):
     """What was seen of launches.
 
     stores: all of them. unfilled: lines that left masked lanes to chance. astray: lines that store
-    where no tensor is; nothing is written there.
+    where no tensor is; nothing is written there. stray_loads: lines that load from there. rounded:
+    lines that multiply fp32 tiles in TF32, on a GPU.
     """
 
     stores: list[Store]
     unfilled: list[str]
     astray: list[str]
+    stray_loads: list[str]
+    rounded: list[str]
 
 
 @contextmanager
-def as_on_a_gpu(memory: Sequence[torch.UntypedStorage]) -> Iterator[Record]:
+def as_on_a_gpu(tensors: Sequence[torch.Tensor]) -> Iterator[Record]:
     """Let interpreted kernels meet what a GPU does; yield a record of what they do.
 
-    memory: what they may touch. Elsewhere, loads give NaN and stores write nothing: in the
-    interpreter a stray pointer would end the process, or change what is not the kernel's.
+    tensors: what they are given. Outside the memory of these, loads give NaN and stores write
+    nothing: in the interpreter a stray pointer would end the process, or change what is not the
+    kernel's. A tensor may be a view of more memory, such as guard zones; those can be reached.
 
     Where kernels are compiled, nothing is changed and nothing recorded.
     """
     from kernels.runtime import INTERPRETED  # here: exercises without a kernel don't need triton
 
-    record = Record([], [], [])
+    record = Record([], [], [], [], [])
     if not INTERPRETED:
         yield record
         return
@@ -74,21 +78,32 @@ def as_on_a_gpu(memory: Sequence[torch.UntypedStorage]) -> Iterator[Record]:
     vars(interpreter).update(quick)
     function.rewritten_fn, interpreter.FunctionRewriter.ast_transformer = _rewriting()
     interpreter.interpreter_semantic.logical = _logical
-    ranges = [(x.data_ptr(), x.data_ptr() + x.nbytes()) for x in memory]
-    builder.create_masked_load = _loading(builder, record, ranges)
+    storages = (x.untyped_storage() for x in tensors)
+    ranges = [(x.data_ptr(), x.data_ptr() + x.nbytes()) for x in storages]
+    builder.create_masked_load = _loading(builder, record, ranges, [_span(x) for x in tensors])
+    builder.create_dot = _multiplying(builder, record)
     builder.create_masked_store = _storing(builder, record, ranges)
     builder.create_splat = _spreading(builder)
     try:
         yield record
     finally:
-        for name in ("create_masked_load", "create_masked_store", "create_splat"):
+        for name in ("create_masked_load", "create_masked_store", "create_splat", "create_dot"):
             delattr(builder, name)  # the class's own show again
         del interpreter.interpreter_semantic.logical
         function.rewritten_fn, interpreter.FunctionRewriter.ast_transformer = before
         vars(interpreter).update(slow)
 
 
-def _loading(builder: Any, record: Record, ranges: Sequence[tuple[int, int]]) -> Callable:
+Ranges = Sequence[tuple[int, int]]  # of addresses: the first, and the end
+
+
+def _span(x: torch.Tensor) -> tuple[int, int]:
+    """Return the addresses from a tensor's first entry to its last."""
+    last = sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True))
+    return x.data_ptr(), x.data_ptr() + (last + 1 if x.numel() else 0) * x.element_size()
+
+
+def _loading(builder: Any, record: Record, ranges: Ranges, spans: Ranges) -> Callable:
     """Return the builder's masked load, made to do what a GPU does."""
     from triton.runtime.interpreter import TensorHandle
 
@@ -100,6 +115,8 @@ def _loading(builder: Any, record: Record, ranges: Sequence[tuple[int, int]]) ->
             other = _anything(ptrs)
             if not wanted.all():
                 record.unfilled.append(_line())
+        if not (_within(ptrs, spans) | ~wanted).all():
+            record.stray_loads.append(_line())
         there = wanted & _within(ptrs, ranges)
         if not np.array_equal(there, wanted):
             filled = np.where(wanted & ~there, _anything(ptrs).data, other.data)
@@ -109,7 +126,7 @@ def _loading(builder: Any, record: Record, ranges: Sequence[tuple[int, int]]) ->
     return masked_load
 
 
-def _storing(builder: Any, record: Record, ranges: Sequence[tuple[int, int]]) -> Callable:
+def _storing(builder: Any, record: Record, ranges: Ranges) -> Callable:
     """Return the builder's masked store, made to note what it does, and to stay within `ranges`."""
     from triton.runtime.interpreter import TensorHandle
 
@@ -125,6 +142,18 @@ def _storing(builder: Any, record: Record, ranges: Sequence[tuple[int, int]]) ->
         return store(ptrs, value, TensorHandle(there, mask.dtype), *more)
 
     return masked_store
+
+
+def _multiplying(builder: Any, record: Record) -> Callable:
+    """Return the builder's dot, made to note where a GPU would round fp32 to TF32 first."""
+    multiply = builder.create_dot
+
+    def dot(a: Any, b: Any, acc: Any, precision: Any, *more: Any) -> Any:
+        if a.data.dtype == np.float32 and str(precision).endswith("TF32"):
+            record.rounded.append(_line())
+        return multiply(a, b, acc, precision, *more)
+
+    return dot
 
 
 def _spreading(builder: Any) -> Callable:
@@ -155,7 +184,7 @@ def _line() -> str:
     return f"line {frame.f_lineno}: {text}" if text else f"line {frame.f_lineno}"
 
 
-def _within(ptrs: Any, ranges: Sequence[tuple[int, int]]) -> np.ndarray:
+def _within(ptrs: Any, ranges: Ranges) -> np.ndarray:
     """Say of each pointer whether its entry lies in one of the ranges of addresses."""
     addresses = ptrs.data.astype(np.uint64)
     size = max(1, ptrs.get_element_ty().primitive_bitwidth // 8)

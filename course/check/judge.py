@@ -22,6 +22,7 @@ from course.check.observe import (
     TookTooLong,
     Unverified,
     observe,
+    tensors_in,
     time_limit,
 )
 from course.check.report import Outcome, Report, Status
@@ -204,15 +205,18 @@ def recognise(exercise: Exercise, outcomes: list[Outcome], seed: int) -> AnyMist
     # with nothing but exceptions to go by, their messages must agree too, not just their types
     to_the_word = all(isinstance(telling, Raised) for telling in failures)
 
+    if all(_nothing_but_nan(telling) for telling in failures):
+        searches = [exercise.mistakes]  # anything gives NaN: one change would explain too much
+    else:
+        pairs = (both(*pair) for pair in itertools.combinations(exercise.mistakes, 2))
+        searches = [exercise.mistakes, one_step_off(exercise), filter(None, pairs)]
+
     def explains(mistake: AnyMistake) -> bool:
         return all(_agrees(exercise, mistake, o, seed, to_the_word) for o in order)
 
-    pairs = (both(*pair) for pair in itertools.combinations(exercise.mistakes, 2))
-    for candidates, seconds in (
-        (exercise.mistakes, exercise.seconds),
-        (one_step_off(exercise), min(SEARCH_SECONDS, exercise.seconds)),
-        (filter(None, pairs), min(SEARCH_SECONDS, exercise.seconds)),
-    ):
+    for candidates in searches:
+        given = exercise.seconds
+        seconds = given if candidates is exercise.mistakes else min(SEARCH_SECONDS, given)
         try:
             with time_limit(seconds):
                 if found := next(filter(explains, candidates), None):
@@ -220,6 +224,13 @@ def recognise(exercise: Exercise, outcomes: list[Outcome], seed: int) -> AnyMist
         except TookTooLong:
             pass
     return None
+
+
+def _nothing_but_nan(telling: Observation | None) -> bool:
+    """Say whether an answer gave tensors, and no number in them."""
+    found = [t for _, t in tensors_in(telling.got)] if isinstance(telling, Seen) else []
+    floats = [t for t in found if t.is_floating_point() and t.numel()]
+    return bool(floats) and all(bool(t.isnan().all()) for t in floats)
 
 
 def _agrees(

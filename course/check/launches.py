@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from course.check.interpreter import Store, as_on_a_gpu
+from course.check.interpreter import Record, Store, as_on_a_gpu
 
 _UNWRITTEN = -2  # what `guards.poisoned` puts into integers
 
@@ -45,16 +45,14 @@ class Watched:
             before = {name: x.clone() for name, x in tensors.items()}
             if self.launched is None:
                 self.launched = {name: named[name] for name in names if name in named}, options
-            with as_on_a_gpu([x.untyped_storage() for x in tensors.values()]) as record:
+            with as_on_a_gpu([*tensors.values()]) as record:
                 self.kernel[grid](*args, **kwargs)
-            self._conduct += [
-                f"It stores where no tensor is ({line}): a mask or an offset lets it go too far."
-                for line in record.astray[:1]
-            ]
+            self._conduct += _strayed(record)
             if not self.inputs_may_change:
                 self._conduct += _changed(tensors, before)
             programs = math.prod(grid(named) if callable(grid) else grid)
             self._conduct += _shared(tensors, record.stores, programs)
+            self._conduct += _rounded(record)
             self._unfilled += record.unfilled
 
         return launch
@@ -68,6 +66,26 @@ class Watched:
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         """Refuse, as a kernel called without a grid does."""
         raise TypeError("a kernel must be launched with a grid: kernel[grid](...)")
+
+
+def _strayed(record: Record) -> list[str]:
+    stores = [
+        f"It stores where no tensor is ({line}): a mask or an offset lets it go too far."
+        for line in record.astray[:1]
+    ]
+    loads = [
+        f"It reads where no tensor is ({line}): on a GPU that may end the program. Mask the load."
+        for line in record.stray_loads[:1]
+    ]
+    return stores + loads
+
+
+def _rounded(record: Record) -> list[str]:
+    return [
+        f'A dot of fp32 tiles has no input_precision="ieee" ({line}): a GPU rounds its inputs to '
+        "TF32 first, which has 10 bits."
+        for line in record.rounded[:1]
+    ]
 
 
 def _same(x: torch.Tensor, y: torch.Tensor) -> bool:

@@ -70,7 +70,8 @@ also_right(in_base_2)
 def ask(answer, rng, *, Lq, Lk, B=1, Hkv=1, G=1, D=16, block=(16, 16), scale=None, **more):
     """Launch (query tiles, Hq, B) programs on random inputs.
 
-    more: gaps (NaN after the rows of q, k and v), shift (added to every score).
+    more: gaps (NaN after the rows of q, k and v), shift (added to the scores, from one block of 16
+    keys to the next).
     A score is a sum of D products, off by (D + 1) roundings of the sum of their sizes; that is the
     relative error of a weight, and o and lse sum up to Lk of them.
     """
@@ -78,7 +79,8 @@ def ask(answer, rng, *, Lq, Lk, B=1, Hkv=1, G=1, D=16, block=(16, 16), scale=Non
     k, v = torch.randn(2, B, Lk, Hkv, D, generator=rng)
     scale = D**-0.5 if scale is None else scale
     if "shift" in more:
-        q[..., 0], k[..., 0] = 1.0, more["shift"] / scale
+        places = torch.arange(k.shape[1]) // 16 % len(more["shift"])  # 16 keys each
+        q[..., 0], k[..., 0] = 1.0, torch.tensor(more["shift"])[places][:, None] / scale
     wanted = [x.float() for x in oracle(q, k, v, causal=True, scale=scale)]
     size = scale * D * q.abs().max().item() * k.abs().max().item()
     near = EPS * ((D + 2) * size + Lk + 8) * 2 * max(1.0, v.abs().max().item())
@@ -126,7 +128,8 @@ def more_queries_than_keys(answer, rng):
 
 @holds("scores near 200 and near -200", see=LOOP)
 def far_from_zero(answer, rng):
-    return [ask(answer, rng, Lq=16, Lk=40, scale=1.0, shift=x) for x in (200.0, -200.0)]
+    shifts = (200.0,), (-200.0,), (200.0, -200.0, 200.0)
+    return [ask(answer, rng, Lq=16, Lk=48, scale=1.0, shift=shift) for shift in shifts]
 
 
 @holds("two KV heads for six query heads, two rows in a batch", see=HEADS)
@@ -201,6 +204,12 @@ slip(
     "m not kept",
     "**m is never set** to the new maximum, so each block rescales what came before by 0.",
     ("        m = m_new\n", ""),
+)
+slip(
+    "maximum of the block",
+    "The new maximum is that of **the block alone**. If it is lower than the old one, what came "
+    "before is enlarged, and overflows: take the larger of both.",
+    ("tl.maximum(m, tl.max(scores, 1))", "tl.max(scores, 1)"),
 )
 slip("not scaled", "The scores are **not multiplied by `scale`**.", ("scale * tl.dot", "tl.dot"))
 slip(

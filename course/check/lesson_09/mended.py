@@ -149,28 +149,36 @@ def ragged_splits(answer, rng):
     return [seen(answer, *fresh(rng, integer(rng, low, low + 12)), 4) for low in (66, 100)]
 
 
+class Counting:
+    """Launches the answer, and counts the keys of each split before they are merged.
+
+    With scores of 0, exp of a split's lse is the number of its keys.
+    """
+
+    def __init__(self, answer):
+        self.answer, self.counts = answer, []
+
+    def __getitem__(self, grid):
+        def launch(*args, **constants):
+            self.answer[grid](*args, **constants)
+            self.counts = args[4].exp().tolist()
+
+        return launch
+
+
 @holds("no split has more than its share, in whole blocks")
 def shares(answer, rng):
-    """With scores of 0, exp of a split's lse is the number of its keys."""
-    length, counts = integer(rng, 98, 110), []
-
-    class Counting:
-        """Launches the answer, and looks at the lse of each split before they are merged."""
-
-        def __getitem__(self, grid):
-            def launch(*args, **constants):
-                answer[grid](*args, **constants)
-                counts.extend(args[4].exp().tolist())
-
-            return launch
-
-    q, k, v = fresh(rng, length)
-    saw = seen(Counting(), torch.zeros_like(q), k, v, 3)
-    most = 3 * 16  # 7 blocks in 3 splits: 3 at most
-    kept = all(count < most + 0.5 for count in counts)
-    told = " + ".join(f"{x:.0f}" if math.isfinite(x) else "NaN" for x in counts)
-    got = "shared" if kept else f"{told} keys"
-    return replace(saw, got=(got, *saw.got), wanted=("shared", *saw.wanted), names=NAMES)
+    found = []
+    for length, splits in ((integer(rng, 98, 110), 3), (63, 4)):
+        q, k, v = fresh(rng, length)
+        counting = Counting(answer)
+        saw = seen(counting, torch.zeros_like(q), k, v, splits)
+        most = 16 * math.ceil(math.ceil(length / 16) / splits)
+        kept = all(count < most + 0.5 for count in counting.counts)
+        told = " + ".join(f"{x:.0f}" if math.isfinite(x) else "NaN" for x in counting.counts)
+        got = ("shared" if kept else f"{told} keys"), *saw.got
+        found.append(replace(saw, got=got, wanted=("shared", *saw.wanted), names=NAMES))
+    return found
 
 
 @holds("five keys in eight splits")

@@ -78,7 +78,8 @@ def a_ragged_end(answer, rng):
 
 @holds("scores near 200 and near -200, maxima that rise and fall", see=LOOP)
 def far_from_zero(answer, rng):
-    return [ask(answer, rng, lengths=[40], scale=1.0, shift=shift) for shift in (200.0, -200.0)]
+    shifts = (200.0,), (-200.0,), (200.0, -200.0, 200.0)
+    return [ask(answer, rng, lengths=[40], scale=1.0, shift=shift) for shift in shifts]
 
 
 @holds("three rows of different lengths, one of them empty", see=KEYS)
@@ -193,6 +194,12 @@ slip(
     "**m is never set** to the new maximum, so each block rescales what came before by exp(-inf), "
     "which is 0.",
     ("        m = m_new\n", ""),
+)
+slip(
+    "maximum of the block",
+    "The new maximum is that of **the block alone**. If it is lower than the old one, what came "
+    "before is enlarged, and overflows: take the larger of both.",
+    ("tl.maximum(m, tl.max(scores, 1))", "tl.max(scores, 1)"),
 )
 slip(
     "not scaled",

@@ -43,7 +43,8 @@ def ask(answer, rng, *, lengths, Hkv=1, G=1, S=1, D=16, block_n=16, scale=None, 
     """Launch (S, Hkv, B) programs on random inputs; NaN lies after each row's keys.
 
     more: room (cells per row beyond the longest), gap (NaN between the rows of k and v), shift
-    (added to every score), heads_first (the cache is laid out (B, Hkv, Lk, D)), q (its value).
+    (added to the scores, by blocks of 16 keys), heads_first (the cache is laid out
+    (B, Hkv, Lk, D)), q (its value).
     """
     B, capacity = len(lengths), max(lengths) + more.get("room", 5)
     q = torch.randn(B, Hkv * G, D, generator=rng)
@@ -52,7 +53,8 @@ def ask(answer, rng, *, lengths, Hkv=1, G=1, S=1, D=16, block_n=16, scale=None, 
     if "q" in more:
         q.fill_(more["q"])
     if "shift" in more:
-        q[..., 0], k[..., 0] = 1.0, more["shift"] / scale
+        places = torch.arange(k.shape[1]) // 16 % len(more["shift"])  # 16 keys each
+        q[..., 0], k[..., 0] = 1.0, torch.tensor(more["shift"])[places][:, None] / scale
     for b, length in enumerate(lengths):
         k[b, length:], v[b, length:] = math.nan, math.nan
     wanted = truth(q, k, v, lengths, S, scale, block_n)
