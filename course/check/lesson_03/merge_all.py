@@ -5,7 +5,7 @@ import torch
 from course.check.draw import integer
 from course.check.lesson_03.merge import partial, tolerance
 from course.check.seen import Seen
-from course.check.spec import Exercise, also_right, holds, right, slip
+from course.check.spec import Exercise, also_right, holds, mistake, right, slip
 from reference import online_softmax as reference
 
 HALVES = "3 · Two halves make a whole"
@@ -53,8 +53,12 @@ def by_hand(answer, rng):
 
 @holds("S partials at once, none empty", see=HALVES)
 def many_workers(answer, rng):
-    S, D = 2 ** integer(rng, 1, 3) + 1, integer(rng, 1, 5)  # pairs don't come out even
-    return seen(answer, [partial(rng, rows=3, D=D) for _ in range(S)], f"S = {S}, 3 rows, D = {D}")
+    found = []
+    for S in (2 ** integer(rng, 1, 3) + 1, integer(rng, 130, 150)):  # pairs don't come out even
+        D = integer(rng, 1, 5)
+        states = [partial(rng, rows=3, D=D) for _ in range(S)]
+        found.append(seen(answer, states, f"S = {S}, 3 rows, D = {D}"))
+    return found
 
 
 @holds("an empty partial changes nothing")
@@ -74,7 +78,13 @@ def one_row_is_empty(answer, rng):
     states = [partial(rng, rows=2, D=2) for _ in range(3)]
     for m, l, acc in states:
         m[0], l[0], acc[0] = -torch.inf, 0.0, 0.0
-    return seen(answer, states, "S = 3, 2 rows; row 0 has no key anywhere")
+    mixed = [partial(rng, rows=4, D=2) for _ in range(4)]
+    for row, (m, l, acc) in enumerate(mixed[:3]):  # row 3 has keys everywhere
+        m[row], l[row], acc[row] = -torch.inf, 0.0, 0.0
+    return [
+        seen(answer, states, "S = 3, 2 rows; row 0 has no key anywhere"),
+        seen(answer, mixed, "S = 4, 4 rows; in each of rows 0, 1, 2 another worker saw nothing"),
+    ]
 
 
 @holds("near -200, ±2000 and -60000, one empty")
@@ -276,6 +286,16 @@ slip(
     ("range(1, len(m))", "range(1, len(m) - 1)"),
     of=merge_all_one_by_one,
 )
+
+
+@mistake(
+    "As soon as one row of a partial is empty, **the whole partial is skipped**, and its other "
+    "rows are lost. Decide row by row; with exp(-inf - m) = 0 there is nothing to decide.",
+)
+def empty_as_a_whole(m, l, acc):
+    full = (m > -torch.inf).all(1)
+    return merge_all(m[full], l[full], acc[full]) if full.any() else merge_all(m, l, acc)
+
 
 MERGE_ALL = Exercise.of(
     __name__,

@@ -91,6 +91,7 @@ def uneven_tiles(answer, rng):
     scores = 2 * torch.randn(6, n, generator=rng)
     hidden = torch.rand(6, n, generator=rng) < 0.2
     hidden[1, widths[0] : sum(widths[:2])] = True  # a whole tile is hidden from row 1
+    hidden[:, sum(widths[:2]) : sum(widths[:3])] = True  # and the next one from all
     hidden[:, 0] = False  # every row sees a key of the first tile
     scores = scores.masked_fill(hidden, -torch.inf)
     return seen(answer, scores, torch.randn(n, 4, generator=rng), widths)
@@ -98,11 +99,15 @@ def uneven_tiles(answer, rng):
 
 @holds("scores near ±200, ±2000, -60000")
 def far_from_zero(answer, rng):
-    """Even in fp64, exp overflows above 709 and underflows below -745."""
     around = ([-2e3], [-2e2, 2e2], [-2e3, 2e3], [2e3, -2e3], [-6e4])
-    one_row = [seen(answer, *drawn(rng, 1, numbers, 2)) for numbers in around]
+    one_row = [seen(answer, *drawn(rng, 1, numbers, 2)) for numbers in around]  # fp64's exp: ±709
     scores, v, widths = drawn(rng, 2, [0.0, 1.0], 2)
-    return [*one_row, seen(answer, scores + torch.tensor([[-2e3], [2e3]]), v, widths)]
+    shifts = (
+        [[-2e3], [2e3]],
+        [[0, 0, 2e3, 2e3], [0, 0, -2e3, -2e3]],
+        [[-6e4, -6e4] + 2 * [-torch.inf]],
+    )
+    return [*one_row, *(seen(answer, scores + torch.tensor(x), v, widths) for x in shifts)]
 
 
 @holds("a long stream leaves D + 2 numbers per row")
