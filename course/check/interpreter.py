@@ -92,6 +92,7 @@ def as_on_a_gpu(tensors: Sequence[torch.Tensor]) -> Iterator[Record]:
         del interpreter.interpreter_semantic.logical
         function.rewritten_fn, interpreter.FunctionRewriter.ast_transformer = before
         vars(interpreter).update(slow)
+        quick_interpreter.put_back()
 
 
 Ranges = Sequence[tuple[int, int]]  # of addresses: the first, and the end

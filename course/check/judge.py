@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import inspect
 import itertools
 import os
@@ -150,12 +151,25 @@ def _ours(answer: Any, seen: frozenset = frozenset()) -> Iterator[str]:
         return
     if seen and function.__module__ not in {other.__module__ for other in seen}:
         return  # another library's: what it uses is not the learner's doing
-    names = function.__code__.co_names
-    values = [function.__globals__[name] for name in names if name in function.__globals__]
-    for module in filter(inspect.ismodule, [*values]):
-        values += [getattr(module, name) for name in names if hasattr(module, name)]
+    values = [*_globals_used(function)]
     for value in values:
         yield from _ours(value, seen | {function})
+
+
+def _globals_used(function: Any) -> Iterator[Any]:
+    """Yield the globals that a function loads, and what it takes from modules by a dot."""
+    module = None
+    for step in dis.get_instructions(function):
+        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            value = function.__globals__.get(step.argval)
+            module = value if inspect.ismodule(value) else None
+            yield value
+        elif step.opname in ("LOAD_ATTR", "LOAD_METHOD") and module is not None:
+            value = getattr(module, step.argval, None)
+            module = value if inspect.ismodule(value) else None
+            yield value
+        else:
+            module = None
 
 
 def seeds(exercise: Exercise, index: int, seed: int) -> list[int]:

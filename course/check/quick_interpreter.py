@@ -12,6 +12,24 @@ from typing import Any
 _PRIVATE = ("_patch_builtin", "_patch_attr", "_patch_lang", "_get_np_dtype")
 
 
+_builtins: list[tuple[Any, str, Any]] = []
+
+
+def _remember(names: dict[Any, list[str]]) -> None:
+    """Note the builtins themselves, as long as none is replaced."""
+    found = ((owner, name) for owner in names for name in names[owner])
+    _builtins[:] = [(owner, name, getattr(owner, name)) for owner, name in found]
+
+
+def put_back() -> None:
+    """Put the builtins of `tl` back where a kernel whose time was up has left them replaced."""
+    import triton.language as tl
+
+    if _builtins and not tl.core.is_builtin(tl.load):
+        for owner, name, member in _builtins:
+            setattr(owner, name, member)
+
+
 @cache
 def replacements() -> dict[str, Any]:
     """Return what may stand in `triton.runtime.interpreter` in place of the members so called.
@@ -28,6 +46,7 @@ def replacements() -> dict[str, Any]:
         owner: [name for name, member in inspect.getmembers(owner) if tl.core.is_builtin(member)]
         for owner in (tl, tl.core, tl.math, tl.tensor, tl.core.tensor_descriptor_base)
     }
+    _remember(names)
     seen: dict[int, dict] = {}  # the globals of the helpers called so far by the running kernel
 
     def replace(owner: object, *rest: object) -> None:

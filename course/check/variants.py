@@ -136,7 +136,8 @@ def _instead(new: type, old: type) -> str:
 def _can_go(statement: ast.stmt, known: set[str]) -> str:
     """Return what to say if a statement is left out, or "" if a name would be missing then."""
     if isinstance(statement, ast.Expr):
-        return "One step is **left out**: something is never called."
+        called = statement.value.func if isinstance(statement.value, ast.Call) else statement.value
+        return f"It does as much as if a call of **`{ast.unparse(called)}` were left out**."
     if isinstance(statement, ast.AugAssign):
         return f"One step is **left out**: `{ast.unparse(statement.target)}` stays as it was."
     if isinstance(statement, ast.Assign):

@@ -166,6 +166,15 @@ def test_our_own_function_is_no_answer(answer):
     )
 
 
+def _has_a_method_of_that_name(x):
+    return 2 * torch.Tensor.double(x).float()  # `double` here, and a global of that name below
+
+
+def test_a_method_is_not_the_function_of_the_same_name(monkeypatch):
+    monkeypatch.setitem(_has_a_method_of_that_name.__globals__, "double", safe_softmax)
+    assert judge(DOUBLE, _has_a_method_of_that_name).status is Status.PASS
+
+
 def test_what_a_right_answer_uses_may_be_used():
     exercise = having(also_right=(_borrowing_by_module,))
     assert "write this one yourself" not in told(judge(exercise, _borrowing))

@@ -1,5 +1,7 @@
 """What a kernel does under a check, beyond its results: masked lanes, inputs, shared work."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from doubling import told
@@ -158,6 +160,20 @@ def test_the_interpreter_is_as_before_afterwards():
     assert not changed & vars(interpreter.interpreter_builder).keys()
     assert not hasattr(interpreter.interpreter_semantic, "logical")
     assert and_kernel.fn not in interpreter.InterpretedFunction.rewritten_fn
+
+
+@triton.jit
+def endless_kernel(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
+    offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    for _ in range(0, 100_000_000):
+        x = tl.load(x_ptr + offs, mask=offs < n, other=0.0)
+        tl.store(y_ptr + offs, tl.sum(x, 0) + x, mask=offs < n)
+
+
+def test_after_a_kernel_whose_time_was_up_right_answers_pass():
+    assert "longer than" in told(judge(replace(DOUBLE, seconds=0.5), endless_kernel))
+    assert tl.core.is_builtin(tl.load)
+    assert judge(DOUBLE, and_kernel).status is Status.PASS
 
 
 def test_a_kernel_without_a_grid_is_told():

@@ -138,8 +138,8 @@ slip(
 )
 slip(
     "no mask at all",
-    "There is **no mask** anywhere: the last program reads past the end of x, writes past "
-    "the end of y, and its sum counts elements that don't exist.",
+    "The mask is missing, or lets **too much** through (the last valid offset is n - 1): the last "
+    "program reads past the end of x, writes past the end of y, and its sum counts what is there.",
     (", mask=mask, other=0.0", ""),
     ("y, mask=mask", "y"),
     ("tl.where(mask, y, 0.0)", "y"),

@@ -145,7 +145,8 @@ slip(
 )
 slip(
     "masks deleted",
-    "The **masks are gone**: a partial tile reads and writes what isn't its own.",
+    "The masks are gone, or let **too much** through (`|` for `&`, or `<=`): a partial tile reads "
+    "and writes what isn't its own.",
     (", mask=mask", ""),
     see=MASK,
 )

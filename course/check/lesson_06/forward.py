@@ -118,7 +118,8 @@ def causal(answer, rng):
 
 @holds("lengths that no block divides, fewer queries than keys", see=CAUSAL)
 def ragged(answer, rng):
-    return ask(answer, rng, Lq=integer(rng, 17, 31), Lk=integer(rng, 50, 63))
+    one_left = ask(answer, rng, Lq=16, Lk=17)  # the last tile of keys has a single one
+    return [one_left, ask(answer, rng, Lq=integer(rng, 17, 31), Lk=integer(rng, 50, 63))]
 
 
 @holds("the first rows see no key: o = 0, lse = -inf", see=CAUSAL)
@@ -255,6 +256,13 @@ slip(
     "stops too early",
     "The loop **stops too early**: at the first row's last key, and the others see more.",
     ("(tile + 1) * BLOCK_M + (Lk - Lq)", "tile * BLOCK_M + (Lk - Lq)"),
+    see=CAUSAL,
+)
+slip(
+    "the last key left out",
+    "The loop stops **one key too early**: where the last key of a tile's last query stands alone "
+    "in a block, it is never reached.",
+    ("(tile + 1) * BLOCK_M + (Lk - Lq)", "(tile + 1) * BLOCK_M - 1 + (Lk - Lq)"),
     see=CAUSAL,
 )
 slip(

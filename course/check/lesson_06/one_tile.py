@@ -141,7 +141,12 @@ def steep_fall(answer, rng):
 
 @holds("scores near -150, then near 150")
 def steep_rise(answer, rng):
-    return seen(answer, *aimed(rng, -150.0, 150.0), "scores near -150, then near 150")
+    q, k, v = aimed(rng, -150.0, 150.0)
+    apart = q * torch.where(torch.arange(BLOCK_M) % 2 == 0, 1.0, -1.0)[:, None]
+    return [
+        seen(answer, q, k, v, "scores near -150, then near 150"),
+        seen(answer, apart, k, v, "the same, and the reverse in every other row"),
+    ]
 
 
 @holds("Lk is not a multiple of BLOCK_N")
