@@ -27,6 +27,9 @@ import torch
 
 MARGIN = 1024  # entries of poison on either side; larger than any block an exercise loads
 
+UNWRITTEN = -2
+"""What an output of integers holds before it is written."""
+
 _INPUT, _OUTPUT = 0b010101, 0b101010  # six bits of a NaN; no processor produces either on its own
 _PAYLOAD = 6
 _FP8_NAN = {torch.float8_e4m3fn: 0x7F, torch.float8_e5m2: 0x7E}
@@ -91,7 +94,7 @@ def poisoned(
     What a kernel forgets to write stays NaN, and no zero left by the allocator hides it.
     Integers get -2, which is no input's poison.
     """
-    fill = math.nan if dtype.is_floating_point else -2
+    fill = math.nan if dtype.is_floating_point else UNWRITTEN
     tensor = torch.full(shape, fill, dtype=dtype, device=device)
     return _inside(_poison(tensor, _OUTPUT), tensor, name, row_gap, MARGIN)
 
@@ -104,7 +107,9 @@ def _poison(like: torch.Tensor, payload: int) -> torch.Tensor:
     which no cast makes of an input's.
     """
     if not like.dtype.is_floating_point:
-        return torch.full((1,), -1 if payload == _INPUT else -2, dtype=like.dtype).to(like.device)
+        return torch.full((1,), -1 if payload == _INPUT else UNWRITTEN, dtype=like.dtype).to(
+            like.device
+        )
     if like.dtype in _FP8_NAN:
         sign = 0x80 if payload == _OUTPUT else 0
         entry = torch.tensor([_FP8_NAN[like.dtype] | sign], dtype=torch.uint8)

@@ -80,7 +80,7 @@ def as_on_a_gpu(tensors: Sequence[torch.Tensor]) -> Iterator[Record]:
     interpreter.interpreter_semantic.logical = _logical
     storages = (x.untyped_storage() for x in tensors)
     ranges = [(x.data_ptr(), x.data_ptr() + x.nbytes()) for x in storages]
-    builder.create_masked_load = _loading(builder, record, ranges, [_span(x) for x in tensors])
+    builder.create_masked_load = _loading(builder, record, ranges, [span(x) for x in tensors])
     builder.create_dot = _multiplying(builder, record)
     builder.create_masked_store = _storing(builder, record, ranges)
     builder.create_splat = _spreading(builder)
@@ -98,8 +98,8 @@ def as_on_a_gpu(tensors: Sequence[torch.Tensor]) -> Iterator[Record]:
 Ranges = Sequence[tuple[int, int]]  # of addresses: the first, and the end
 
 
-def _span(x: torch.Tensor) -> tuple[int, int]:
-    """Return the addresses from a tensor's first entry to its last."""
+def span(x: torch.Tensor) -> tuple[int, int]:
+    """Return the first address of a tensor, and the first one after it."""
     last = sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True))
     return x.data_ptr(), x.data_ptr() + (last + 1 if x.numel() else 0) * x.element_size()
 
@@ -116,10 +116,10 @@ def _loading(builder: Any, record: Record, ranges: Ranges, spans: Ranges) -> Cal
             other = _anything(ptrs)
             if not wanted.all():
                 record.unfilled.append(_line())
+        there = wanted
         if not (_within(ptrs, spans) | ~wanted).all():
             record.stray_loads.append(_line())
-        there = wanted & _within(ptrs, ranges)
-        if not np.array_equal(there, wanted):
+            there = wanted & _within(ptrs, ranges)
             filled = np.where(wanted & ~there, _anything(ptrs).data, other.data)
             other = TensorHandle(filled, other.dtype)
         return load(ptrs, TensorHandle(there, mask.dtype), other, *more, **named)

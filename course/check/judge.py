@@ -25,6 +25,7 @@ from course.check.observe import (
     observe,
     tensors_in,
     time_limit,
+    watch,
 )
 from course.check.report import Outcome, Report, Status
 from course.check.rewritten import plain
@@ -82,7 +83,7 @@ def judge(exercise_id: str | Exercise, answer: Any, *, seed: int | None = None) 
     tried = answer
     if is_kernel(answer):
         compiler.start()  # by the time that it is needed, it is ready
-        tried = Watched(answer, inputs_may_change=exercise.changes_inputs)
+        tried = watch(answer, exercise)
     outcomes: list[Outcome] = []
     try:
         with time_limit(exercise.seconds):

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from course.check.interpreter import Record, Store, as_on_a_gpu
-
-_UNWRITTEN = -2  # what `guards.poisoned` puts into integers
+from course.check.guards import UNWRITTEN
+from course.check.interpreter import Record, Store, as_on_a_gpu, span
 
 
 def is_kernel(answer: Any) -> bool:
@@ -96,7 +95,7 @@ def _same(x: torch.Tensor, y: torch.Tensor) -> bool:
 
 def _was_unwritten(x: torch.Tensor) -> bool:
     """Say whether a tensor held nothing: an output, which a kernel is free to write."""
-    empty = x.float().isnan() if x.dtype.is_floating_point else x == _UNWRITTEN
+    empty = x.float().isnan() if x.dtype.is_floating_point else x == UNWRITTEN
     return bool(empty.all())
 
 
@@ -122,6 +121,9 @@ def _shared(tensors: dict[str, torch.Tensor], stores: list[Store], programs: int
         return [f"Only program {who} of {programs} stores anything: the work must be divided."]
     if alone := _by_one(tensors, written, programs):
         return [alone]
+    everything = np.concatenate(list(written.values())) if written else np.empty(0)
+    if np.unique(everything).size == everything.size:
+        return []
     owner: dict[int, tuple] = {}
     for who, what in written.items():
         twice = [address for address in what.tolist() if owner.setdefault(address, who) != who]
@@ -137,7 +139,7 @@ def _by_one(
 ) -> str:
     """Say which result, with entries for all programs, a single program stores; or ""."""
     for name, x in tensors.items():
-        start, end = _span(x)
+        start, end = span(x)
         parts = {who: int(((start <= w) & (w < end)).sum()) for who, w in written.items()}
         parts = {who: count for who, count in parts.items() if count}
         if len(parts) == 1 and max(parts.values()) >= programs:
@@ -146,19 +148,13 @@ def _by_one(
     return ""
 
 
-def _span(x: torch.Tensor) -> tuple[int, int]:
-    """Return the first address of a tensor, and the first one behind it."""
-    last = sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True))
-    return x.data_ptr(), x.data_ptr() + (last + 1) * x.element_size()
-
-
 def _first(tensors: dict[str, torch.Tensor], addresses: list[int]) -> tuple[int, str]:
     """Return the first of some ascending addresses, and words for where it is.
 
     First is the first argument's: how tensors lie in memory must not change what is said.
     """
     for name, x in tensors.items():
-        start, end = _span(x)
+        start, end = span(x)
         if hit := [address for address in addresses if start <= address < end]:
             return hit[0], f"the same entry of `{name}`"
     return addresses[0], "the same place"

@@ -73,6 +73,8 @@ def observe(exercise: Exercise, prop: Property, answer: Any, seeds: list[int]) -
     """
     seen: list[Observation] = []
     watched = watch(answer, exercise)
+    if isinstance(watched, Watched):
+        watched.noticed()  # what is left of a property whose probe raised is none of this one's
     for seed in seeds:
         try:
             with conditions.fresh(seed):

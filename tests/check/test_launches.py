@@ -98,11 +98,10 @@ def far_away_kernel(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
 
 
 def odd_length(answer, rng):
-    x = guarded(torch.randn(20, generator=rng), "x")
-    y = poisoned((20,), name="y")
+    numbers = torch.randn(20, generator=rng)
+    x, y = guarded(numbers, "x"), poisoned((20,), name="y")  # guarded copies
     answer[(2,)](x.tensor, y.tensor, 20, BLOCK=16)
-    return Seen(y.tensor, 2 * torch.randn(20, generator=rng.manual_seed(rng.initial_seed())),
-                "n = 20", guards=(x, y))  # fmt: skip
+    return Seen(y.tensor, 2 * numbers, "n = 20", guards=(x, y))
 
 
 DOUBLE = Exercise(
