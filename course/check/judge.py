@@ -4,35 +4,31 @@ from __future__ import annotations
 
 import dis
 import inspect
-import itertools
 import os
 import random
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import lru_cache
+from time import process_time
 from typing import Any
 
 from course import progress
 from course.check import catalogue, compiler, conditions
-from course.check.compare import Complaint, complain, same
+from course.check.compare import Complaint, complain
 from course.check.launches import Watched, is_kernel
 from course.check.observe import (
-    Observation,
     Raised,
     ReturnedNothing,
     TookTooLong,
     Unverified,
     observe,
-    tensors_in,
     time_limit,
     watch,
 )
+from course.check.recognise import recognise, seeds
 from course.check.report import Outcome, Report, Status
 from course.check.rewritten import plain
-from course.check.seen import Seen
-from course.check.spec import AnyMistake, Exercise, both, one_step_off
+from course.check.spec import Exercise
 
-SEARCH_SECONDS = 4.0  # how long a learner waits, at most, where no mistake fits: for each search
 UNWRITTEN = "This one is not written yet: put your code in place of `raise NotImplementedError()`."
 NONE_CAME = "This one is not written yet, or the `return` is missing: the function returned None."
 
@@ -173,16 +169,12 @@ def _globals_used(function: Any) -> Iterator[Any]:
             module = None
 
 
-def seeds(exercise: Exercise, index: int, seed: int) -> list[int]:
-    """Return the seeds of one property: the same for every answer, different for each property."""
-    return [seed + 1009 * index + trial for trial in range(exercise.trials)]
-
-
 def run(exercise: Exercise, index: int, answer: Any, seed: int) -> Outcome:
     """Try `answer` under one property and say how it went."""
     prop = exercise.properties[index]
+    started = process_time()
     observations = observe(exercise, prop, answer, seeds(exercise, index, seed))
-    outcome = Outcome(prop, index, tuple(observations))
+    outcome = Outcome(prop, index, tuple(observations), seconds=process_time() - started)
     for observation in observations:
         if isinstance(observation, Unverified):
             return outcome.but(Status.NOT_VERIFIED, observation, observation.why)
@@ -207,82 +199,3 @@ def said(raised: Raised) -> str:
     message = str(raised.root).strip().splitlines() or [""]
     where = f"\nin your code, {raised.line}" if raised.line else ""
     return f"It raised {kind}: {message[0]}{where}"
-
-
-def recognise(exercise: Exercise, outcomes: list[Outcome], seed: int) -> AnyMistake | None:
-    """Return the catalogued mistake that behaves as the answer did on these inputs, or None.
-
-    It has to agree on every property, the failing ones first, since they discriminate best. Where
-    no mistake does, one change of the right answer may, or two slips at once.
-    """
-    order = sorted(outcomes, key=lambda outcome: outcome.status is not Status.FAIL)
-    failures = [outcome.telling for outcome in outcomes if outcome.status is Status.FAIL]
-    # with nothing but exceptions to go by, their messages must agree too, not just their types
-    to_the_word = all(isinstance(telling, Raised) for telling in failures)
-
-    if all(_nothing_but_nan(telling) for telling in failures):
-        searches = [exercise.mistakes]  # anything gives NaN: one change would explain too much
-    else:
-        pairs = (both(*pair) for pair in itertools.combinations(exercise.mistakes, 2))
-        searches = [exercise.mistakes, one_step_off(exercise), filter(None, pairs)]
-
-    def explains(mistake: AnyMistake) -> bool:
-        return all(_agrees(exercise, mistake, o, seed, to_the_word) for o in order)
-
-    for candidates in searches:
-        given = exercise.seconds
-        seconds = given if candidates is exercise.mistakes else min(SEARCH_SECONDS, given)
-        try:
-            with time_limit(seconds):
-                if found := next(filter(explains, candidates), None):
-                    return found
-        except TookTooLong:
-            pass
-    return None
-
-
-def _nothing_but_nan(telling: Observation | None) -> bool:
-    """Say whether an answer gave tensors, and no number in them."""
-    found = [t for _, t in tensors_in(telling.got)] if isinstance(telling, Seen) else []
-    floats = [t for t in found if t.is_floating_point() and t.numel()]
-    return bool(floats) and all(bool(t.isnan().all()) for t in floats)
-
-
-def _agrees(
-    exercise: Exercise, mistake: AnyMistake, outcome: Outcome, seed: int, to_the_word: bool
-) -> bool:
-    """Say whether a mistake does what the answer did; most differ at the first seed already."""
-    for trials in sorted({1, exercise.trials}):
-        again = _of_mistake(exercise, mistake, outcome.index, seed, trials)
-        seen = outcome.observations[: len(again)]
-        complete = trials < exercise.trials or len(again) == len(outcome.observations)
-        if not (
-            complete
-            and len(seen) == len(again)
-            and all(_alike(x, y, to_the_word) for x, y in zip(seen, again, strict=True))
-        ):
-            return False
-    return True
-
-
-@lru_cache(maxsize=8192)
-def _of_mistake(
-    exercise: Exercise, mistake: AnyMistake, index: int, seed: int, trials: int
-) -> tuple[Observation, ...]:
-    """What a mistake does under one property. Cached: with one seed, many answers need it."""
-    prop = exercise.properties[index]
-    chosen = seeds(exercise, index, seed)[:trials]
-    return tuple(observe(exercise, prop, mistake.implementation, chosen))
-
-
-def _alike(x: Observation, y: Observation, to_the_word: bool) -> bool:
-    if isinstance(x, Seen) and isinstance(y, Seen):
-        harm = [[guard.intact() for guard in seen.guards] for seen in (x, y)]
-        told = {complaint.kind for complaint in map(complain, (x, y)) if complaint}
-        if "conduct" in told and x.conduct[:1] != y.conduct[:1]:
-            return False
-        return harm[0] == harm[1] and same(x.got, y.got, x)
-    if isinstance(x, Raised) and isinstance(y, Raised):
-        same_words = str(x.error) == str(y.error) or not to_the_word
-        return type(x.error) is type(y.error) and same_words
-    return isinstance(x, Unverified) and isinstance(y, Unverified)

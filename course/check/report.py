@@ -37,6 +37,7 @@ class Outcome:
 
     telling: the observation that decided it. values: whether to show got and wanted.
     unwritten, slow: it failed because nothing was written yet, or because time ran out.
+    seconds: of CPU time that it took.
     """
 
     prop: Property
@@ -48,6 +49,7 @@ class Outcome:
     values: bool = False
     unwritten: bool = False
     slow: bool = False
+    seconds: float = 0.0
 
     def but(self, status: Status, telling: Observation, sentence: str, **marks: bool) -> Outcome:
         """Return this outcome as one that did not pass; marks: values, unwritten."""
