@@ -21,8 +21,6 @@ from typing import IO, Any
 
 import torch
 
-from course.check.portable import text_of
-
 TARGETS = ("sm_90", "gfx942")
 SECONDS = 90  # for one kernel; the first includes the start of the process
 
@@ -37,6 +35,8 @@ def trouble(kernel: Any, args: dict[str, Any], options: dict[str, Any]) -> str:
     args: by name, all of them. options: other keywords of the launch; num_warps and num_stages
     count. Raises NoCompiler.
     """
+    from kernels.compile_report.portable import text_of  # here: it settles Triton's mode
+
     try:
         text = text_of(kernel)
     except (OSError, TypeError, ValueError) as error:

@@ -24,7 +24,6 @@ each of `MODULES` is listed in `compile_report.launches`; nothing in `kernels` i
 
 import argparse
 import importlib
-import inspect
 import json
 import os
 import re
@@ -37,11 +36,11 @@ from typing import Any
 
 from kernels.compile_report.case import CompileCase, LaunchCase
 from kernels.compile_report.compiling import compile_all, compile_one
+from kernels.compile_report.portable import text_of
 from kernels.compile_report.rows import STAGES, Report, Reports
 from kernels.compile_report.targets import TARGETS, target
 
 MODULES = ("primer", "softmax", "flash_attention", "flash_decoding", "append", "plan")
-PACKAGE = __name__.rpartition(".")[0]  # "kernels"; as a library, "flash_decoding_course.kernels"
 LAUNCHES = f"{__name__}.launches"
 
 __all__ = ["MODULES", "CompileCase", "LaunchCase", "Report", "Reports", "cases", "compile_for"]
@@ -63,8 +62,8 @@ def compile_for(
     kernel, signature, constexprs: as in `CompileCase`. arch: 80 (A100), 90 (H100), "gfx942", …
 
     If kernels are interpreted here, another process compiles. It imports a kernel of this package;
-    any other kernel, say from a notebook cell, is sent as source text and can use only `tl` and
-    the public names of `kernels.primitives`.
+    any other kernel, say from a notebook cell, is sent as source text with what it uses: helpers,
+    constants and imports of other cells.
 
     Raises ValueError for a signature that does not fit the kernel, RuntimeError with the
     compiler's message if the other process fails.
@@ -83,14 +82,11 @@ def compile_for(
 
 def _as_module(case: CompileCase) -> str:
     """Source text of a module that holds one kernel and its case."""
-    fn = case.kernel.fn
-    ours = fn.__module__.startswith(f"{PACKAGE}.")
-    kernel = f"from {fn.__module__} import {fn.__name__}" if ours else inspect.getsource(fn)
     arguments = (dict(case.signature), dict(case.constexprs), case.num_warps, case.num_stages)
     return (
-        f"from {__name__} import CompileCase\nfrom {PACKAGE}.primitives import *\n"
-        f"import triton\nimport triton.language as tl\n\n{kernel}\n\ndef compile_cases():\n"
-        f"    return [CompileCase({case.name!r}, {fn.__name__}, *{arguments!r})]\n"
+        f"{text_of(case.kernel)}\n\nfrom {__name__} import CompileCase\n\n"
+        f"def compile_cases():\n"
+        f"    return [CompileCase({case.name!r}, {case.kernel.fn.__name__}, *{arguments!r})]\n"
     )
 
 

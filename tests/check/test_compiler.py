@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from course.check import compiler
-from course.check.portable import text_of
 from course.check.rewritten import rewritten
+from kernels.compile_report.portable import text_of
 
 from kernels.primitives import finalize  # isort: skip - decides the mode before triton is imported
 import triton

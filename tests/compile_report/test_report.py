@@ -14,7 +14,7 @@ from kernels.compile_report.launches.flash_attention import compile_cases
 from kernels.compile_report.sass import measure, width
 from kernels.compile_report.targets import TARGETS, target
 from kernels.flash_attention import flash_attention_kernel
-from kernels.runtime import INTERPRETED
+from kernels.primitives import to_fp32
 
 # Every kernel, and the features that change its code most; `python -m kernels.compile_report`
 # compiles all cases for all targets, which takes minutes.
@@ -29,11 +29,19 @@ ELSEWHERE = "matmul fp16|flash_attention bf16 D=128 Lq=4096$|split bf16 D=128 G=
 TYPES = {"x_ptr": "*fp32:16", "out_ptr": "*fp32:16", "n": "i32:16"}
 
 
+TWO = tl.constexpr(2.0)
+
+
+@triton.jit
+def double(x):
+    return TWO * to_fp32(x)
+
+
 @triton.jit
 def double_kernel(x_ptr, out_ptr, n, BLOCK: tl.constexpr):
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     x = tl.load(x_ptr + offs, mask=offs < n)
-    tl.store(out_ptr + offs, 2 * to_fp32(x), mask=offs < n)  # noqa: F821 — from kernels.primitives
+    tl.store(out_ptr + offs, double(x), mask=offs < n)
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +119,7 @@ def test_tiles_that_are_too_large_are_seen_to_spill():
     assert row.spill_bytes > 0 and row.stack_bytes > 0 and row.registers == 255
 
 
-@pytest.mark.skipif(not INTERPRETED, reason="compiled in this process, which lacks to_fp32")
-def test_a_kernel_of_ones_own_and_what_alignment_is_worth():
+def test_a_kernel_of_ones_own_with_its_helpers_and_what_alignment_is_worth():
     aligned = compile_report.compile_for(double_kernel, TYPES, {"BLOCK": 1024})
     assert (aligned.load_bits, aligned.tensor_core, aligned.spill_bytes) == (128, 0, 0)
     assert ".entry double_kernel" in aligned.ptx and aligned.name == "double_kernel"

@@ -1,20 +1,20 @@
 """A kernel as text: everything that another process needs to compile it.
 
-A learner's kernel lives in a notebook. Its own source is not enough: it uses names of other cells
-(helpers, constants, imports), and those are written down with it.
+A kernel in a notebook can't be imported elsewhere, and its own source is not enough: it uses names
+of other cells (helpers, constants, imports). Those are written down with it.
 """
 
 from __future__ import annotations
 
 import inspect
+import sys
 import textwrap
 from types import CodeType, ModuleType
 from typing import Any
 
-from course.check.rewritten import plain
-
-IMPORTABLE = ("kernels", "reference", "course", "triton")
-"""Packages whose functions the other process imports; all others are sent as source."""
+OURS = __name__.partition("kernels.")[0]  # ""; as a library, "flash_decoding_course."
+IMPORTABLE = tuple(f"{name}." for name in (f"{OURS}kernels", f"{OURS}reference", "triton"))
+"""Modules whose functions the other process imports; all others are sent as source."""
 
 
 def text_of(kernel: Any) -> str:
@@ -23,20 +23,35 @@ def text_of(kernel: Any) -> str:
     Raises OSError if the source of the kernel, or of a helper that it calls, can't be found.
     """
     lines = ["import triton", "import triton.language as tl"]
-    _write(kernel, lines, {"triton", "tl"})
+    if _is_importable(kernel):
+        lines.append(_import_of(kernel, kernel.fn.__name__))
+    else:
+        _write(kernel, lines, {"triton", "tl"})
     return "\n".join(lines) + "\n"
+
+
+def _is_importable(kernel: Any) -> bool:
+    """Say whether another process finds it by its module's name and its own."""
+    function = kernel.fn
+    home = sys.modules.get(function.__module__)
+    named = getattr(home, function.__name__, None) is kernel
+    return named and function.__module__.startswith(IMPORTABLE)
+
+
+def _import_of(kernel: Any, name: str) -> str:
+    return f"from {kernel.fn.__module__} import {kernel.fn.__name__} as {name}"
 
 
 def _write(kernel: Any, lines: list[str], known: set[str]) -> None:
     """Append what a kernel uses, then the kernel; known: names that are there already."""
-    function = plain(kernel)
+    function = kernel.fn
     known.add(function.__name__)
     for name in sorted(_names(function.__code__)):
         if name not in known and name in function.__globals__:
             known.add(name)
             _define(name, function.__globals__[name], lines, known)
     source = textwrap.dedent(inspect.getsource(function))
-    lines += ["", "", source[source.index("@triton.jit") :].rstrip()]
+    lines += ["", "", "@triton.jit", source[source.index("def ") :].rstrip()]
 
 
 def _names(code: CodeType) -> set[str]:
@@ -51,14 +66,12 @@ def _define(name: str, value: Any, lines: list[str], known: set[str]) -> None:
     if isinstance(value, ModuleType):
         lines.append(f"import {value.__name__} as {name}")
     elif inspect.isfunction(getattr(value, "fn", None)):
-        home = inspect.getmodule(plain(value))
-        theirs = home is not None and home.__name__.split(".")[0] in IMPORTABLE
-        if theirs and getattr(home, plain(value).__name__, None) is value:
-            lines.append(f"from {home.__name__} import {plain(value).__name__} as {name}")
+        if _is_importable(value):
+            lines.append(_import_of(value, name))
         else:
             _write(value, lines, known)
-            if plain(value).__name__ != name:
-                lines.append(f"{name} = {plain(value).__name__}")
+            if value.fn.__name__ != name:
+                lines.append(f"{name} = {value.fn.__name__}")
     elif type(value).__name__ == "constexpr":
         lines.append(f"{name} = tl.constexpr({_literal(value.value)})")
     elif value is None or isinstance(value, bool | int | float | str):
