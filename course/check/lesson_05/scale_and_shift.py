@@ -133,9 +133,9 @@ slip(
     ("tl.where(mask, y, 0.0)", "y"),
 )
 slip(
-    "undone by the lanes' number",
-    "Masked lanes are loaded as **-shift / scale**, so that they are 0 after the shift. But if "
-    "scale is 0, that is a division by 0, and the sum is NaN. Make y 0 there, not x.",
+    "undone by other",
+    "Masked lanes are loaded as **-shift / scale**, which the shift turns into 0. But scale may be "
+    "0, and then this divides by 0. Load anything, and make y 0 there before it is summed.",
     ("other=0.0", "other=-shift / scale"),
     ("tl.where(mask, y, 0.0)", "y"),
 )
