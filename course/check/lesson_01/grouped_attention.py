@@ -1,16 +1,15 @@
 """Exercise 1.3: grouped-query attention that repeats neither K nor V."""
 
 import math
-from contextlib import contextmanager
-from types import SimpleNamespace
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from course.check.compare import complain
 from course.check.draw import integer
+from course.check.observe import tensors_in
 from course.check.seen import Seen
-from course.check.spec import Exercise, also_right, holds, right, slip
+from course.check.spec import Exercise, also_right, holds, mistake, right, slip
 
 SCALE = "1 · One query, four keys"
 D = 16
@@ -104,43 +103,42 @@ def part_of_a_cache(answer, rng):
     return seen(answer, q, k[:, :7], v[:, :7], ", the first 7 of 12 rows; the others are NaN")
 
 
-class Largest(TorchDispatchMode):
-    """Record the size of the largest tensor that any operation creates."""
+class Made(TorchDispatchMode):
+    """Record the largest tensor that any operation makes, and how much it copies of k and v."""
 
-    def __init__(self, seen):
+    def __init__(self, k, v):
         super().__init__()
-        self.seen = seen
+        self.numbers = torch.cat([k.flatten(), v.flatten()])
+        self.largest = self.copied = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         made = func(*args, **(kwargs or {}))
-        for t in made if isinstance(made, (tuple, list)) else (made,):
-            if isinstance(t, torch.Tensor):
-                size = t.untyped_storage().nbytes() // t.element_size()
-                self.seen.size = max(self.seen.size, size)
+        given = {t.untyped_storage().data_ptr() for _, t in tensors_in((args, kwargs or {}))}
+        for _, t in tensors_in((made,)):
+            self.largest = max(self.largest, t.untyped_storage().nbytes() // t.element_size())
+            view = t.untyped_storage().data_ptr() in given and not func._schema.is_mutable
+            copy = not view and t.is_floating_point() and "empty" not in str(func)
+            if copy and torch.isin(t.float(), self.numbers).all():
+                self.copied += t.numel()
         return made
 
 
-@contextmanager
-def largest_made():
-    seen = SimpleNamespace(size=0)
-    with Largest(seen):
-        yield seen
-
-
-@holds("no tensor G times the size of k is made")
+@holds("k and v are not copied G times, nor head by head")
 def nothing_repeated(answer, rng):
     q = torch.randn(1, 1, 16, 32, generator=rng)
     k, v = torch.randn(2, 1, 24, 2, 32, generator=rng).unbind(0)
     k, v = k.clone(), v.clone()  # each with its own storage
-    with largest_made() as largest:
+    with Made(k, v) as made:
         o = answer(q, k, v)
     correct = Seen(o, one_by_one(q, k, v), "G = 8", atol=TOLERANCE, rtol=0)
     if complain(correct):  # how it was computed matters only once it is right
         return correct
     given = f"k and v of {k.numel()} numbers each, G = 8; the largest tensor on the way has "
-    # k may be copied to a new layout once, never G times; scores and q are smaller than k here
-    came = "copies" if largest.size > 2 * k.numel() else "no copies"
-    return Seen(came, "no copies", f"{given}{largest.size}")
+    copied = made.copied - 2 * k.numel()  # the frame copied k and v to see whether they change
+    given += f"{made.largest}, and {copied} numbers of k and v were copied in all"
+    # each may be copied to a new layout once or twice; scores and q are smaller than k here
+    few = made.largest <= 2 * k.numel() and copied <= 4 * k.numel()
+    return Seen("no copies" if few else "copies", "no copies", given)
 
 
 slip(
@@ -165,8 +163,8 @@ slip(
 )
 slip(
     "k and v repeated",
-    "The numbers are right, but on the way k or v was **copied for every query head**, or "
-    "multiplied entry by entry into something as large. That throws "
+    "The numbers are right, but on the way k or v was **copied for every query head**, all at "
+    "once or one after another, or multiplied entry by entry into something as large. That throws "
     "away the saving of GQA: give q the extra dimension instead.",
     ("    Hkv =", "    G = q.shape[2] // k.shape[2]\n    Hkv ="),
     ("    Hkv =", "    k, v = k.repeat_interleave(G, 2), v.repeat_interleave(G, 2)\n    Hkv ="),
@@ -185,11 +183,41 @@ slip(
     see=SCALE,
 )
 slip(
+    "multiplied by the root",
+    "The scores are **multiplied by √D**: they have to be divided by it, since a sum of D products "
+    "is larger, not smaller, than one.",
+    ("-0.5", "0.5"),
+    see=SCALE,
+)
+slip(
     "scaled by the heads",
     "The scores are divided by **√Hq instead of √D**: each score is a sum of D products, "
     "however many heads there are.",
     ("q.shape[-1]", "q.shape[2]"),
     see=SCALE,
+)
+
+
+@mistake(
+    "In the matrix product k is stretched along **the KV heads instead of their members**: with "
+    "shapes (B, Hkv, G, …) for q and (B, 1, Hkv, …) for k, G meets Hkv. The 1 belongs where q has "
+    "G. (torch's matmul would copy k for it, though: join G and Lq to rows first.)"
+)
+def stretched_along_the_heads(q, k, v):
+    (B, Lq, Hq, width), Hkv = q.shape, k.shape[2]
+    members = q.reshape(B, Lq, Hkv, Hq // Hkv, width).permute(0, 2, 3, 1, 4)
+    p = torch.softmax(members @ k.permute(0, 2, 3, 1)[:, None] * width**-0.5, dim=-1)
+    o = p @ v.permute(0, 2, 1, 3)[:, None]
+    return o.permute(0, 3, 1, 2, 4).reshape(B, Lq, Hq, width)
+
+
+slip(
+    "rows read in another order",
+    "With one query all is right; with several, the rows of a group were stacked as **(G, Lq) and "
+    "taken apart as (Lq, G)**. Take them apart as they were put together.",
+    ("Hkv, G, Lq, v.shape[3])", "Hkv, Lq, G, v.shape[3])"),
+    ("permute(0, 3, 1, 2, 4).reshape(B, Lq, Hq, v", "permute(0, 2, 1, 3, 4).reshape(B, Lq, Hq, v"),
+    of=by_matmul,
 )
 slip(
     "scaled after the softmax",

@@ -5,8 +5,9 @@ import math
 import torch
 
 from course.check.seen import Seen
-from course.check.spec import Exercise, also_right, holds, mistake, right, slip
+from course.check.spec import Exercise, also_right, holds, right, slip
 
+FLOORS = -1e4, -6e4, -1e9, -1e30, torch.finfo(torch.float32).min  # taken for -inf
 OVERFLOW = "2 · When exp overflows"
 # fp32. A sum of at most 9 terms with exponents down to -16 costs under 32 eps. Computing p as
 # exp(scores - lse) adds the rounding of lse: eps/2 · 256 for scores around 200. Twice both.
@@ -51,10 +52,11 @@ def many_rows(answer, rng):
     return [*found, seen(answer, torch.randn(9, 3, generator=rng).T)]
 
 
-@holds("scores near 200 and near -200")
+@holds("scores near 200 and near -200, and of both signs")
 def large_scores(answer, rng):
     scores = torch.randn(2, 4, generator=rng)
-    return [seen(answer, scores + 200), seen(answer, scores - 200)]
+    spread = torch.tensor([0.0, 60, -60, 0])  # only the smallest lies 88 or more below another
+    return [seen(answer, scores + shift) for shift in (200, -200, spread)]
 
 
 @holds("one row near -200, one near 0, one near 200")
@@ -74,7 +76,7 @@ def hidden_keys(answer, rng):
 def scores_of_any_size(answer, rng):
     """In the second half one key has all the weight: p and lse are exact."""
     found = [seen(answer, torch.randn(2, 4, generator=rng) + near) for near in (1000, -1000)]
-    for largest, other in ((3e4, 29e3), (-3e4, -31e3), (1e30, 0.0), (-1e30, -2e30)):
+    for largest, other in ((3e4, 29e3), (-3e4, -31e3), (1e30, 0.0), (-1e32, -2e32)):
         row = torch.tensor([largest, other, other, -math.inf])
         row = row[torch.randperm(4, generator=rng)]
         found.append(seen(answer, row, 2 * torch.finfo(torch.float32).eps))
@@ -149,12 +151,13 @@ slip(
     "Its lse is right already; only the division needs care.",
     ("torch.where(total == 0, 1.0, total)", "total"),
 )
-slip(
-    "a huge number for -inf",
-    "This is what you get if -inf is replaced by a **huge negative number**. It is still "
-    "a score: a row of nothing else spreads its weight evenly over hidden keys.",
-    ("    m =", "    scores = scores.masked_fill(scores == -math.inf, -1e9)\n    m ="),
-)
+for floor in FLOORS:
+    slip(
+        f"{floor:,.5g} for -inf",
+        f"This is what you get if -inf is replaced by **{floor:,.5g}**, or by a number like it. It "
+        "is still a score: a row of nothing else spreads its weight evenly over hidden keys.",
+        ("    m =", f"    scores = scores.masked_fill(scores == -math.inf, {floor})\n    m ="),
+    )
 slip(
     "lse without the maximum",
     "p is right. For lse the **maximum was not added back**: this is the logarithm of the "
@@ -203,6 +206,7 @@ slip(
 )
 for name, stand_in in (
     ("mean", "scores.mean(-1, keepdim=True)"),
+    ("minimum", "scores.amin(-1, keepdim=True)"),
     ("first score", "scores[..., :1]"),
 ):
     slip(
@@ -212,25 +216,30 @@ for name, stand_in in (
         ("scores.amax(-1, keepdim=True)", stand_in),
         see=OVERFLOW,
     )
-slip(
-    "a lowest maximum",
-    "The maximum is **never allowed below some number**. Rows of scores below that are then not "
-    "shifted enough, and all their weights round to 0. Only -inf needs a stand-in.",
-    ("torch.where(m == -math.inf, 0.0, m)", "m.clamp(min=-1e9)"),
-    see=OVERFLOW,
-)
-
-
-@mistake(
-    "Rows without keys are right, but elsewhere -inf is replaced by a **huge negative number**. "
-    "A true score may lie below it, and then the hidden key gets all the weight.",
-)
-def a_huge_number_beside_keys(scores):
-    p, lse = safe_softmax(scores.masked_fill(scores == -math.inf, -1e9))
-    empty = (scores == -math.inf).all(-1)
-    return p.masked_fill(empty[..., None], 0.0), lse.masked_fill(empty, -math.inf)
-
-
+for floor in (-1e4, -1e9):
+    slip(
+        f"no maximum below {floor:,.5g}",
+        f"The maximum is **never allowed below some number**, such as {floor:,.5g}. Rows of scores "
+        "below that are then not shifted enough, and all their weights round to 0. Only -inf "
+        "needs a stand-in.",
+        ("torch.where(m == -math.inf, 0.0, m)", f"m.clamp(min={floor})"),
+        see=OVERFLOW,
+    )
+for floor in FLOORS[:-1]:  # the last is below every other score
+    slip(
+        f"nothing below {floor:,.5g}",
+        f"Every score below **{floor:,.5g}**, or a number like it, is raised to it. -inf then is a "
+        "score like others, and true scores may lie lower still.",
+        ("    m =", f"    scores = scores.clamp(min={floor})\n    m ="),
+    )
+    slip(
+        f"{floor:,.5g} beside keys",
+        f"Rows without keys are right, but elsewhere -inf is replaced by **{floor:,.5g}**, or by a "
+        "number like it. A true score may lie below, and then the hidden key gets all the weight.",
+        ("    m =", "    empty = (scores == -math.inf).all(-1, keepdim=True)\n    m ="),
+        ("    m =", "    hidden = ~empty & (scores == -math.inf)\n    m ="),
+        ("    m =", f"    scores = scores.masked_fill(hidden, {floor})\n    m ="),
+    )
 slip(
     "a little added before dividing",
     "lse is right. For p **a small number was added to the sum**: the weights no longer sum to 1. "
@@ -241,6 +250,12 @@ slip(
     "not divided",
     "p is **not divided** by the sum of the exponentials: the weights of a row must sum to 1.",
     ("weights / torch.where(total == 0, 1.0, total)", "weights"),
+)
+slip(
+    "not divided, and NaN",
+    "p is **not divided** by the sum of the exponentials, though the weights of a row must sum to "
+    "1. And a row without keys has no number in p: it should be 0 there.",
+    ("weights / torch.where(total == 0, 1.0, total)", "torch.exp(scores - m)"),
 )
 slip(
     "powers of two",

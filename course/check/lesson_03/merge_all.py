@@ -41,14 +41,18 @@ def seen(answer, states, given, **near):
     )
 
 
-@holds("one worker alone, and one with an empty one")
+@holds("one worker alone, and beside an empty one; a NaN in acc")
 def by_hand(answer, rng):
     """Within a few roundings: here nothing may be added to l, not even 1e-6."""
-    one, nothing = (torch.tensor([x]) for x in ([5.0, 1.0, 3.0], [-torch.inf, 0.0, 0.0]))
-    wanted = (one[:, 0], one[:, 1], one[:, 2:])
-    options = {"wanted": wanted, "names": ("m", "l", "acc"), "atol": 0.0, "rtol": 5e-7}
-    stacks = [torch.stack(parts) for parts in ([one], [nothing, one])]
-    return [Seen.of(answer, (x[..., 0], x[..., 1], x[..., 2:]), **options) for x in stacks]
+    rows = [5.0, 1.0, 3.0], [-torch.inf, 0.0, 0.0], [5.0, 1.0, torch.nan]
+    one, nothing, spoilt = (torch.tensor([x]) for x in rows)
+    options = {"names": ("m", "l", "acc"), "atol": 0.0, "rtol": 5e-7}
+    found = []
+    for parts in ([one], [nothing, one], [nothing, spoilt]):
+        x, wanted = (y.tensor_split((1, 2), -1) for y in (torch.stack(parts), parts[-1]))
+        args, wanted = ((y[0][..., 0], y[1][..., 0], y[2]) for y in (x, wanted))
+        found.append(Seen.of(answer, args, wanted=wanted, **options))
+    return found
 
 
 @holds("S partials at once, none empty", see=HALVES)
@@ -180,11 +184,30 @@ slip(
     ("range(1, len(m))", "range(1, len(m) // 2 * 2)"),
     of=merge_all_one_by_one,
 )
+for floor in (-1e4, -6e4, -65504.0, -1e5, -1e9, -1e30, torch.finfo(torch.float32).min):
+    slip(
+        f"-inf became {floor:,.5g}",
+        f"A row without keys gets **m = {floor:,.5g}** instead of -inf. That claims a score which "
+        "nobody saw: return the -inf.",
+        ("m.amax(0)", f"m.amax(0).clamp(min={floor})"),
+    )
 slip(
-    "-inf became a finite number",
-    "A row without keys gets a **large negative m** instead of -inf. That claims a score which "
-    "nobody saw: return the -inf.",
-    ("return m_max", "return m_max.clamp(min=-1e9)"),
+    "each m kept above -10,000",
+    "Every m below **-10,000** is raised to that number, and so are those near -60000: their sums "
+    "are then measured from a number that they don't belong to. Only -inf needs replacing.",
+    ("    m_max", "    m = m.clamp(min=-1e4)\n    m_max"),
+)
+slip(
+    "a floor far down",
+    "The exponentials are measured from the maximum or a floor **such as -10,000**: near -60000 "
+    "all of them underflow. Only -inf needs replacing.",
+    ("torch.where(m_max == -torch.inf, 0.0, m_max)", "m_max.clamp(min=-1e4)"),
+)
+slip(
+    "a NaN repaired",
+    "NaN is **replaced by a number at the end**. That also hides a NaN that came in with the "
+    "values, and a wrong answer looks healthy. Don't let -inf - (-inf) arise at all.",
+    ("acc).sum(0)", "acc).nan_to_num(0.0).sum(0)"),
 )
 slip(
     "safe copy for all rows or none",

@@ -1,15 +1,14 @@
 """Exercise 3.1: attention over a stream of tiles that can be read only once."""
 
-import math
-
 import torch
 
 from course.check.lesson_03.stream import (
+    by_lse,
     bytes_of_python,
     drawn,
     numbers_in_tensors,
     seen,
-    stream,
+    worked_examples,
 )
 from course.check.seen import Seen
 from course.check.spec import Exercise, also_right, holds, mistake, right, slip
@@ -31,40 +30,12 @@ def one_pass(tiles, rows, D):
     return acc / l[:, None], m + l.log()
 
 
-@also_right
-def by_lse(tiles, rows, D):
-    """Carries a finished (o, lse) instead of (m, l, acc)."""
-    o, lse = torch.zeros(rows, D), torch.full((rows,), -torch.inf)
-    for scores, v in tiles:
-        lse_tile = torch.logsumexp(scores, -1)
-        lse_new = torch.logaddexp(lse, lse_tile)
-        old, p = torch.exp(lse - lse_new), torch.exp(scores - lse_new[:, None])
-        o, lse = old[:, None] * o + p @ v, lse_new
-    return o, lse
+also_right(by_lse)
 
 
 @holds("the three examples in the table, and a score of 0")
 def by_hand(answer, rng):
-    """Within a few roundings: here nothing may be added to l, not even 1e-6."""
-    log3 = math.log(3)
-    cases = (
-        ([2.0], [5.0], [1], 5, 2),
-        ([2.0, 2.0], [5.0, 3.0], [1, 1], 4, 2 + math.log(2)),
-        ([0.0, log3], [0.0, 4.0], [1, 1], 3, math.log(4)),
-        ([0.0], [5.0], [1], 5, 0),
-    )
-    return [
-        Seen(
-            answer(stream(torch.tensor([scores]), torch.tensor(v)[:, None], widths), 1, 1),
-            (torch.tensor([[float(o)]]), torch.tensor([float(lse)])),
-            f"scores {[round(x, 2) for x in scores]}, values {v}, tiles of 1 key",
-            names=("o", "lse"),
-            atol=2e-7,
-            rtol=8e-7,
-            any_dtype=True,
-        )
-        for scores, v, widths, o, lse in cases
-    ]
+    return worked_examples(answer)
 
 
 @holds("all keys in a single tile")
@@ -107,7 +78,7 @@ def far_from_zero(answer, rng):
         [[0, 0, 2e3, 2e3], [0, 0, -2e3, -2e3]],
         [[-6e4, -6e4] + 2 * [-torch.inf]],
     )
-    return [*one_row, *(seen(answer, scores + torch.tensor(x), v, widths) for x in shifts)]
+    return [*one_row, *(seen(answer, scores.abs() + torch.tensor(x), v, widths) for x in shifts)]
 
 
 @holds("a long stream leaves D + 2 numbers per row")
@@ -143,6 +114,13 @@ slip(
     "acc is **divided by l inside the loop**, so the next round rescales and divides what was "
     "already divided. The division comes once, after the last tile.",
     ("correction[:, None] * acc + p @ v", "(correction[:, None] * acc + p @ v) / l[:, None]"),
+)
+slip(
+    "divided in the loop alone",
+    "acc is divided by l **in every round, and not at the end**: each round divides what was "
+    "already divided. Keep acc as a sum; the division comes once, after the last tile.",
+    ("correction[:, None] * acc + p @ v", "(correction[:, None] * acc + p @ v) / l[:, None]"),
+    ("acc / l[:, None], m", "acc, m"),
 )
 slip(
     "factor upside down",
@@ -251,6 +229,16 @@ slip(
     ("-torch.inf", "-1e4"),
     see=EMPTY,
 )
+for floor in (-1e4, -6e4):
+    slip(
+        f"{floor:,.0f} for -inf",
+        f"-inf is replaced by **{floor:,.0f}**. Near -60000 a hidden key then weighs as much as "
+        "the others, or more. As -inf it weighs nothing, whatever the others are.",
+        (
+            "        m_new",
+            f"        scores = scores.masked_fill(scores == -torch.inf, {floor})\n        m_new",
+        ),
+    )
 slip(
     "the last tile's maximum as ruler",
     "m is **the latest tile's maximum**, not the largest so far. Where the scores fall by 4000 the "

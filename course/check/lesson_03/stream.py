@@ -1,5 +1,6 @@
 """A stream of tiles that can be read once, and what an answer keeps of it."""
 
+import math
 import tracemalloc
 import weakref
 
@@ -9,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from course.check.observe import tensors_in
 from course.check.seen import Seen
 
+LIMIT = 6e4  # the task promises scores between -60,000 and 60,000
 EPS = torch.finfo(torch.float32).eps
 SETTLED = 20  # tiles after which an answer that keeps little holds all that it ever will
 
@@ -115,5 +117,39 @@ def seen(answer, scores, v, widths):
 
 def drawn(rng, rows, around, n, D=2):
     """Tiles of n keys each, with scores near the numbers in `around`."""
-    scores = [x + torch.randn(rows, n, generator=rng) for x in around]
+    scores = [(x + torch.randn(rows, n, generator=rng)).clamp(-LIMIT, LIMIT) for x in around]
     return torch.cat(scores, 1), torch.randn(n * len(around), D, generator=rng), [n] * len(around)
+
+
+def by_lse(tiles, rows, D):
+    """Carries a finished (o, lse) instead of (m, l, acc)."""
+    o, lse = torch.zeros(rows, D), torch.full((rows,), -torch.inf)
+    for scores, v in tiles:
+        lse_tile = torch.logsumexp(scores, -1)
+        lse_new = torch.logaddexp(lse, lse_tile)
+        old, p = torch.exp(lse - lse_new), torch.exp(scores - lse_new[:, None])
+        o, lse = old[:, None] * o + p @ v, lse_new
+    return o, lse
+
+
+def worked_examples(answer):
+    """Within a few roundings: here nothing may be added to l, not even 1e-6."""
+    log3 = math.log(3)
+    cases = (
+        ([2.0], [5.0], [1], 5, 2),
+        ([2.0, 2.0], [5.0, 3.0], [1, 1], 4, 2 + math.log(2)),
+        ([0.0, log3], [0.0, 4.0], [1, 1], 3, math.log(4)),
+        ([0.0], [5.0], [1], 5, 0),
+    )
+    return [
+        Seen(
+            answer(stream(torch.tensor([scores]), torch.tensor(v)[:, None], widths), 1, 1),
+            (torch.tensor([[float(o)]]), torch.tensor([float(lse)])),
+            f"scores {[round(x, 2) for x in scores]}, values {v}, tiles of 1 key",
+            names=("o", "lse"),
+            atol=2e-7,
+            rtol=8e-7,
+            any_dtype=True,
+        )
+        for scores, v, widths, o, lse in cases
+    ]

@@ -6,6 +6,7 @@ import torch
 
 from course.check.draw import integer
 from course.check.lesson_04.traffic import (
+    by_logaddexp,
     counted,
     far_from_zero,
     growing,
@@ -43,22 +44,7 @@ def flash_attention_head(q, k, v, block_m, block_n, traffic):
     return o, lse
 
 
-@also_right
-def by_logaddexp(q, k, v, block_m, block_n, traffic):
-    """Carries the normalised o and lse instead of m, l, acc."""
-    parts = []
-    for q_i in q.split(block_m):
-        q_i = traffic.load("q", q_i)
-        o, lse = torch.zeros_like(q_i), torch.full((len(q_i),), -torch.inf)
-        for k_j, v_j in zip(k.split(block_n), v.split(block_n), strict=True):
-            s = q_i @ traffic.load("k", k_j).T / math.sqrt(q.shape[1])
-            total = torch.logaddexp(lse, s.logsumexp(-1))
-            o = torch.exp(lse - total)[:, None] * o
-            o += torch.exp(s - total[:, None]) @ traffic.load("v", v_j)
-            lse = total
-        parts.append((traffic.store("o", o), traffic.store("lse", lse)))
-    o, lse = (torch.cat(x) for x in zip(*parts, strict=True))
-    return o, lse
+also_right(by_logaddexp)
 
 
 @holds("the example by hand, and a key alone: o is its value")
@@ -101,7 +87,7 @@ def the_maximum_moves(answer, rng):
     return growing(answer, rng)
 
 
-@holds("scores near ±200, -2000, and ±2000")
+@holds("near ±200 in one tile, -2000, and ±2000")
 def huge_scores(answer, rng):
     return far_from_zero(answer, rng)
 
@@ -160,6 +146,12 @@ slip(
     "m starts at **0, or another finite number**: in a row whose scores all lie far below it, "
     "every exponential underflows, and 0 / 0 is NaN. Start at -∞.",
     ("-torch.inf", "0.0"),
+)
+slip(
+    "the smallest score",
+    "m is **the smallest score of a tile**, not the largest. A score more than 88 above it "
+    "overflows in exp; measured from the largest, none exceeds 1.",
+    ("scores.amax(-1)", "scores.amin(-1)"),
 )
 slip(
     "correction upside down",

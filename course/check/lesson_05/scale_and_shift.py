@@ -39,12 +39,14 @@ def from_the_end(x_ptr, y_ptr, sums_ptr, n, scale, shift, BLOCK: tl.constexpr):
     tl.store(sums_ptr + pid, tl.sum(y, 0))
 
 
-def seen(answer, rng, n, block, launched=None):
+def seen(answer, rng, n, block, launched=None, factor=1.0):
     """Launch the kernel on n random numbers; x and both outputs lie inside NaN.
 
     launched: programs, if not one per block; what the others would write must stay NaN.
+    factor: of the scale, which is drawn between 0.5 and 1.5.
     """
     scale, shift = (torch.rand(2, generator=rng) + 0.5).tolist()
+    scale *= factor
     drawn = torch.randn(n, generator=rng)
     drawn[integer(rng, 0, n - 1)] = 0.0  # an element like any other, not a masked lane
     programs = triton.cdiv(n, block)
@@ -83,9 +85,9 @@ def a_tail(answer, rng):
     return seen(answer, rng, n=integer(rng, 34, 46), block=16)
 
 
-@holds("n is less than BLOCK")
+@holds("n is less than BLOCK; the scale may be 0")
 def shorter_than_a_block(answer, rng):
-    return seen(answer, rng, n=integer(rng, 1, 6), block=8)
+    return [seen(answer, rng, n=integer(rng, 1, 6), block=8, factor=x) for x in (1.0, 0.0)]
 
 
 @holds("the last program has only one element")
@@ -128,6 +130,13 @@ slip(
     "masked lanes are counted",
     "y is right, but the sum of the last program is too large by a few times shift: lanes "
     "loaded as 0 are **no longer 0 after the shift**, and they are counted.",
+    ("tl.where(mask, y, 0.0)", "y"),
+)
+slip(
+    "undone by other",
+    "Masked lanes are loaded as **-shift / scale**, which the shift turns into 0. But scale may be "
+    "0, and then this divides by 0. Load anything, and make y 0 there before it is summed.",
+    ("other=0.0", "other=-shift / scale"),
     ("tl.where(mask, y, 0.0)", "y"),
 )
 slip(

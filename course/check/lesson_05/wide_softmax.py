@@ -7,6 +7,7 @@ import torch
 from course.check.compare import complain
 from course.check.draw import integer
 from course.check.guards import guarded, poisoned
+from course.check.lesson_05.backwards import backwards
 from course.check.seen import Seen
 from course.check.spec import Exercise, also_right, holds, mistake, right, slip
 from kernels.runtime import device
@@ -45,29 +46,7 @@ def wide_softmax_kernel(x_ptr, p_ptr, cols, stride_xr, stride_pr, BLOCK: tl.cons
         tl.store(p_ptr + offs, tl.exp(x - ruler) / l, mask=offs < cols)
 
 
-@also_right
-@triton.jit
-def backwards(x_ptr, p_ptr, cols, stride_xr, stride_pr, BLOCK: tl.constexpr):
-    """Maximum first, then the sum, then the result; from the last block to the first."""
-    x_ptr += tl.program_id(0) * stride_xr
-    p_ptr += tl.program_id(0) * stride_pr
-    blocks = (cols + BLOCK - 1) // BLOCK
-    largest = tl.full((BLOCK,), float("-inf"), tl.float32)
-    for i in range(0, blocks):
-        offs = (blocks - 1 - i) * BLOCK + tl.arange(0, BLOCK)
-        largest = tl.maximum(largest, tl.load(x_ptr + offs, mask=offs < cols, other=float("-inf")))
-    m = tl.max(largest, 0)
-    m = tl.where(m == float("-inf"), 0.0, m)
-    sums = tl.zeros((BLOCK,), tl.float32)
-    for i in range(0, blocks):
-        offs = (blocks - 1 - i) * BLOCK + tl.arange(0, BLOCK)
-        sums += tl.exp(tl.load(x_ptr + offs, mask=offs < cols, other=float("-inf")) - m)
-    l = tl.sum(sums, 0)
-    l = tl.where(l == 0.0, 1.0, l)
-    for i in range(0, blocks):
-        offs = (blocks - 1 - i) * BLOCK + tl.arange(0, BLOCK)
-        x = tl.load(x_ptr + offs, mask=offs < cols, other=float("-inf"))
-        tl.store(p_ptr + offs, tl.exp(x - m) / l, mask=offs < cols)
+also_right(backwards)
 
 
 def seen(answer, x, given, gaps=(8, 8), block=BLOCK):
@@ -147,10 +126,11 @@ def rows_apart(answer, rng):
     return [seen(answer, x, "gaps after the rows", gaps) for gaps in ((8, 3), (0, 11))]
 
 
-@holds("numbers near -200 and near 200")
+@holds("numbers near -200, near 200, and both in one block")
 def far_from_zero(answer, rng):
-    shifts = -200.0, 200.0
-    return [seen(answer, torch.randn(1, 40, generator=rng) + x, "far from zero") for x in shifts]
+    both = torch.tensor([-200.0, 200.0]).repeat(20)
+    shifts = torch.stack([both[:1].expand(40), both[1:2].expand(40), both])
+    return seen(answer, torch.randn(3, 40, generator=rng) + shifts, "far from zero")
 
 
 @holds("a whole block of masked numbers", name="a block of -inf")
@@ -256,6 +236,12 @@ slip(
     "The running maximum **starts at 0**, so in a row of numbers near -200 it stays there and "
     "every exponential is 0. Start with -inf, which any number exceeds.",
     ('    m = float("-inf")\n', "    m = 0.0\n"),
+)
+slip(
+    "the smallest number",
+    "What is subtracted is **the smallest number of a block**, not the largest. A number more than "
+    "88 above it overflows in exp; measured from the largest, none exceeds 1.",
+    ("tl.max(x, 0)", "tl.min(x, 0)"),
 )
 slip(
     "something added to the sum",
