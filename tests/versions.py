@@ -7,7 +7,8 @@ Each release goes into a folder of its own, which comes before the environment's
 sys.path; PyTorch stays the same. Under each:
 
     interpreted   the tests of `TESTS`: decoding with its features, prefill forward and backward,
-                  append, merge, plan, and the primitives they share
+                  append, merge, plan, and the primitives they share; and how exercises are
+                  checked, which uses what is private to Triton's interpreter
     compiled      every launch of `kernels.compile_report`, for sm_80 and sm_90, with its promises
 
 Prints a table and what went wrong; exits with 1 if anything did. It downloads 200 MB per release
@@ -29,13 +30,16 @@ ROOT = Path(__file__).resolve().parents[1]
 # The oldest's interpreter cannot loop over a loaded number with a newer numpy: `kernels.runtime`.
 RELEASES = {"3.6.0": ("numpy<2.4",), "3.7.1": (), "3.8.0": (), "3.9.0": ()}
 TESTS = (
-    "flash_decoding/test_features.py",
-    "flash_attention/test_forward.py",
-    "flash_attention/test_backward.py",
-    "test_append.py",
-    "test_merge.py",
-    "test_plan.py",
-    "test_primitives.py",
+    "kernels/flash_decoding/test_features.py",
+    "kernels/flash_attention/test_forward.py",
+    "kernels/flash_attention/test_backward.py",
+    "kernels/test_append.py",
+    "kernels/test_merge.py",
+    "kernels/test_plan.py",
+    "kernels/test_primitives.py",
+    "check/test_kernels.py",
+    "check/test_launches.py",
+    "check/test_compiler.py",
 )
 
 
@@ -86,7 +90,7 @@ def check_found(release: str, folder: Path) -> None:
 def sample(every: int) -> list[str]:
     """List every n-th of the tests, by name."""
     pytest = (sys.executable, "-m", "pytest", "-q", "--collect-only")
-    files = [f"tests/kernels/{name}" for name in TESTS]
+    files = [f"tests/{name}" for name in TESTS]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([*pytest, *files], env=env, cwd=ROOT, capture_output=True, text=True)
     return [line for line in done.stdout.splitlines() if "::" in line][::every]

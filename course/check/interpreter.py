@@ -212,9 +212,9 @@ def _anything(ptrs: Any) -> Any:
 @cache
 def _rewriting() -> tuple[dict, Any]:
     """Return where checked kernels are kept once rewritten, and what rewrites them."""
-    from triton.runtime.interpreter import ASTTransformer
+    from triton.runtime.interpreter import FunctionRewriter
 
-    class Logical(ASTTransformer):
+    class Logical(ast.NodeTransformer):
         """Rewrites `a and b`, `a or b` and `not a`: Python would ask a whole block for one bool."""
 
         def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:
@@ -227,7 +227,14 @@ def _rewriting() -> tuple[dict, Any]:
                 return _call("not", [operand], node)
             return ast.copy_location(ast.UnaryOp(node.op, operand), node)
 
-    return {}, Logical()
+    class Both:
+        """Triton's own rewriting comes second: up to 3.8 it does not look into what is assigned."""
+
+        def visit(self, tree: ast.AST) -> ast.AST:
+            return theirs.visit(Logical().visit(tree))
+
+    theirs = FunctionRewriter.ast_transformer
+    return {}, Both()
 
 
 def _call(operator: str, operands: list[ast.AST], node: ast.AST) -> ast.AST:
