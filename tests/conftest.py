@@ -14,12 +14,10 @@ else:
 
 
 if HAS_TRITON and runtime.INTERPRETED:
-    from triton.runtime import interpreter
-
     from course.check import quick_interpreter
 
-    for name, quick in quick_interpreter.replacements().items():
-        setattr(interpreter, name, quick)
+    for owner, name, quick in quick_interpreter.replacements():
+        setattr(owner, name, quick)
 
 
 def pytest_report_header() -> str:

@@ -16,7 +16,7 @@ import ast
 import linecache
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -74,8 +74,8 @@ def as_on_a_gpu(tensors: Sequence[torch.Tensor]) -> Iterator[Record]:
     builder, function = interpreter.interpreter_builder, interpreter.InterpretedFunction
     before = function.rewritten_fn, interpreter.FunctionRewriter.ast_transformer
     quick = quick_interpreter.replacements()
-    slow = {name: getattr(interpreter, name) for name in quick}
-    vars(interpreter).update(quick)
+    slow = [(owner, name, getattr(owner, name)) for owner, name, _ in quick]
+    _put(quick)
     function.rewritten_fn, interpreter.FunctionRewriter.ast_transformer = _rewriting()
     interpreter.interpreter_semantic.logical = _logical
     storages = (x.untyped_storage() for x in tensors)
@@ -91,8 +91,13 @@ def as_on_a_gpu(tensors: Sequence[torch.Tensor]) -> Iterator[Record]:
             delattr(builder, name)  # the class's own show again
         del interpreter.interpreter_semantic.logical
         function.rewritten_fn, interpreter.FunctionRewriter.ast_transformer = before
-        vars(interpreter).update(slow)
+        _put(slow)
         quick_interpreter.put_back()
+
+
+def _put(members: Iterable[tuple[Any, str, Any]]) -> None:
+    for owner, name, value in members:
+        setattr(owner, name, value)
 
 
 Ranges = Sequence[tuple[int, int]]  # of addresses: the first, and the end

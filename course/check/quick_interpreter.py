@@ -2,23 +2,38 @@
 
 While a kernel runs, the builtins of `tl` are replaced, among hundreds of members. The names never
 change, so they are listed once; and a helper that a running kernel calls finds everything replaced
-already, unless it sees `tl` under another name than those before it.
+already, unless it sees `tl` under another name than those before it. Every result is a tensor of a
+type, both made anew with shapes and sizes in three forms: what follows from the element type and
+the shape is computed once. And whether sums of integers overflow is found with ten operations of
+`tl`; NumPy's three say as well that none does.
 """
 
 import inspect
+from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 _PRIVATE = ("_patch_builtin", "_patch_attr", "_patch_lang", "_get_np_dtype")
+_OVERFLOW = "binary_op_sanitize_overflow_impl"
 
 
-_builtins: list[tuple[Any, str, Any]] = []
+class Replacement(NamedTuple):
+    """What takes the place of a member while kernels run."""
+
+    owner: Any
+    name: str
+    value: Any
+
+
+_builtins: list[Replacement] = []
 
 
 def _remember(names: dict[Any, list[str]]) -> None:
     """Note the builtins themselves, as long as none is replaced."""
     found = ((owner, name) for owner in names for name in names[owner])
-    _builtins[:] = [(owner, name, getattr(owner, name)) for owner, name in found]
+    _builtins[:] = [Replacement(*where, getattr(*where)) for where in found]
 
 
 def put_back() -> None:
@@ -31,16 +46,17 @@ def put_back() -> None:
 
 
 @cache
-def replacements() -> dict[str, Any]:
-    """Return what may stand in `triton.runtime.interpreter` in place of the members so called.
+def replacements() -> tuple[Replacement, ...]:
+    """Return what may replace members of Triton's interpreter and of `tl`, for the same results.
 
     Empty under a Triton that has other members.
     """
     import triton.language as tl
     from triton.runtime import interpreter
 
-    if not all(hasattr(interpreter, name) for name in _PRIVATE):
-        return {}
+    semantic = type(interpreter.interpreter_semantic)
+    if not all(hasattr(interpreter, name) for name in _PRIVATE) or not hasattr(semantic, _OVERFLOW):
+        return ()
     search, replace_all = interpreter._patch_builtin, interpreter._patch_lang
     names = {
         owner: [name for name, member in inspect.getmembers(owner) if tl.core.is_builtin(member)]
@@ -70,4 +86,71 @@ def replacements() -> dict[str, Any]:
         element = of.element_ty if isinstance(of, tl.block_type) else of
         return look_up(element) if type(element) is tl.dtype else np_dtype_of(element)
 
-    return {"_patch_builtin": replace, "_patch_lang": replace_once, "_get_np_dtype": np_dtype}
+    return (
+        Replacement(interpreter, "_patch_builtin", replace),
+        Replacement(interpreter, "_patch_lang", replace_once),
+        Replacement(interpreter, "_get_np_dtype", np_dtype),
+        Replacement(tl.block_type, "__init__", _block_type(tl.block_type.__init__, tl.dtype)),
+        Replacement(tl.tensor, "__init__", _tensor(tl.tensor.__init__, tl.dtype, tl.block_type)),
+        Replacement(semantic, _OVERFLOW, _overflow(getattr(semantic, _OVERFLOW))),
+    )
+
+
+def _overflow(slow: Callable) -> Callable:
+    """Return the search for overflowing integers made quick where none does."""
+    from triton.runtime.interpreter import TensorHandle
+
+    operations = {"add": np.add, "sub": np.subtract, "mul": np.multiply}
+
+    def search(self: Any, lhs: Any, rhs: Any, binary_op: Callable) -> None:
+        if type(lhs.handle) is not TensorHandle or binary_op.__name__ not in operations:
+            return slow(self, lhs, rhs, binary_op)
+        x, y = lhs.handle.data, rhs.handle.data
+        if x.dtype not in (np.int8, np.int16, np.int32) or x.dtype != y.dtype:
+            return slow(self, lhs, rhs, binary_op)
+        result = operations[binary_op.__name__](x, y, dtype=np.int64)
+        fits = np.iinfo(x.dtype)
+        if result.min() < fits.min or result.max() > fits.max:
+            return slow(self, lhs, rhs, binary_op)
+
+    return search
+
+
+def _block_type(slow: Callable, dtype: type) -> Callable:
+    """Return `tl.block_type.__init__` made quick for the types of numbers, which are few."""
+    known: dict[tuple, dict[str, Any]] = {}
+
+    def init(self: Any, element_ty: Any, shape: Any) -> None:
+        if type(element_ty) is not dtype or any(type(n) is not int for n in shape):
+            return slow(self, element_ty, shape)
+        key = (
+            id(element_ty),
+            *shape,
+        )  # the type is kept alive: its id stays its own
+        if key not in known:
+            slow(self, element_ty, shape)
+            known[key] = dict(vars(self))
+        vars(self).update(known[key])
+
+    return init
+
+
+def _tensor(slow: Callable, dtype: type, block_type: type) -> Callable:
+    """Return `tl.tensor.__init__` made quick for numbers and blocks of them."""
+    known: dict[tuple, dict[str, Any]] = {}
+
+    def init(self: Any, handle: Any, type: Any) -> None:
+        kind = type.__class__
+        if kind is block_type and type.element_ty.__class__ is dtype:
+            key = (id(type.element_ty), *type.shape)
+        elif kind is dtype:
+            key = (id(type),)
+        else:
+            return slow(self, handle, type)
+        if key not in known:
+            slow(self, handle, type)
+            known[key] = {name: x for name, x in vars(self).items() if name != "handle"}
+        vars(self).update(known[key])
+        self.handle = handle
+
+    return init
