@@ -111,7 +111,7 @@ def wide_rows(answer, rng):
     small = seen(answer, blocks, "many small blocks", block=32)
     if complain(small):  # a loop with the wrong step would take a minute for the others
         return small
-    return [small, seen(answer, columns, "large blocks", block=1024)]
+    return [small, seen(answer, columns, "large blocks", block=4096)]
 
 
 @holds("later blocks have larger numbers")
