@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 from doubling import told
+from doubling_kernel import DOUBLE, double_kernel
 
-from course.check import Exercise, Property, Seen, judge
-from course.check.guards import guarded, poisoned
+from course.check import judge
 from course.check.launches import Watched
 from course.check.report import Status
 
@@ -16,13 +16,6 @@ import triton
 import triton.language as tl
 
 pytestmark = pytest.mark.skipif(not runtime.INTERPRETED, reason="seen in the interpreter alone")
-
-
-@triton.jit
-def double_kernel(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
-    offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    x = tl.load(x_ptr + offs, mask=offs < n)
-    tl.store(y_ptr + offs, 2 * x, mask=offs < n)
 
 
 @triton.jit
@@ -95,26 +88,6 @@ def far_away_kernel(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
     offs = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     far = tl.where(offs < n, offs, offs + (1 << 40))
     tl.store(y_ptr + far, 2 * tl.load(x_ptr + far))
-
-
-def odd_length(answer, rng):
-    numbers = torch.randn(20, generator=rng)
-    x, y = guarded(numbers, "x"), poisoned((20,), name="y")  # guarded copies
-    answer[(2,)](x.tensor, y.tensor, 20, BLOCK=16)
-    return Seen(y.tensor, 2 * numbers, "n = 20", guards=(x, y))
-
-
-DOUBLE = Exercise(
-    id="9.3",
-    name="double",
-    title="Double",
-    section="1",
-    right=double_kernel,
-    also_right=(),
-    properties=(Property("odd length", "n is not a multiple of the block", odd_length),),
-    mistakes=(),
-    needs=("triton",),
-)
 
 
 @pytest.mark.parametrize(
