@@ -183,6 +183,13 @@ slip(
     see=RAGGED,
 )
 slip(
+    "lowest number",
+    "Hidden scores are **the lowest finite number**, not −∞. A query that sees no key in this "
+    "split then gets the mean of values it must not see, and its lse is that number.",
+    ("> position, -torch.inf", "> position, torch.finfo(torch.float32).min"),
+    see=RAGGED,
+)
+slip(
     "no mask",
     "`causal` makes no difference in your answer: a query may see keys only up to its own "
     "position.",
@@ -250,6 +257,14 @@ slip(
     "The mask is aligned top-left: query i is taken to be at position i. It is at length − Lq "
     "+ i, after everything cached before.",
     ("arange(length - Lq, length)", "arange(Lq)"),
+    see=RAGGED,
+)
+slip(
+    "both from 0",
+    "Queries and keys are **both counted from 0**, as if the row began with this split and the "
+    "first query stood there. Both have a position in the row.",
+    ("arange(length - Lq, length)", "arange(Lq)"),
+    ("arange(start, stop)", "arange(stop - start)"),
     see=RAGGED,
 )
 slip(
