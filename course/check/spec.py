@@ -20,6 +20,8 @@ One file per exercise, `lesson_NN/name.py`. Read from top to bottom it says:
 
     MERGE = Exercise.of(__name__, "3.2 merge", title=…, section=…)           # collects all of these
 
+Where they are too many for one file, mistakes lie in `name_mistakes.py`, which it imports.
+
 A probe (a function under `@holds`) is called several times, each time with a different generator,
 and must draw all its randomness from it: the same seed has to give the same inputs to the learner's
 answer and to every mistake, or mistakes could not be recognised.
@@ -191,10 +193,12 @@ class Exercise:
     def of(cls, module: str, label: str, *, title: str, section: str, **options: Any) -> Exercise:
         """Return the exercise whose parts the file `module` has marked, in the order of the file.
 
+        Mistakes that `module_mistakes` has marked, if it is imported before, come after its own.
         label: id and name, "3.2 merge". options: the other fields. Raises ValueError unless exactly
         one answer is marked `@right`, and at least one thing `@holds`.
         """
         parts = _marked.pop(module, _Marked())
+        parts.mistakes += _marked.pop(f"{module}_mistakes", _Marked()).mistakes
         if len(parts.right) != 1 or not parts.properties:
             raise ValueError(
                 f"{module} must mark one answer @right and something that @holds; it marks"

@@ -6,11 +6,10 @@ import math
 import torch
 
 from course.check.draw import integer
-from course.check.lesson_08.partial import EPS, RAGGED
+from course.check.lesson_08.partial import EPS
+from course.check.lesson_08.partial_mistakes import RAGGED, REDUCTION
 from course.check.seen import Seen
 from course.check.spec import Exercise, also_right, holds, right, slip
-
-REDUCTION = "4 · Reduction"
 
 
 @right
@@ -149,6 +148,20 @@ slip(
     see=REDUCTION,
 )
 slip(
+    "plain sum",
+    "The splits are **added up**. Each o is a mean already: take their weighted mean, with "
+    "exp(lse) as the weights.",
+    ("w[..., None] * o_partial", "o_partial"),
+    (" / torch.where(total == 0, 1.0, total)[..., None]", ""),
+)
+slip(
+    "the heaviest split alone",
+    "The answer is that of **the split with the largest lse** alone. The others count too, only "
+    "less.",
+    ("(w[", "((lse_partial == m)["),
+    (" / torch.where(total == 0, 1.0, total)[..., None]", ""),
+)
+slip(
     "by lse",
     "The weights are the lse values themselves. lse is a logarithm: the amount it stands for "
     "is exp(lse).",
@@ -163,6 +176,18 @@ slip(
     see=REDUCTION,
 )
 slip(
+    "divided by S, too",
+    "The weighted sum is divided by **the number of splits**. The weights are divided by their "
+    "sum, and by nothing else.",
+    ("o_partial).sum(0)", "o_partial).mean(0)"),
+)
+slip(
+    "1e-6 in the denominator",
+    "A small number is **added to the sum of the weights**, so that a single split does not come "
+    "out unchanged. Only a sum of 0 needs help.",
+    ("torch.where(total == 0, 1.0, total)", "(total + 1e-6)"),
+)
+slip(
     "no max",
     "exp(lse) is computed with nothing subtracted: at lse = 1000 it overflows, at −1000 it "
     "is 0, in fp64 as well. Subtract the largest lse of the splits first: it cancels.",
@@ -174,6 +199,18 @@ slip(
     "No maximum is subtracted before exp(lse). At 1000 it overflows and o is NaN; at −1000 all "
     "weights are 0, and guarding the division then turns a real row into an empty one.",
     ("torch.where(m == -torch.inf, 0.0, m)", "torch.zeros_like(m)"),
+)
+slip(
+    "not the largest",
+    "What is subtracted before the exponential is **not the largest** lse, but a smaller one. The "
+    "exponential of a split far above it overflows, and o is NaN.",
+    ("amax", "amin"),
+)
+slip(
+    "first split as maximum",
+    "What is subtracted before the exponential is the lse of **the first split**. Another split "
+    "may lie far above it, and overflows: subtract the largest.",
+    ("lse_partial.amax(0)", "lse_partial[0]"),
 )
 slip(
     "max of all rows",
@@ -194,6 +231,28 @@ slip(
     ("safe + total.log()", "(safe + total.log()).exp()"),
 )
 slip(
+    "lse is the sum",
+    "What you return as lse is **the sum of the shifted weights** itself. Take its logarithm, and "
+    "add the maximum back.",
+    ("safe + total.log()", "total"),
+)
+slip(
+    "m + l",
+    "The lse you return adds **the sum itself** to the maximum. Only its logarithm belongs there.",
+    ("safe + total.log()", "safe + total"),
+)
+slip(
+    "lse in base 2",
+    "The lse you return is **in base 2**. Outside a kernel it is always the natural logarithm.",
+    ("safe + total.log()", "(safe + total.log()) / math.log(2)"),
+)
+slip(
+    "lse mean",
+    "The lse you return is **the mean** of the splits' lse. It has to say how much all keys weigh "
+    "together: the logarithm of the sum of exp(lse).",
+    ("safe + total.log()", "lse_partial.mean(0)"),
+)
+slip(
     "base 2",
     "The weights are powers of 2. lse is a natural logarithm, so the weights are powers of e.",
     ("exp(", "exp2("),
@@ -205,6 +264,12 @@ slip(
     ("safe + total.log()", "m"),
 )
 slip(
+    "lse safe max",
+    "The lse you return is only **the safe copy of the maximum**: it lacks the logarithm of the "
+    "sum, and where all splits are empty it is 0 instead of −∞.",
+    ("safe + total.log()", "safe"),
+)
+slip(
     "lse sum",
     "The lse values of the splits are added. Adding logarithms multiplies the sums: add the "
     "sums, then take the log.",
@@ -213,7 +278,14 @@ slip(
 slip(
     "lse without max",
     "The lse you return lacks the maximum that was subtracted before the exponential.",
-    ("safe + total.log()", "total.log()"),
+    ("return o, safe + ", "return o, "),
+)
+slip(
+    "empty lse 0",
+    "Where all splits are empty, **lse is 0**: the logarithm is taken of the sum that was made "
+    "safe for the division. Of the true sum, 0, it is −∞.",
+    ("total.log()", "torch.where(total == 0, 1.0, total).log()"),
+    see=RAGGED,
 )
 slip(
     "nothing",
@@ -239,6 +311,29 @@ slip(
     "−∞, and −∞ − (−∞) is not a number. Where the merged lse is −∞, subtract 0 instead.",
     ("torch.where(new == -math.inf, 0.0, new)", "new"),
     see=RAGGED,
+    of=one_after_the_other,
+)
+slip(
+    "old o not rescaled",
+    "In your loop, **the o gathered so far keeps its size** when a split is added. Its share "
+    "shrinks with each: multiply it by exp(old lse − new lse).",
+    ("torch.exp(lse - ruler)[..., None] * o ", "o "),
+    of=one_after_the_other,
+)
+slip(
+    "factors swapped",
+    "In your loop, **the two factors are swapped**: the o gathered so far gets the weight of the "
+    "new split, and the new split that of all before.",
+    ("lse - ruler", "X"),
+    ("lse_s - ruler", "lse - ruler"),
+    ("X", "lse_s - ruler"),
+    of=one_after_the_other,
+)
+slip(
+    "loop starts at lse 0",
+    "Your loop starts from **lse = 0**, which is the log of a sum of 1, as if a key had been seen "
+    "already. Nothing seen is −∞.",
+    ("torch.full_like(lse_partial[0], -math.inf)", "torch.zeros_like(lse_partial[0])"),
     of=one_after_the_other,
 )
 slip(

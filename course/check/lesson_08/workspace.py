@@ -64,6 +64,38 @@ slip(
     "This counts numbers, not bytes: each number takes 4 bytes.",
     ("4 * numbers", "numbers"),
 )
+slip(
+    "o in half precision",
+    "Only lse is counted with 4 bytes: **o takes 4 bytes per number**, too, whatever the dtype of "
+    "the cache.",
+    ("4 * numbers", "S * B * Lq * Hq * (2 * D + 4)"),
+)
+slip(
+    "lse in half precision",
+    "Only o is counted with 4 bytes per number: **lse takes 4 bytes**, too.",
+    ("4 * numbers", "S * B * Lq * Hq * (4 * D + 2)"),
+)
+slip(
+    "lse as one byte",
+    "Each lse is counted as **one byte**. It is a number in fp32, as those of o: 4 bytes.",
+    ("4 * numbers", "S * B * Lq * Hq * (4 * D + 1)"),
+)
+slip(
+    "twice",
+    "This is **twice too much**. A number in fp32 takes 4 bytes, not 8, and a split leaves one o "
+    "and one lse.",
+    ("4 *", "8 *"),
+)
+slip(
+    "megabytes",
+    "This counts **millions of bytes**. Asked is the number of bytes, an int.",
+    ("4 * numbers", "4 * numbers / 1e6"),
+)
+slip(
+    "mebibytes",
+    "This counts **MiB**. Asked is the number of bytes, an int.",
+    ("4 * numbers", "4 * numbers / 2**20"),
+)
 slip("no splits", "S does not appear: every split stores its own partial.", ("S * ", ""))
 slip("no batch", "B does not appear: each row of the batch has its own partials.", ("B * ", ""))
 slip("no heads", "Hq does not appear: each query head has its own partials.", ("Hq * ", ""))
@@ -77,6 +109,39 @@ slip(
     ("B * Lq * Hq * (D + 1)", "(B * Lq * Hq * D + 1)"),
 )
 slip(
+    "one lse a query",
+    "One lse is counted per query. **Every head** of it has its own.",
+    ("Hq * (D + 1)", "(Hq * D + 1)"),
+)
+slip(
+    "one lse a head",
+    "One lse is counted per head. **Every query** of it has its own.",
+    ("Lq * Hq * (D + 1)", "Hq * (Lq * D + 1)"),
+)
+slip(
+    "lse of one split",
+    "The lse are counted once, not **once per split**: the merge needs those of all splits.",
+    ("S * B * Lq * Hq * (D + 1)", "B * Lq * Hq * (S * D + 1)"),
+)
+slip(
+    "one lse in all",
+    "Only **one lse in all** is counted (or parentheses are missing around D + 1). Every query of "
+    "every head has its own in each split.",
+    ("(D + 1)", "D + 1"),
+)
+slip(
+    "no parentheses",
+    "The 1 is added **at the very end**, as a single byte: without parentheses, a product comes "
+    "before a sum.",
+    ("4 * numbers", "4 * (numbers - S * B * Lq * Hq) + 1"),
+)
+slip(
+    "the result, too",
+    "This is **one partial too many** for each query: the final o and lse, perhaps. Only those of "
+    "the S splits are asked for.",
+    ("S * ", "(S + 1) * "),
+)
+slip(
     "a float",
     "The number is right, but it is a float, which holds large counts only approximately. "
     "Return an int: multiply by 4, not by 4.0, and don't divide.",
@@ -87,6 +152,12 @@ slip(
     "This counts two numbers besides o, the maximum and the normaliser. One is enough: lse = "
     "m + log l.",
     ("D + 1", "D + 2"),
+)
+slip(
+    "as the cache",
+    "This is the formula of **the cache**: two vectors of D numbers. A partial is one vector, "
+    "its o, and one lse.",
+    ("(D + 1)", "2 * D"),
 )
 slip(
     "K and V",

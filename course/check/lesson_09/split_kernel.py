@@ -4,6 +4,7 @@ import torch
 
 from course.check.draw import integer
 from course.check.lesson_09.split_in_base_2 import in_base_2
+from course.check.lesson_09.split_kernel_mistakes import KEYS, QUERIES
 from course.check.lesson_09.split_launch import ask
 from course.check.spec import Exercise, also_right, holds, right, slip
 
@@ -11,8 +12,6 @@ from course.check.spec import Exercise, also_right, holds, right, slip
 import triton
 import triton.language as tl
 
-KEYS = "2 · Which keys: the row's own length, in whole blocks"
-QUERIES = "3 · Which queries: pack the group"
 LOOP = "4 · The split kernel, retyped"
 
 
@@ -79,7 +78,7 @@ def a_ragged_end(answer, rng):
 @holds("scores near 200 and near -200, maxima that rise and fall", see=LOOP)
 def far_from_zero(answer, rng):
     shifts = (200.0,), (-200.0,), (200.0, -200.0, 200.0)
-    return [ask(answer, rng, lengths=[40], scale=1.0, shift=shift) for shift in shifts]
+    return [ask(answer, rng, lengths=[40], scale=0.5, shift=shift) for shift in shifts]
 
 
 @holds("three rows of different lengths, one of them empty", see=KEYS)
@@ -105,10 +104,11 @@ def packed(answer, rng):
 
 @holds("each split its own keys; several D, BLOCK_N and scales", see=KEYS)
 def partials(answer, rng):
+    """Room for whole blocks: what is read past the end is this row's NaN, not another tensor."""
     scale = 0.2 + 0.3 * torch.rand((), generator=rng).item()
     return [
         ask(answer, rng, lengths=[130, 70], S=3, G=2, room=40),
-        ask(answer, rng, lengths=[100, 161], S=2, D=64, block_n=32, scale=scale),
+        ask(answer, rng, lengths=[100, 161], S=2, D=64, block_n=32, scale=scale, room=31),
         ask(answer, rng, lengths=[300], S=2, D=32, block_n=64, scale=2 * scale),
     ]
 
@@ -148,19 +148,10 @@ slip(
     ("m + tl.log(l_safe)", "m"),
 )
 slip(
-    "an empty split writes nothing",
-    "An **empty split writes nothing**, so the merge reads what lay in memory before. It has to "
-    "leave o = 0 and lse = -inf.",
-    ("mask=mask_m[:, None])\n    tl.store", "mask=mask_m[:, None] & (start < stop))\n    tl.store"),
-    ("tl.log(l_safe), mask=mask_m", "tl.log(l_safe), mask=mask_m & (start < stop)"),
-    see=KEYS,
-)
-slip(
     "zero by zero",
     "A split without keys has l = 0, and **0 / 0 is NaN**: divide by 1 there. lse then comes out "
     "as -inf by itself.",
     ("tl.where(l == 0.0, 1.0, l)", "l"),
-    see=KEYS,
 )
 slip(
     "m starts at 0",
@@ -219,112 +210,130 @@ slip(
 )
 slip(
     "V not masked",
-    "V is loaded **without a mask**. Its weight past the end is 0, but what lies there is NaN, and "
+    "V is **not masked to 0** past the end. The weight there is 0, but what is loaded is NaN, and "
     "0 · NaN is NaN.",
     ("v_ptr + offs_v, mask=mask_n[:, None], other=0.0", "v_ptr + offs_v"),
 )
 slip(
-    "one key too many",
-    "The mask is **off by one**: stop is the first key that does not belong to the split, so `<=` "
-    "lets in one key too many.",
-    ("offs_n < stop", "offs_n <= stop"),
-    see=KEYS,
+    "lse is log l alone",
+    "lse is **the logarithm of l alone**, and 0 for an empty split. l is measured from this "
+    "split's own maximum: add m.",
+    ("m + tl.log(l_safe)", "tl.log(l_safe)"),
 )
 slip(
-    "the whole row",
-    "Every split takes **the whole row**: its keys are counted S times over.",
-    ("start = tl.minimum(split * chunk, length)", "start = length * 0"),
-    ("stop = tl.minimum(start + chunk, length)", "stop = length"),
-    see=KEYS,
+    "m + l",
+    "lse adds **l itself** to the maximum. Only its logarithm belongs there.",
+    ("m + tl.log(l_safe)", "m + l_safe"),
 )
 slip(
-    "to the end of the row",
-    "Each split begins at its own start, but runs on **to the end of the row**, through the keys "
-    "of all splits after it.",
-    ("stop = tl.minimum(start + chunk, length)", "stop = length"),
-    see=KEYS,
+    "powers of 2",
+    "The weights are **powers of 2**: exp2 takes the place of exp, but the scores were not "
+    "multiplied by log₂ e before.",
+    ("tl.exp(", "tl.exp2("),
 )
 slip(
-    "past the end",
-    "stop is **not pulled back to the length**: the last split reads on where there are no keys.",
-    ("stop = tl.minimum(start + chunk, length)", "stop = start + chunk"),
-    see=KEYS,
+    "powers of 2 throughout",
+    "The weights are **powers of 2**, and lse is their log₂. For powers of e in base 2, multiply "
+    "the scores by log₂ e first, and lse by ln 2 at the end.",
+    ("tl.exp(", "tl.exp2("),
+    ("tl.log(", "tl.log2("),
 )
 slip(
-    "blocks for keys",
-    "start and stop are **numbers of blocks**: multiply them by BLOCK_N to get keys.",
-    ("tl.cdiv(tl.cdiv(length, BLOCK_N), S) * BLOCK_N", "tl.cdiv(tl.cdiv(length, BLOCK_N), S)"),
-    see=KEYS,
+    "log2 e forgotten",
+    "You go back from base 2 at the end, but **log₂ e is missing** at the beginning: multiply the "
+    "scores by it, once.",
+    ("tl.exp(", "tl.exp2("),
+    ("m + tl.log(l_safe)", "(m + tl.log2(l_safe)) * 0.6931471805599453"),
 )
 slip(
-    "rounded down",
-    "The blocks per split are **rounded down**, so the last blocks of the row belong to no split.",
-    ("tl.cdiv(tl.cdiv(length, BLOCK_N), S) * BLOCK_N", "tl.cdiv(length, BLOCK_N) // S * BLOCK_N"),
-    see=KEYS,
+    "m in base 2",
+    "lse mixes **two bases**: m is in base 2, the logarithm of l is not. Add both in base 2, then "
+    "multiply by ln 2.",
+    ("m + tl.log(l_safe)", "m * 1.4426950408889634 + tl.log(l_safe)"),
 )
 slip(
-    "keys cut, not blocks",
-    "The **keys** are cut into S equal parts, so splits end inside a block. Cut the blocks: each "
-    "split takes equally many whole ones.",
-    ("tl.cdiv(tl.cdiv(length, BLOCK_N), S) * BLOCK_N", "tl.cdiv(length, S)"),
-    see=KEYS,
+    "m starts at -1e30",
+    "The running maximum starts at **-1e30**, and an empty split keeps it as its lse, which has "
+    "to be -inf.",
+    ('m = tl.full((BLOCK_M,), float("-inf")', "m = tl.full((BLOCK_M,), -1e30"),
 )
 slip(
-    "the first row's length",
-    "All rows of the batch take the **length of the first**: each has its own, at lengths_ptr + b.",
-    ("tl.load(lengths_ptr + b)", "tl.load(lengths_ptr)"),
-    see=KEYS,
+    "nothing rescaled",
+    "**Neither l nor acc is rescaled** when a block brings a larger maximum. (Or m is already the "
+    "new one when alpha is taken, and alpha is always 1.)",
+    ("l * alpha +", "l +"),
+    ("acc * alpha[:, None] +", "acc +"),
 )
 slip(
-    "K and V of the first row",
-    "K and V are those of **the first row of the batch**, for all rows.",
-    ("b.to(tl.int64) * stride_kb + ", ""),
-    ("b.to(tl.int64) * stride_vb + ", ""),
+    "l and acc rescaled too late",
+    "**alpha multiplies the new block, too**. p is measured from the new maximum already: alpha "
+    "belongs to what came before, l and acc.",
+    ("l * alpha + tl.sum(p, 1)", "(l + tl.sum(p, 1)) * alpha"),
+    (
+        'acc * alpha[:, None] + tl.dot(p, v, input_precision="ieee")',
+        '(acc + tl.dot(p, v, input_precision="ieee")) * alpha[:, None]',
+    ),
 )
 slip(
-    "the first KV head",
-    "All programs read **the first KV head**: K and V don't depend on the second number of the "
-    "grid.",
-    (" + kv_head * stride_kh", ""),
-    (" + kv_head * stride_vh", ""),
+    "l rescaled too late",
+    "In l, **alpha multiplies the new block, too**. p is measured from the new maximum already: "
+    "alpha belongs to the old l alone.",
+    ("l * alpha + tl.sum(p, 1)", "(l + tl.sum(p, 1)) * alpha"),
 )
 slip(
-    "V with the strides of K",
-    "V is addressed with **the strides of K**. It has its own, and they need not be the same.",
-    ("stride_vb + kv_head", "stride_kb + kv_head"),
-    ("kv_head * stride_vh", "kv_head * stride_kh"),
-    ("* stride_vn", "* stride_kn"),
+    "acc rescaled too late",
+    "In acc, **alpha multiplies the new block, too**. p is measured from the new maximum already: "
+    "alpha belongs to the old acc alone.",
+    (
+        'acc * alpha[:, None] + tl.dot(p, v, input_precision="ieee")',
+        '(acc + tl.dot(p, v, input_precision="ieee")) * alpha[:, None]',
+    ),
 )
 slip(
-    "interleaved heads",
-    "The query heads of a KV head are taken **Hkv apart**: kv_head, kv_head + Hkv, … A group is G "
-    "adjacent heads.",
-    ("(b * Hkv + kv_head) * G + offs_m", "b * Hkv * G + kv_head + offs_m * Hkv"),
-    see=QUERIES,
+    "alpha inverted",
+    "alpha is **upside down**: the old state has to shrink when the maximum grows, by exp(old - "
+    "new).",
+    ("tl.exp(m - m_new)", "tl.exp(m_new - m)"),
 )
 slip(
-    "one query head",
-    "Only **one query head per KV head** is computed: all G of them belong into the tile.",
-    ("mask_m = offs_m < G", "mask_m = offs_m < 1"),
-    see=QUERIES,
+    "weights from the old maximum",
+    "The weights are measured **from the old maximum**. Before the first block that is -inf: take "
+    "the new one.",
+    ("scores - m_new[:, None]", "scores - m[:, None]"),
 )
 slip(
-    "padding stored",
-    "The **padding rows are stored**, too: they overwrite what lies after the group, and after "
-    "the tensors. Mask the stores as the load of q.",
-    ("mask=mask_m[:, None])\n    tl.store", "mask=offs_m[:, None] >= 0)\n    tl.store"),
-    ("tl.log(l_safe), mask=mask_m", "tl.log(l_safe)"),
-    see=QUERIES,
+    "no maximum",
+    "**No maximum is subtracted**: scores near 200 overflow, and near -200 all weights vanish.",
+    ('m = tl.full((BLOCK_M,), float("-inf"), tl.float32)', "m = tl.zeros((BLOCK_M,), tl.float32)"),
+    ("tl.maximum(m, tl.max(scores, 1))", "m"),
 )
 slip(
-    "all splits in one place",
-    "All splits store **to the same place**: where a partial goes depends on the split as well.",
-    ("split * (B * Hkv * G) + row", "row"),
+    "maximum over the queries",
+    "The maximum is taken along **the wrong dimension**: for each key, over the queries. Each "
+    "query needs its own, over the keys.",
+    ("tl.max(scores, 1)", "tl.max(scores, 0)"),
 )
 slip(
-    "splits after rows",
-    "The partials lie **(B, S, …)** here; asked for is the split as the first dimension.",
-    ("split * (B * Hkv * G) + row", "(b * S + split) * (Hkv * G) + kv_head * G + offs_m"),
+    "scaled twice",
+    "The scores are multiplied by `scale` **twice**: q, or the scores, had it already.",
+    ("scale * tl.dot", "scale * scale * tl.dot"),
+)
+slip(
+    "divided by scale",
+    "The scores are **divided** by `scale`: it is a factor.",
+    ("scale * tl.dot", "1 / scale * tl.dot"),
+)
+slip(
+    "maximum not scaled",
+    "The maximum is that of **scores without `scale`**, the weights are made of those with it: "
+    "far from 0 they overflow or vanish.",
+    ("scale * tl.dot", "tl.dot"),
+    ("tl.exp(scores -", "tl.exp(scale * scores -"),
+)
+slip(
+    "K for V",
+    "The weights are applied to **K**: V is what they average.",
+    ("tl.dot(p, v,", "tl.dot(p, k,"),
 )
 
 SPLIT_KERNEL = Exercise.of(
