@@ -9,6 +9,7 @@ from course.check.draw import integer
 from course.check.guards import guarded, poisoned
 from course.check.kernel_inputs import EPS, randn
 from course.check.lesson_08.combine import merged
+from course.check.lesson_09.mended_mistakes import MORE
 from course.check.seen import Seen
 from course.check.spec import Exercise, also_right, holds, right, slip
 from kernels.primitives import LOG2_E, finalize, online_softmax_step
@@ -169,7 +170,7 @@ class Counting:
 @holds("no split has more than its share, in whole blocks")
 def shares(answer, rng):
     found = []
-    for length, splits in ((integer(rng, 98, 110), 3), (63, 4)):
+    for length, splits in ((integer(rng, 98, 110), 3), (63, 4), (64, 4)):
         q, k, v = fresh(rng, length)
         counting = Counting(answer)
         saw = seen(counting, torch.zeros_like(q), k, v, splits)
@@ -309,6 +310,9 @@ slip(
     "should write (0, −∞).",
     ("    tl.store(", "    if start < stop:\n        tl.store("),
 )
+
+for name, says, *changes in MORE:
+    slip(name, says, *changes)
 
 BUG = Exercise.of(
     __name__,
