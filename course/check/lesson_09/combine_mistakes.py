@@ -44,6 +44,18 @@ MORE = (
         "program.",
         (MASK_O, "mask=mask_d[None, :],"),
     ),
+    (
+        "o not masked",
+        "o is loaded **without a mask**, or its two masks are joined by *or*. A lane counts only if "
+        "its split and its dimension exist: others read what lies behind.",
+        (f"        {MASK_O}{OTHER_O},\n", ""),
+    ),
+    (
+        "o not masked by dimension",
+        "The load of o has **no mask on D**: in the last row, the lanes after it read past the end "
+        "of the tensor.",
+        (MASK_O, "mask=mask_s[:, None],"),
+    ),
     ("low, not -inf", LOW, ('other=float("-inf")', "other=-1e9")),
     ("not low enough", LOW, ('other=float("-inf")', "other=-100.0")),
     (

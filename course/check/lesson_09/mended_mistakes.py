@@ -33,8 +33,8 @@ MORE = (
     ),
     (
         "only V mended",
-        "Only the load of **V** stops at the split's end: the keys after it add nothing to acc, but "
-        "their weights still add to l.",
+        "Only the load of **V** stops at the split's end: the keys after it add nothing to acc, "
+        "but their weights still add to l.",
         SCORES,
         (f"k_ptr + offs_kv, {MASK}", f"k_ptr + offs_kv, {TO_THE_END}"),
     ),
@@ -58,7 +58,7 @@ MORE = (
     ),
     (
         "stop past the end",
-        "stop is **not pulled back to the length**: the last splits read on where there are no keys.",
+        "stop is **not pulled back to the length**: the last splits read on past the last key.",
         (STOP, "(split + 1) * chunk"),
     ),
     (

@@ -232,7 +232,7 @@ slip(
 )
 slip(
     "heads run on",
-    "The heads **run on from row to row**, past the end of the group: after G rows they start anew.",
+    "The heads **run on from row to row**, past the end of the group. Each group has G heads.",
     ("offs_m % G", "offs_m"),
 )
 slip(
