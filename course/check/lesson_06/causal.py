@@ -128,10 +128,10 @@ def one_query(answer, rng):
     return seen(answer, rng, 1, integer(rng, 20, 31))
 
 
-@holds("what the first query sees ends with a tile")
+@holds("what the first query sees ends with a tile, or one key before it does")
 def whole_tiles(answer, rng):
-    """With one key fewer, full is one tile less."""
-    return [seen(answer, rng, Lq, Lk) for Lq, Lk in ((32, 47), (1, 48))]
+    """With one key fewer, or more in the last, full is another."""
+    return [seen(answer, rng, Lq, Lk) for Lq, Lk in ((32, 47), (1, 48), (16, 30))]
 
 
 @holds("BLOCK_M is not BLOCK_N")
@@ -181,6 +181,12 @@ slip(
     "row sees a whole number of tiles, the last of them needlessly goes through the "
     "masked stage.",
     ("start_m + 1", "start_m"),
+)
+slip(
+    "full one too many",
+    "sees and stop are right, but **full** is computed from one key too many. Where the first row "
+    "sees all keys of a tile but one, that tile goes through the unmasked stage.",
+    ("start_m + 1 ", "start_m + 2 "),
 )
 slip(
     "full by the last",

@@ -8,6 +8,7 @@ from course.check.draw import integer
 from course.check.guards import guarded, poisoned
 from course.check.kernel_inputs import EPS
 from course.check.lesson_06.forward_in_base_2 import in_base_2
+from course.check.lesson_06.forward_mistakes import CAUSAL, HEADS, LOOP, MORE
 from course.check.seen import Seen
 from course.check.spec import Exercise, also_right, holds, right, slip
 from kernels.runtime import device
@@ -16,10 +17,6 @@ from reference.attention import oracle
 # isort: split
 import triton
 import triton.language as tl
-
-LOOP = "3 · The loop over the keys"
-CAUSAL = "5 · Causal, in two stages"
-HEADS = "4 · Heads, batches, strides"
 
 
 @right
@@ -319,6 +316,9 @@ slip(
     "number of the grid.",
     ("tile, head, b = tl.program_id(0), ", "tile, head, b = tl.program_id(0) * 0, "),
 )
+
+for name, says, where, *changes in MORE:
+    slip(name, says, *changes, see=where)
 
 FORWARD = Exercise.of(
     __name__,

@@ -223,6 +223,111 @@ slip(
     ("head_kv * stride_vh", "head_kv * stride_vn"),
 )
 
+for x, name in ("k", "K"), ("v", "V"):
+    slip(
+        f"batch of {name} forgotten",
+        f"**{name}** is always that of batch row 0: its pointer moves by the KV head alone.",
+        (f"batch * stride_{x}b + ", ""),
+    )
+    slip(
+        f"the first KV head of {name}",
+        f"**{name}** is always that of KV head 0: its pointer moves by the batch alone.",
+        (f" + head_kv * stride_{x}h", ""),
+    )
+    slip(
+        f"own head of {name}",
+        f"For **{name}** the number of the query head is taken. Its heads are the KV heads.",
+        (f"head_kv * stride_{x}h", f"head * stride_{x}h"),
+    )
+    slip(
+        f"{name} not moved",
+        f"The pointer to **{name}** stays where it is: every program reads batch row 0, KV head 0.",
+        (f"    {x}_ptr += batch * stride_{x}b + head_kv * stride_{x}h\n", ""),
+    )
+slip(
+    "K moved twice",
+    "K's pointer is moved **twice**, the second time by V's strides, and V's not at all.",
+    ("v_ptr += batch", "k_ptr += batch"),
+)
+slip(
+    "nothing moved",
+    "**None of the pointers moves**: every program reads head 0 of batch row 0.",
+    ("batch * stride_qb + head * stride_qh", "0"),
+    ("batch * stride_kb + head_kv * stride_kh", "0"),
+    ("batch * stride_vb + head_kv * stride_vh", "0"),
+)
+slip(
+    "q not moved",
+    "The pointer to **q** stays where it is: every program reads the queries of head 0, batch "
+    "row 0.",
+    ("batch * stride_qb + head * stride_qh", "0"),
+)
+slip(
+    "head of q forgotten",
+    "All programs of a batch row read the queries of **head 0**: q_ptr moves by the batch alone.",
+    (" + head * stride_qh", ""),
+)
+slip(
+    "head and batch swapped",
+    "The strides are **swapped**: stride_…b is the way from one batch row to the next, "
+    "stride_…h from one head to the next.",
+    ("batch * stride_qb + head * stride_qh", "head * stride_qb + batch * stride_qh"),
+    ("batch * stride_kb + head_kv * stride_kh", "head_kv * stride_kb + batch * stride_kh"),
+    ("batch * stride_vb + head_kv * stride_vh", "head_kv * stride_vb + batch * stride_vh"),
+)
+slip(
+    "batch shared, too",
+    "The **batch row** is divided by G as well. Only heads are shared: each row has its own K and "
+    "V.",
+    ("batch * stride_kb", "batch // G * stride_kb"),
+    ("batch * stride_vb", "batch // G * stride_vb"),
+)
+slip(
+    "multiplied",
+    "The KV head is the query head **times G**. There are fewer KV heads, not more.",
+    ("head // G", "head * G"),
+)
+slip(
+    "rounded up",
+    "head / G is rounded **up** where it should be rounded down: heads 0 … G − 1 share KV head 0.",
+    ("head // G", "(head + G - 1) // G"),
+)
+slip(
+    "counted from 1",
+    "The division counts heads **from 1**: the last head of each group already gets the next KV "
+    "head. Heads 0 … G − 1 share KV head 0.",
+    ("head // G", "(head + 1) // G"),
+)
+slip(
+    "V with the strides of q",
+    "V is addressed with the **strides of q**. It has fewer heads and a different length, so its "
+    "heads and batch rows are different distances apart.",
+    ("batch * stride_vb + head_kv * stride_vh", "batch * stride_qb + head_kv * stride_qh"),
+)
+for x, what in ("h", "KV head"), ("b", "batch row"):
+    slip(
+        f"V's {what} by K's stride",
+        f"The next {what} of V is taken to be as far away as **that of K**. V has strides of its "
+        "own.",
+        (f"* stride_v{x}", f"* stride_k{x}"),
+    )
+slip(
+    "no head at all",
+    "All three pointers stay at **head 0** of their batch row: the program's head is never used.",
+    (" + head * stride_qh", ""),
+    (" + head_kv * stride_kh", ""),
+    (" + head_kv * stride_vh", ""),
+)
+for name, step in ("tokens", "stride_{}"), ("D apart", "D"):
+    slip(
+        f"heads taken for {name}",
+        "The next head is taken to be **one token** further on, or **D elements**, for q, K and V. "
+        "Only stride_qh, stride_kh and stride_vh say how far apart two heads are.",
+        ("* stride_qh", f"* {step.format('qm')}"),
+        ("* stride_kh", f"* {step.format('kn')}"),
+        ("* stride_vh", f"* {step.format('vn')}"),
+    )
+
 HEADS = Exercise.of(
     __name__,
     "6.3 heads",

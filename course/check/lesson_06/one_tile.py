@@ -121,7 +121,13 @@ def aimed(rng, *targets):
 
 @holds("Lk is BLOCK_N: the loop runs once")
 def one_tile(answer, rng):
-    return seen(answer, *qkv(rng, 16, BLOCK_N), "all keys in one tile")
+    """Once more with one key far above the others, which every other row does not notice."""
+    q, k, v = aimed(rng, -200.0)
+    k[integer(rng, 1, BLOCK_N - 1), 0], q[1::2, 0] = 200.0 / SCALE, 0.0
+    return [
+        seen(answer, *qkv(rng, 16, BLOCK_N), "all keys in one tile"),
+        seen(answer, q, k, v, "in every other row, one score near 200 and the others near -200"),
+    ]
 
 
 @holds("every tile brings a larger score")
@@ -271,8 +277,9 @@ slip(
 )
 slip(
     "wrong sign",
-    "alpha has the **wrong sign**: the old maximum minus the new one is never above 0, so "
-    "the factor must shrink the old sums, not enlarge them.",
+    "Nothing but NaN comes out. Either alpha has the **wrong sign** (the old maximum minus the new "
+    "one is never above 0: alpha shrinks the old sums), or the **smaller** of the two maxima is "
+    "kept, which stays -inf.",
     ("m_log2 - m_new_log2)", "m_new_log2 - m_log2)"),
 )
 slip(
@@ -280,6 +287,18 @@ slip(
     "The ruler is the maximum **of this tile alone**. If a later tile is much lower, alpha "
     "is huge and overflows; the running maximum only ever rises.",
     ("tl.maximum(m_log2, tl.max(scores_log2, 1))", "tl.max(scores_log2, 1)"),
+)
+slip(
+    "not the largest",
+    "The tile's ruler is **not its largest score**, but the smallest, or that of some key. Where "
+    "another lies far above it, exp2 overflows: measured from the largest, no power is above 1.",
+    ("tl.max(scores_log2, 1)", "tl.min(scores_log2, 1)"),
+)
+slip(
+    "one ruler for all rows",
+    "The maximum is taken over **the whole tile**, so all rows get the same ruler. A row whose own "
+    "scores are far below it is left with nothing but zeros: each row has its own maximum.",
+    ("tl.max(scores_log2, 1)", "tl.max(scores_log2)"),
 )
 slip(
     "m never stored",

@@ -8,6 +8,7 @@ from course.check.draw import integer
 from course.check.guards import guarded, poisoned
 from course.check.kernel_inputs import EPS, randn
 from course.check.lesson_08.combine import merged
+from course.check.lesson_09.combine_mistakes import MORE
 from course.check.seen import Seen
 from course.check.spec import Exercise, also_right, holds, right, slip
 from kernels.runtime import device
@@ -70,24 +71,26 @@ def split_by_split(
     tl.store(lse_ptr + row, m + tl.log(safe))
 
 
-def seen(answer, o, lse, given, S=0, D=0, **near):
+def seen(answer, o, lse, given, S=0, D=0, splits=0, **near):
     """Launch on o (S, rows, D), lse (S, rows), in poison; S, D: block sizes if larger than those.
 
-    near: the tolerances, if others than here.
+    splits: how many there are, if the tensors have room for more. near: the tolerances, if others
+    than here.
 
     A sum of S terms is off by at most S roundings. An lse of size 200 is itself only known to
     200 roundings, and so are the weights made from it.
     """
-    splits, rows, width = o.shape
+    room, rows, width = o.shape
+    splits = splits or room
     ins = guarded(o, "o_partial"), guarded(lse, "lse_partial")
     outs = [poisoned(x.shape[1:], name=n, device=device()) for x, n in ((o, "o"), (lse, "lse"))]
     tensors = [x.tensor for x in (*ins, *outs)]
-    answer[(rows,)](*tensors, rows, splits, D=width, BLOCK_S=S or splits, BLOCK_D=D or width)
+    answer[(rows,)](*tensors, rows, splits, D=width, BLOCK_S=S or room, BLOCK_D=D or width)
     size = max(1.0, lse[lse.isfinite()].abs().max().item()) if lse.isfinite().any() else 1.0
     bound = EPS * (splits + 4)
     return Seen(
         tuple(x.tensor for x in outs),
-        merged(o, lse),
+        merged(o[:splits], lse[:splits]),
         given,
         names=("o", "lse"),
         guards=(*ins, *outs),
@@ -107,9 +110,14 @@ def by_hand(answer, rng):
     return seen(answer, o, lse, "o = 4, 3, 12, 0 and lse = log [4, 10, 2, 0]")
 
 
-@holds("S and D fill their blocks exactly")
+@holds("the tensors fill their blocks exactly, with splits or with rubbish")
 def full_blocks(answer, rng):
-    return seen(answer, *partials(rng, 4, 5, 8), "S = 4, 5 rows, D = 8: the blocks are full")
+    S = integer(rng, 5, 7)
+    given = f"S = {S} in a block of 8, 2 rows, D = 8; numbers, not NaN, lie after the last split"
+    return [
+        seen(answer, *partials(rng, 4, 5, 8), "S = 4, 5 rows, D = 8: the blocks are full"),
+        seen(answer, *partials(rng, 8, 2, 8), given, splits=S),
+    ]
 
 
 @holds("S and D smaller than their blocks, with NaN around")
@@ -308,6 +316,9 @@ slip(
     "o is right, but **lse is never stored**. Any further merge needs it, too.",
     ("    tl.store(lse_ptr + row, m + tl.log(l_safe))\n", ""),
 )
+
+for name, says, *changes in MORE:
+    slip(name, says, *changes)
 
 COMBINE = Exercise.of(
     __name__,

@@ -9,6 +9,7 @@ from course.check.draw import integer
 from course.check.guards import guarded, poisoned
 from course.check.kernel_inputs import EPS, randn
 from course.check.lesson_08.combine import merged
+from course.check.lesson_09.mended_mistakes import MORE
 from course.check.seen import Seen
 from course.check.spec import Exercise, also_right, holds, right, slip
 from kernels.primitives import LOG2_E, finalize, online_softmax_step
@@ -114,6 +115,35 @@ def fresh(rng, length, D=16):
     return randn(rng, D), randn(rng, length, D), randn(rng, length, D)
 
 
+class Counting:
+    """Launches the answer, and counts the keys of each split before they are merged.
+
+    With scores of 0, exp of a split's lse is the number of its keys.
+    """
+
+    def __init__(self, answer):
+        self.answer, self.counts = answer, []
+
+    def __getitem__(self, grid):
+        def launch(*args, **constants):
+            self.answer[grid](*args, **constants)
+            self.counts = args[4].exp().tolist()
+
+        return launch
+
+
+def shared(answer, rng, length, splits):
+    """Run it with scores of 0, and see that no split takes more than its share of the blocks."""
+    q, k, v = fresh(rng, length)
+    counting = Counting(answer)
+    saw = seen(counting, torch.zeros_like(q), k, v, splits)
+    most = 16 * math.ceil(math.ceil(length / 16) / splits)
+    kept = all(count < most + 0.5 for count in counting.counts)
+    told = " + ".join(f"{x:.0f}" if math.isfinite(x) else "NaN" for x in counting.counts)
+    got = ("shared" if kept else f"{told} keys"), *saw.got
+    return replace(saw, got=got, wanted=("shared", *saw.wanted), names=NAMES)
+
+
 @holds("a last block that is not full, nothing to merge")
 def one_split(answer, rng):
     return seen(answer, *fresh(rng, integer(rng, 33, 47)), 1)
@@ -126,6 +156,7 @@ def whole_blocks(answer, rng):
     return [
         seen(answer, *fresh(rng, 96), 3),
         seen(answer, *fresh(rng, 96, 32), 3, block_n=32, scale=scale),
+        shared(answer, rng, 96, 3),
     ]
 
 
@@ -149,36 +180,9 @@ def ragged_splits(answer, rng):
     return [seen(answer, *fresh(rng, integer(rng, low, low + 12)), 4) for low in (66, 100)]
 
 
-class Counting:
-    """Launches the answer, and counts the keys of each split before they are merged.
-
-    With scores of 0, exp of a split's lse is the number of its keys.
-    """
-
-    def __init__(self, answer):
-        self.answer, self.counts = answer, []
-
-    def __getitem__(self, grid):
-        def launch(*args, **constants):
-            self.answer[grid](*args, **constants)
-            self.counts = args[4].exp().tolist()
-
-        return launch
-
-
 @holds("no split has more than its share, in whole blocks")
 def shares(answer, rng):
-    found = []
-    for length, splits in ((integer(rng, 98, 110), 3), (63, 4)):
-        q, k, v = fresh(rng, length)
-        counting = Counting(answer)
-        saw = seen(counting, torch.zeros_like(q), k, v, splits)
-        most = 16 * math.ceil(math.ceil(length / 16) / splits)
-        kept = all(count < most + 0.5 for count in counting.counts)
-        told = " + ".join(f"{x:.0f}" if math.isfinite(x) else "NaN" for x in counting.counts)
-        got = ("shared" if kept else f"{told} keys"), *saw.got
-        found.append(replace(saw, got=got, wanted=("shared", *saw.wanted), names=NAMES))
-    return found
+    return [shared(answer, rng, n, S) for n, S in ((integer(rng, 98, 110), 3), (63, 4))]
 
 
 @holds("five keys in eight splits")
@@ -309,6 +313,9 @@ slip(
     "should write (0, −∞).",
     ("    tl.store(", "    if start < stop:\n        tl.store("),
 )
+
+for name, says, *changes in MORE:
+    slip(name, says, *changes)
 
 BUG = Exercise.of(
     __name__,

@@ -187,6 +187,92 @@ slip(
     ("b * stride_qb + ", ""),
 )
 
+slip(
+    "padding repeats the last query",
+    "Padding rows get **the last query** again: it is cut off at Lq − 1, so the mask lets all rows "
+    "through. Padding should be 0.",
+    ("offs_m // G,", "tl.minimum(offs_m // G, Lq - 1),"),
+)
+slip(
+    "mask of queries on rows",
+    "The mask compares **rows** with Lq. There are G rows for each query: G · Lq.",
+    ("query < Lq", "offs_m < Lq"),
+)
+slip(
+    "one query too few",
+    "The padding mask leaves out the **last query**: the queries are 0 … Lq − 1.",
+    ("query < Lq", "query < Lq - 1"),
+)
+slip(
+    "padding is -inf",
+    "Padding rows are **−inf**. Asked for is 0.",
+    ("other=0.0", 'other=float("-inf")'),
+)
+slip(
+    "without other",
+    "The masked load has **no `other`**: the padding rows then hold anything, here NaN. Asked for "
+    "is 0.",
+    (", other=0.0", ""),
+)
+slip(
+    "divided by Lq",
+    "Rows are divided by **Lq**; it should be G: G neighbouring rows belong to one query.",
+    ("offs_m // G, kv_head * G + offs_m % G", "offs_m // Lq, kv_head * G + offs_m % Lq"),
+)
+slip(
+    "one head for all rows",
+    "All rows are of **one head**, the first of the group: r % G says which of its heads row r is.",
+    (" + offs_m % G", ""),
+)
+slip(
+    "the KV head's number",
+    "All rows are of query head **kv_head**. That is the number of a KV head: its group is the "
+    "query heads h · G to h · G + G − 1.",
+    ("kv_head * G + offs_m % G", "kv_head"),
+)
+slip(
+    "heads run on",
+    "The heads **run on from row to row**, past the end of the group. Each group has G heads.",
+    ("offs_m % G", "offs_m"),
+)
+slip(
+    "a query for each row",
+    "Each row is taken to be **a query of its own**. G rows belong to the same query: r // G.",
+    ("offs_m // G,", "offs_m,"),
+)
+slip(
+    "always query 0",
+    "All rows are of **query 0**. Row r is of query r // G.",
+    ("offs_m // G,", "offs_m * 0,"),
+)
+slip(
+    "head left out",
+    "The pointers **don't depend on the head**: head · stride_qh is missing.",
+    (" + head * stride_qh", ""),
+)
+slip(
+    "query left out",
+    "The pointers **don't depend on the query**: query · stride_qm is missing.",
+    (" + query * stride_qm", ""),
+)
+for name, step in ("head", "stride_qh"), ("query", "stride_qm"):
+    slip(
+        f"{name} without its stride",
+        f"The number of the {name} is added **as it is**. The way from one to the next is {step} "
+        "elements.",
+        (f"{name} * {step}", name),
+    )
+slip(
+    "heads D apart",
+    "Two heads are taken to be **D elements** apart. Only stride_qh says how far they are.",
+    ("head * stride_qh", "head * D"),
+)
+slip(
+    "queries Hq · D apart",
+    "Two queries are taken to be **Hq · D elements** apart. Only stride_qm says how far they are.",
+    ("query * stride_qm", "query * tl.num_programs(0) * G * D"),
+)
+
 PACK = Exercise.of(
     __name__,
     "9.3 pack",
