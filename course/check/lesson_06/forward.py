@@ -8,7 +8,7 @@ from course.check.draw import integer
 from course.check.guards import guarded, poisoned
 from course.check.kernel_inputs import EPS
 from course.check.lesson_06.forward_in_base_2 import in_base_2
-from course.check.lesson_06.forward_mistakes import CAUSAL, HEADS, LOOP, MORE
+from course.check.lesson_06.forward_mistakes import CAUSAL, HEADS, LOOP
 from course.check.seen import Seen
 from course.check.spec import Exercise, also_right, holds, right, slip
 from kernels.runtime import device
@@ -316,9 +316,6 @@ slip(
     "number of the grid.",
     ("tile, head, b = tl.program_id(0), ", "tile, head, b = tl.program_id(0) * 0, "),
 )
-
-for name, says, where, *changes in MORE:
-    slip(name, says, *changes, see=where)
 
 FORWARD = Exercise.of(
     __name__,

@@ -1,4 +1,6 @@
-"""More mistakes of exercise 6.4, each of them (name, what is said, where to read, *changes)."""
+"""Exercise 6.4's mistakes, beside those in `forward.py`: (name, says, where, *changes)."""
+
+from course.check.spec import slip
 
 LOOP = "3 · The loop over the keys"
 CAUSAL = "5 · Causal, in two stages"
@@ -337,3 +339,6 @@ MORE = (
         ),
     ),
 )
+
+for name, says, where, *changes in MORE:
+    slip(name, says, *changes, see=where)

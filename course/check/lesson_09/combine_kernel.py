@@ -4,11 +4,11 @@ import math
 
 import torch
 
+import course.check.lesson_09.combine_kernel_mistakes  # noqa: F401 — marks more mistakes
 from course.check.draw import integer
 from course.check.guards import guarded, poisoned
 from course.check.kernel_inputs import EPS, randn
 from course.check.lesson_08.combine import merged
-from course.check.lesson_09.combine_mistakes import MORE
 from course.check.seen import Seen
 from course.check.spec import Exercise, also_right, holds, right, slip
 from kernels.runtime import device
@@ -316,9 +316,6 @@ slip(
     "o is right, but **lse is never stored**. Any further merge needs it, too.",
     ("    tl.store(lse_ptr + row, m + tl.log(l_safe))\n", ""),
 )
-
-for name, says, *changes in MORE:
-    slip(name, says, *changes)
 
 COMBINE = Exercise.of(
     __name__,

@@ -1,4 +1,6 @@
-"""More mistakes of exercise 9.4, each of them (name, what is said, *changes)."""
+"""Exercise 9.4's mistakes, beside those in `mended.py`: (name, says, *changes)."""
+
+from course.check.spec import slip
 
 CHUNK = "tl.cdiv(length, tl.num_programs(0))"
 START, STOP = "tl.minimum(split * chunk, length)", "tl.minimum((split + 1) * chunk, length)"
@@ -132,3 +134,6 @@ MORE = (
         (f"v_ptr + offs_kv, {MASK}, other=0.0", f"v_ptr + offs_kv, {MASK}"),
     ),
 )
+
+for name, says, *changes in MORE:
+    slip(name, says, *changes)

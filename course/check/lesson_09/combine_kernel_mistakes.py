@@ -1,4 +1,6 @@
-"""More mistakes of exercise 9.2, each of them (name, what is said, *changes)."""
+"""Exercise 9.2's mistakes, beside those in `combine_kernel.py`: (name, says, *changes)."""
+
+from course.check.spec import slip
 
 MASK_O = "mask=mask_s[:, None] & mask_d[None, :],"
 OTHER_O = "\n        other=0.0"
@@ -46,8 +48,8 @@ MORE = (
     ),
     (
         "o not masked",
-        "o is loaded **without a mask**, or its two masks are joined by *or*. A lane counts only if "
-        "its split and its dimension exist: others read what lies behind.",
+        "o is loaded **without a mask**, or its two masks are joined by *or*. A lane counts only "
+        "if its split and its dimension exist: others read what lies behind.",
         (f"        {MASK_O}{OTHER_O},\n", ""),
     ),
     (
@@ -142,3 +144,6 @@ MORE = (
         ("lse_ptr + row", "lse_ptr"),
     ),
 )
+
+for name, says, *changes in MORE:
+    slip(name, says, *changes)
