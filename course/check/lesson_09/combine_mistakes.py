@@ -46,8 +46,8 @@ MORE = (
     ),
     (
         "o not masked",
-        "o is loaded **without a mask**, or its two masks are joined by *or*. A lane counts only if "
-        "its split and its dimension exist: others read what lies behind.",
+        "o is loaded **without a mask**, or its two masks are joined by *or*. A lane counts only "
+        "if its split and its dimension exist: others read what lies behind.",
         (f"        {MASK_O}{OTHER_O},\n", ""),
     ),
     (
