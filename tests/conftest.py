@@ -1,6 +1,9 @@
 """Shared by all tests: decides how kernels run before anything else imports triton."""
 
 import importlib.util
+import re
+
+import pytest
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 if HAS_TRITON:
@@ -20,6 +23,24 @@ if HAS_TRITON and runtime.INTERPRETED:
 
     for owner, name, quick in quick_interpreter.replacements():
         setattr(owner, name, quick)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With `--dist loadfile`, deal out the tests of exercises one exercise at a time.
+
+    As one file they would be half of all the work. What one exercise's mistakes do is remembered by the process.
+    """
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByExercise(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            number = re.search(r"test_exercises\.py::\w+\[(\d+\.\d+)", nodeid)
+            return number[1] if number else super()._split_scope(nodeid)
+
+    return ByExercise(config, log)
 
 
 def pytest_report_header() -> str:
