@@ -29,7 +29,8 @@ if HAS_TRITON and runtime.INTERPRETED:
 def pytest_xdist_make_scheduler(config, log):
     """With `--dist loadfile`, deal out the tests of exercises one exercise at a time.
 
-    As one file they would be half of all the work. What one exercise's mistakes do is remembered by the process.
+    As one file they would be half of all the work. What one exercise's mistakes do is remembered
+    by the process.
     """
     if config.getoption("dist") != "loadfile":
         return None
