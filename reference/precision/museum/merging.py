@@ -86,7 +86,7 @@ BASES = Piece(
     link="https://github.com/sgl-project/sglang/pull/35045",
     what="Two right partials are merged into a wrong answer, off by about a tenth.",
     why="One library gives log₂ of the sum, the other's merge takes exp of it. Both are "
-    "documented; neither tensor says which it is, and the two conventions differ by a factor of 1.44.",
+    "documented, but no tensor says which it is, and the two differ by a factor of 1.44.",
     fix="Multiply by ln 2 where the tensor changes hands, and write the base into its name.",
     broken=_merge_in_base_e,
     mended=_merge_in_one_base,

@@ -20,7 +20,7 @@ class Piece:
     name: short and unique. project, link: where it was reported. what: the symptom, one sentence.
     why: what goes wrong. fix: what the mended version does about it.
     broken, mended: the same function twice, of the arguments that `make_input()` returns; each
-    gives a tensor or a tuple of tensors. wanted: the truth for the same arguments, fp64 or integers.
+    gives a tensor or a tuple of tensors. wanted: the truth for these, in fp64 or integers.
     bound: the largest absolute error that rounding explains, for these arguments.
     """
 
