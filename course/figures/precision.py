@@ -31,7 +31,8 @@ def errors_by_order(errors: Sequence[float], marked: Mapping[str, float], unit: 
     for i, (name, error) in enumerate(sorted(marked.items(), key=lambda pair: pair[1])):
         height = (1.12 + 0.16 * (i % 3)) * top
         ax.plot([error, error], [0, height], color=COLORS.ink, lw=1.2)
-        ax.text(error, height, f" {name}", va="center", fontsize=9.5)
+        label = {"facecolor": COLORS.card, "edgecolor": "none", "pad": 1}
+        ax.text(error + 0.4, height, name, va="center", fontsize=9.5, bbox=label)
     ax.axvline(0, color=COLORS.v, lw=2)
     ax.set(xlabel=f"error, {unit}", ylabel="orders", ylim=(0, 1.6 * top))
     ax.yaxis.set_major_locator(FixedLocator([0, 50, 100]))

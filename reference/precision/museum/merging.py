@@ -84,7 +84,7 @@ BASES = Piece(
     name="an lse in base 2",
     project="SGLang, with FlashInfer's lse",
     link="https://github.com/sgl-project/sglang/pull/35045",
-    what="Two right partials are merged into a wrong answer, off by about a tenth.",
+    what="Two right partials are merged into a wrong answer: off by 0.1 in the report.",
     why="One library gives log₂ of the sum, the other's merge takes exp of it. Both are "
     "documented, but no tensor says which it is, and the two differ by a factor of 1.44.",
     fix="Multiply by ln 2 where the tensor changes hands, and write the base into its name.",
