@@ -131,10 +131,16 @@ def only_the_window(answer, rng):
     return ask(answer, scores, v, 5, window, 4.0, "NaN in all scores and values before the window")
 
 
-@holds("scores around ±300")
+@holds("scores around ±300, and from −150 to 150 in one split")
 def far_from_zero(answer, rng):
     scores, v = row(rng, 64)
-    return [ask(answer, scores + x, v, 4, 40, 4.0, f"scores around {x}") for x in (-300, 300)]
+    wide = scores.clone()
+    wide[-6:-4] = torch.tensor([-150.0, 150.0])
+    return [
+        ask(answer, scores - 300, v, 4, 40, 4.0, "scores around −300"),
+        ask(answer, scores + 300, v, 4, 40, 4.0, "scores around 300"),
+        ask(answer, wide, v, 4, 40, 4.0, "one score of −150 and one of 150"),
+    ]
 
 
 @holds("a split whose keys all have score −∞")
