@@ -1,5 +1,6 @@
 """Figures of the lesson on precision: sums in many orders, stalls, gaps, splits, cuts."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
@@ -22,11 +23,13 @@ FORMATS = {"fp16": COLORS.max, "bf16": COLORS.p, "fp32": COLORS.k}
 def errors_by_order(errors: Sequence[float], marked: Mapping[str, float], unit: str) -> Figure:
     """A histogram of what many orders of one sum make of it, and a few orders marked by name.
 
-    errors: signed, in `unit`; marked: the error of each named order. Names hang at three heights,
-    so that neighbours can be read.
+    errors: signed, in `unit`, a whole number of it apart: a bar for every two values; marked: the
+    error of each named order. Names hang at three heights, so that neighbours can be read.
     """
     fig, ax = figure(size=(9.0, 3.4))
-    counts, _, _ = ax.hist(errors, bins=41, color=COLORS.score, ec="white", lw=0.5)
+    first, last = min(errors) - 0.5, max(errors)
+    edges = [first + 2 * i for i in range(math.ceil((last - first) / 2) + 1)]
+    counts, _, _ = ax.hist(errors, bins=edges, color=COLORS.score, ec="white", lw=0.5)
     top = max(counts)
     for i, (name, error) in enumerate(sorted(marked.items(), key=lambda pair: pair[1])):
         height = (1.12 + 0.16 * (i % 3)) * top
