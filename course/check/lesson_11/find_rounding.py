@@ -1,0 +1,273 @@
+"""Exercise 11.1: where does a sum round to fp16? Try it on terms whose sum is known."""
+
+import math
+import struct
+
+import torch
+
+from course.check.draw import integer
+from course.check.seen import Seen
+from course.check.spec import Exercise, also_right, holds, mistake, right, slip
+
+ORDER = "1 · A sum has an order"
+STALL = "2 · Where a 16-bit denominator stalls"
+
+
+@right
+def find_rounding(total):
+    drops = torch.cat([torch.tensor([2048.0]), torch.full((4096,), 2.0**-7)])
+    if total(drops) != 2080:
+        return "carry"
+    if total(torch.full((4096,), 2.0**-26)) != 2.0**-14:
+        return "terms"
+    if total(torch.ones(2049)) != 2049:
+        return "result"
+    return "none"
+
+
+@also_right
+def by_a_table(total):
+    """Ask everything first, with other numbers, and look up the answers."""
+    tried = {
+        "carry": ([1024.0] + [2.0**-8] * 8192, 1056.0),
+        "terms": ([2.0**-27] * 8192, 2.0**-14),
+        "result": ([2048.0, 1.0], 2049.0),
+    }
+    wrong = [name for name, (x, wanted) in tried.items() if total(torch.tensor(x)) != wanted]
+    return [*wrong, "none"][0]
+
+
+def half(x):
+    """Return x rounded to fp16, as a Python float."""
+    try:
+        return struct.unpack("e", struct.pack("e", x))[0]
+    except OverflowError:
+        return math.copysign(math.inf, x)
+
+
+def black_box(rounds, tile, flush=False):
+    """Return a function that sums an fp32 tensor (n,), `tile` terms at a time, and rounds there.
+
+    flush: fp16 terms below 2^-14 become 0, as on hardware without subnormal numbers.
+    """
+
+    def total(x):
+        x = x.float()
+        x = x.half().double() if rounds == "terms" else x.double()
+        x = torch.where(x.abs() < 2.0**-14, 0.0, x) if flush else x
+        sums = torch.nn.functional.pad(x, (0, -len(x) % tile)).view(-1, tile).sum(1)
+        if rounds == "carry":
+            carried = 0.0
+            for part in sums.tolist():
+                carried = half(carried + part)
+            return carried
+        exact = sums.sum().float().item()
+        return half(exact) if rounds == "result" else exact
+
+    return total
+
+
+def seen(answer, rounds, tile, flush=False):
+    """Let the answer judge a sum; how it writes the word is not the question."""
+
+    def tidy(total):
+        word = answer(total)
+        return word.strip().lower() if isinstance(word, str) else word
+
+    where = {
+        "carry": "its running total",
+        "terms": "every term",
+        "result": "only the result",
+        "none": "nothing",
+    }
+    tiles = "one term at a time" if tile == 1 else f"in tiles of {tile}"
+    given = f"a sum that adds {tiles} and rounds {where[rounds]} to fp16"
+    return Seen.of(tidy, (black_box(rounds, tile, flush),), wanted=rounds, given=given)
+
+
+@holds("the running total is fp16, and one term is added at a time")
+def one_by_one(answer, rng):
+    return seen(answer, "carry", 1)
+
+
+@holds("the running total is fp16, and a tile's sum is added to it")
+def in_tiles(answer, rng):
+    return [seen(answer, "carry", 2 ** integer(rng, 1, 4)), seen(answer, "carry", 64)]
+
+
+@holds("terms are rounded to fp16, their sum is fp32")
+def terms(answer, rng):
+    return [seen(answer, "terms", tile) for tile in (1, 2 ** integer(rng, 2, 6))]
+
+
+@holds("the same, and subnormal numbers of fp16 become 0")
+def terms_without_subnormals(answer, rng):
+    return seen(answer, "terms", 2 ** integer(rng, 0, 6), flush=True)
+
+
+@holds("all is fp32, but for the result")
+def result(answer, rng):
+    return [seen(answer, "result", tile) for tile in (1, 2 ** integer(rng, 2, 6))]
+
+
+@holds("an fp32 sum is recognised as one")
+def no_rounding(answer, rng):
+    return [seen(answer, "none", tile) for tile in (1, 2 ** integer(rng, 2, 6))]
+
+
+DROPS = "torch.cat([torch.tensor([2048.0]), torch.full((4096,), 2.0**-7)])"
+slip(
+    "ones for the carry",
+    "It looks for the running total with **ones**. Where a tile of 64 is summed first, 64 is added "
+    "each time, and fp16 can add 64s for a long time. Start from a large number, and add terms "
+    "so small that a whole tile of them is less than half a gap.",
+    (DROPS, "torch.ones(4096)"),
+    ("total(drops) != 2080", "total(drops) != 4096"),
+    see=STALL,
+)
+slip(
+    "terms too large",
+    "Its small terms are **not small enough for a tile**: 64 of them together are several gaps of "
+    "fp16, and these are added without loss.",
+    ("2.0**-7", "2.0**-4"),
+    ("2080", "2304"),
+    see=STALL,
+)
+slip(
+    "total not in fp16",
+    "For the running total it asks for a **sum that is no number of fp16**, or too large for it. "
+    "Then a sum that only rounds its result is wrong, too, and is taken for one with an fp16 "
+    "total.",
+    ("2.0**-7", "2.0**-12"),
+    ("2080", "2049"),
+)
+slip(
+    "small first",
+    "Nothing that it asks makes the **running total** lose a term, or it forgives the loss. Small "
+    "terms must come after a large one: if they come first, they meet each other, and their sum "
+    "is large enough to be added.",
+    (DROPS, "torch.cat([torch.full((512,), 2.0**-4), torch.tensor([2048.0])])"),
+    see=ORDER,
+)
+slip(
+    "terms asked first",
+    "It asks about the terms **before** the running total. An fp16 total that starts at 0 swallows "
+    "terms of 2^-26 as well, so the question does not tell the two apart: ask about the total "
+    "first, with terms that fp16 can hold.",
+    (
+        'if total(drops) != 2080:\n        return "carry"\n    ',
+        "",
+    ),
+    (
+        'return "terms"\n',
+        'return "terms"\n    if total(drops) != 2080:\n        return "carry"\n',
+    ),
+)
+slip(
+    "result asked first",
+    "It asks about the result **before** the running total. A running total in fp16 also ends in "
+    "a number of fp16: first exclude it.",
+    (
+        "    drops =",
+        '    if total(torch.ones(2049)) != 2049:\n        return "result"\n    drops =',
+    ),
+)
+slip(
+    "terms that fp16 holds",
+    "No term that it tries is one that **fp16 would change**. It holds 2^-14 exactly, for "
+    "example, its smallest normal number. Take a term below all that fp16 can hold.",
+    ("2.0**-26)) != 2.0**-14", "2.0**-14)) != 0.25"),
+)
+slip(
+    "smallest subnormal",
+    "It tests the terms with 2^-24. Below 2^-14 fp16 has **subnormal numbers**, and 2^-24 is the "
+    "smallest of them: it is kept. Only from 2^-25 down a term becomes 0.",
+    ("2.0**-26)) != 2.0**-14", "2.0**-24)) != 2.0**-12"),
+)
+slip(
+    "exact thirds",
+    "It takes terms that **fp32 cannot hold either**, such as 1/3, and expects their exact sum. "
+    "Then an fp32 sum is found guilty. Take powers of two, whose sum is exact.",
+    ("2.0**-26)) != 2.0**-14", "1 / 3)) != 4096 / 3"),
+)
+slip(
+    "result that fp16 holds",
+    "No sum that it asks for is one that **fp16 lacks**. It holds 2,048, and above that the even "
+    "numbers; 2,049 is the first whole number that is missing.",
+    ("torch.ones(2049)) != 2049", "torch.ones(2048)) != 2048"),
+    see=ORDER,
+)
+slip(
+    "names swapped",
+    'Two names are **swapped**: "terms" means that every term is rounded before it is added, '
+    '"result" that the finished sum is.',
+    ('return "terms"', 'return "x"'),
+    ('return "result"', 'return "terms"'),
+    ('return "x"', 'return "result"'),
+)
+slip(
+    "carry and terms swapped",
+    'Two names are **swapped**: "carry" means that the running total is rounded after each '
+    'addition, "terms" that every term is before.',
+    ('return "carry"', 'return "x"'),
+    ('return "terms"', 'return "carry"'),
+    ('return "x"', 'return "terms"'),
+)
+slip(
+    "never none",
+    'It **always finds a rounding**: what is left after two questions is called "result". An fp32 '
+    "sum has to pass a third question.",
+    ('return "none"', 'return "result"'),
+)
+slip(
+    "the wrong way round",
+    "The comparison for the running total is **the wrong way round**: a sum that is right shows "
+    "that nothing was rounded there.",
+    ("!= 2080", "== 2080"),
+)
+
+
+slip(
+    "carry alone",
+    "It asks about the **running total alone**: terms and result that are rounded come out as "
+    "honest.",
+    ("total(torch.full((4096,), 2.0**-26)) != 2.0**-14", "False"),
+    ("total(torch.ones(2049)) != 2049", "False"),
+)
+slip(
+    "always carry",
+    "It says **carry every time**: what it asks first is wrong for every sum. Work out what a sum "
+    "in fp32 must give.",
+    ("total(drops) != 2080", "True"),
+)
+slip(
+    "always none",
+    "It says **none every time**: no question that it asks is answered wrongly by any of the "
+    "three.",
+    ("total(drops) != 2080", "False"),
+    ("total(torch.full((4096,), 2.0**-26)) != 2.0**-14", "False"),
+    ("total(torch.ones(2049)) != 2049", "False"),
+)
+slip(
+    "carry and result swapped",
+    "Two names are **swapped**: a carry is the running total, rounded again and again; the result "
+    "is rounded once, when all has been added.",
+    ('return "carry"', 'return "x"'),
+    ('return "result"', 'return "carry"'),
+    ('return "x"', 'return "result"'),
+)
+
+
+@mistake(
+    "It calls **every difference** from fp64 a running total in fp16. All three faults make the "
+    "sum wrong: to tell them apart, take terms for which only one of them does."
+)
+def one_verdict(total):
+    terms = torch.rand(5000, generator=torch.Generator().manual_seed(0))
+    wanted = terms.double().sum().item()
+    return "carry" if abs(total(terms) - wanted) > 1e-5 * wanted else "none"
+
+
+ROUNDING = Exercise.of(
+    __name__, "11.1 find the rounding", title="Find the sum that rounds", section=STALL
+)

@@ -1,0 +1,300 @@
+"""Exercise 11.3: a museum piece, mended: two stages that disagree about a window."""
+
+import math
+
+import torch
+
+from course.check.draw import integer
+from course.check.seen import Seen
+from course.check.spec import Exercise, also_right, holds, right, slip
+
+EPS = torch.finfo(torch.float32).eps
+MUSEUM = "8 · A museum of bugs"
+
+
+@right
+def mended(scores, v, S, window, o, lse):
+    n = len(scores)
+    chunk = math.ceil(n / S)
+    for s in range(S):  # stage 1
+        o[s], lse[s] = 0.0, -torch.inf  # what a split without keys leaves behind
+        start, stop = max(s * chunk, n - window), min((s + 1) * chunk, n)
+        if start < stop:
+            m = scores[start:stop].max()
+            p = torch.exp(scores[start:stop] - torch.where(m == -torch.inf, 0.0, m))
+            l = p.sum()
+            o[s] = p @ v[start:stop] / torch.where(l == 0, 1.0, l)
+            lse[s] = m + l.log()
+    m = lse.max()  # stage 2
+    w = torch.exp(lse - torch.where(m == -torch.inf, 0.0, m))
+    total = w.sum()
+    return (w[:, None] * o).sum(0) / torch.where(total == 0, 1.0, total), m + total.log()
+
+
+@also_right
+def cut_the_window(scores, v, S, window, o, lse):
+    """Cut the window instead of the row, and use none of the scratch."""
+    first = max(0, len(scores) - window)
+    scores, v = scores[first:], v[first:]
+    parts = []
+    for s, x in zip(scores.tensor_split(S), v.tensor_split(S), strict=True):
+        if len(s) and s.max() > -math.inf:
+            parts.append((torch.softmax(s, 0) @ x, torch.logsumexp(s, 0)))
+    if not parts:
+        return torch.zeros(v.shape[1]), torch.tensor(-math.inf)
+    found, sizes = (torch.stack(x) for x in zip(*parts, strict=True))
+    return torch.softmax(sizes, 0) @ found, torch.logsumexp(sizes, 0)
+
+
+def truth(scores, v, window):
+    """Return o (D,) and lse () of the last `window` keys, from fp64."""
+    first = max(0, len(scores) - window)
+    scores, v = scores[first:].double(), v[first:].double()
+    if not (scores > -math.inf).any():
+        return torch.zeros(v.shape[1]), torch.tensor(-math.inf)
+    return (torch.softmax(scores, 0) @ v).float(), torch.logsumexp(scores, 0).float()
+
+
+def ask(answer, scores, v, S, window, left, given):
+    """Call the answer with scratch that holds `left`; a number, or one for o and one for lse.
+
+    A sum of n terms is off by at most n roundings of the size of a value, and a weight by as many
+    as its lse is large.
+    """
+    left = left if isinstance(left, tuple) else (left, left)
+    o, lse = torch.full((S, v.shape[1]), left[0]), torch.full((S,), left[1])
+    wanted = truth(scores, v, window)
+    seen = v[max(0, len(v) - window) :].abs()
+    size = max(1.0, seen.max().item() if seen.numel() else 0.0)
+    lse_size = wanted[1].abs().item() if wanted[1].isfinite() else 0.0
+    near = EPS * (len(v) + 2 * lse_size) * size
+    return Seen.of(
+        answer,
+        (scores, v, S, window, o, lse),
+        wanted=wanted,
+        given=f"{given}; {len(v)} keys, S = {S}, window {window}, scratch full of {left[0]:g}",
+        names=("o", "lse"),
+        atol=near,
+        rtol=near,
+    )
+
+
+def row(rng, n, D=4):
+    """Return random scores (n,) and values (n, D)."""
+    return 2 * torch.randn(n, generator=rng), torch.randn(n, D, generator=rng)
+
+
+@holds("a window as long as the row, clean scratch")
+def no_window(answer, rng):
+    n, S = integer(rng, 40, 60), integer(rng, 2, 5)
+    return ask(answer, *row(rng, n), S, n, 0.0, "every key is seen")
+
+
+@holds("a window that begins in the first split")
+def long_window(answer, rng):
+    return ask(answer, *row(rng, 64), 4, 64 - integer(rng, 3, 12), math.nan, "no split is empty")
+
+
+@holds("splits before the window, and old results in the scratch")
+def old_results(answer, rng):
+    """As finite as real ones: nothing tells them from partials."""
+    S, window = integer(rng, 4, 8), integer(rng, 5, 15)
+    return ask(answer, *row(rng, 96), S, window, (4.0, 5.0), "some splits see no key")
+
+
+@holds("the same, and NaN in the scratch")
+def nan_in_scratch(answer, rng):
+    S, window = integer(rng, 4, 8), integer(rng, 5, 15)
+    cases = math.nan, (math.nan, 0.0), (math.inf, -math.inf)
+    return [ask(answer, *row(rng, 96), S, window, x, "some splits see no key") for x in cases]
+
+
+@holds("more splits than keys")
+def more_splits_than_keys(answer, rng):
+    n = integer(rng, 3, 6)
+    return ask(answer, *row(rng, n), n + integer(rng, 2, 6), n, 4.0, "splits after the row's end")
+
+
+@holds("a window longer than the row; of one key", name="very long, very short")
+def longest_and_shortest(answer, rng):
+    return [
+        ask(answer, *row(rng, 32), 4, 32 + integer(rng, 1, 50), 4.0, "the window covers all"),
+        ask(answer, *row(rng, 32), 4, 1, 4.0, "only the last key is seen"),
+    ]
+
+
+@holds("what lies before the window is NaN, and is not read")
+def only_the_window(answer, rng):
+    scores, v = row(rng, 80)
+    window = integer(rng, 10, 30)
+    scores[:-window], v[:-window] = math.nan, math.nan
+    return ask(answer, scores, v, 5, window, 4.0, "NaN in all scores and values before the window")
+
+
+@holds("scores around ±300, and from −150 to 150 in one split")
+def far_from_zero(answer, rng):
+    scores, v = row(rng, 64)
+    wide = scores.clone()
+    wide[-6:-4] = torch.tensor([-150.0, 150.0])
+    return [
+        ask(answer, scores - 300, v, 4, 40, 4.0, "scores around −300"),
+        ask(answer, scores + 300, v, 4, 40, 4.0, "scores around 300"),
+        ask(answer, wide, v, 4, 40, 4.0, "one score of −150 and one of 150"),
+    ]
+
+
+@holds("a split whose keys all have score −∞")
+def masked(answer, rng):
+    scores, v = row(rng, 64)
+    scores[32:48] = -math.inf  # the third of four splits
+    return ask(answer, scores, v, 4, 40, 4.0, "keys 32 to 47 are masked")
+
+
+@holds("a window of 0, and a row that is masked altogether")
+def nothing_seen(answer, rng):
+    scores, v = row(rng, 32)
+    hidden = torch.full((32,), -math.inf)
+    return [
+        ask(answer, scores, v, 4, 0, 4.0, "no key is seen"),
+        ask(answer, hidden, v, 4, 32, 4.0, "every score is −∞"),
+    ]
+
+
+WRITTEN = "        o[s], lse[s] = 0.0, -torch.inf  # what a split without keys leaves behind\n"
+slip(
+    "as it was shipped",
+    "A split that sees no key still **writes nothing**, and stage 2 merges what lay in the "
+    "scratch: old partials, as finite as the new ones.",
+    (WRITTEN, ""),
+)
+slip(
+    "lse of zero",
+    "A split without keys leaves lse = 0. That is **the lse of a key with score 0**, and it "
+    "weighs as much. Only −∞ weighs nothing.",
+    ("0.0, -torch.inf  #", "0.0, 0.0  #"),
+)
+slip(
+    "a finite minus infinity",
+    "A split without keys leaves a **large negative number** as its lse. While others see keys, "
+    "that works; if nobody does, it becomes the answer's lse. Leave −∞.",
+    ("0.0, -torch.inf  #", "0.0, -1e30  #"),
+)
+slip(
+    "o not written",
+    "A split without keys writes its lse, and **leaves o as it was**. Its weight is 0, but 0 · "
+    "NaN is NaN.",
+    ("o[s], lse[s] = 0.0, -torch.inf", "lse[s] = -torch.inf"),
+)
+slip(
+    "lse not written",
+    "A split without keys writes o = 0, and **leaves lse as it was**: an old lse gives a weight to "
+    "that zero.",
+    ("o[s], lse[s] = 0.0, -torch.inf", "o[s] = 0.0"),
+)
+slip(
+    "zeros for NaN",
+    "It replaces **NaN** in the scratch. Memory that nobody wrote need not be NaN: most often it "
+    "is an old result, and looks like a new one.",
+    (WRITTEN, "        o.nan_to_num_(0.0, 0.0, 0.0), lse.nan_to_num_(-torch.inf, -torch.inf)\n"),
+)
+slip(
+    "window forgotten",
+    "The **window** is gone: each split attends to all of its keys.",
+    ("max(s * chunk, n - window)", "s * chunk"),
+)
+slip(
+    "window one too long",
+    "The window is **one key too long**: its first key is n − window.",
+    ("n - window", "n - window - 1"),
+)
+slip(
+    "window one too short",
+    "The window is **one key too short**: its first key is n − window.",
+    ("n - window", "n - window + 1"),
+)
+slip(
+    "a window per split",
+    "Each split takes a **window of its own**, at its end. There is one window, at the end of the "
+    "row.",
+    ("max(s * chunk, n - window)", "max(s * chunk, (s + 1) * chunk - window)"),
+)
+slip(
+    "window at the start",
+    "The window lies at the **start** of the row. A new token sees the newest keys, the last ones.",
+    (
+        "max(s * chunk, n - window), min((s + 1) * chunk, n)",
+        "s * chunk, min((s + 1) * chunk, window, n)",
+    ),
+)
+slip(
+    "past the end",
+    "The end of a split is not held back to **the row's end**: it is n at most, also where the "
+    "chunks reach further.",
+    ("start < stop", "stop <= n and start < stop"),
+    ("min((s + 1) * chunk, n)", "(s + 1) * chunk"),
+)
+slip(
+    "stage 1 without a safe maximum",
+    "A split **whose keys all have score −∞** gives NaN: its maximum is −∞, and −∞ − (−∞) is not a "
+    "number. Subtract a safe copy.",
+    ("scores[start:stop] - torch.where(m == -torch.inf, 0.0, m)", "scores[start:stop] - m"),
+)
+slip(
+    "stage 1 divides by zero",
+    "A split whose keys all have score −∞ gives **0 / 0** in o: its l is 0. Divide by 1 there.",
+    ("torch.where(l == 0, 1.0, l)", "l"),
+)
+slip(
+    "stage 2 without a safe maximum",
+    "If **no split sees a key**, the largest lse is −∞, and −∞ − (−∞) is not a number. Subtract a "
+    "safe copy in stage 2.",
+    ("lse - torch.where(m == -torch.inf, 0.0, m)", "lse - m"),
+)
+slip(
+    "stage 2 divides by zero",
+    "If no split sees a key, all weights are 0 and stage 2 divides **0 / 0**. The o of such a row "
+    "is 0.",
+    ("torch.where(total == 0, 1.0, total)", "total"),
+)
+slip(
+    "no maximum in stage 2",
+    "Stage 2 takes exp(lse) **as it is**: at 300 it overflows, and at −300 it is 0. Subtract the "
+    "largest lse first.",
+    ("lse - torch.where(m == -torch.inf, 0.0, m)", "lse"),
+    ("m + total.log()", "total.log()"),
+)
+slip(
+    "mean of the splits",
+    "The splits are **averaged**. A split counts by exp of its lse.",
+    ("w = torch.exp(lse - torch.where(m == -torch.inf, 0.0, m))", "w = (lse > -torch.inf).float()"),
+    ("m + total.log()", "torch.logsumexp(lse, 0)"),
+)
+slip(
+    "not normalised",
+    "Stage 1 stores **acc**, not acc / l. The merge weighs finished answers, and the weight is in "
+    "the lse already.",
+    (" / torch.where(l == 0, 1.0, l)", ""),
+)
+slip(
+    "lse without the maximum",
+    "The lse of a split **lacks the maximum** that was subtracted: it is m + log l.",
+    ("lse[s] = m + l.log()", "lse[s] = l.log()"),
+)
+slip(
+    "lse of the largest split",
+    "The lse that comes back is **the largest** of the splits', not that of their sum.",
+    (", m + total.log()", ", m"),
+)
+slip(
+    "base 2",
+    "The lse of a split is in **base 2**, and stage 2 takes it for a natural logarithm.",
+    ("m + l.log()", "(m + l.log()) / math.log(2)"),
+)
+
+WINDOW = Exercise.of(
+    __name__,
+    "11.3 mended",
+    title="Repair a museum piece",
+    section=MUSEUM,
+    changes_inputs=True,
+)
