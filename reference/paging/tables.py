@@ -135,7 +135,7 @@ class PageTables:
             if count and (last := self._growing(held)) is not None:
                 holders[last] += 1
         # Of r holders, the last one to write needs no copy: the page is its own by then.
-        return pages + sum(n for p, n in holders.items())
+        return pages + sum(min(n, self.pool.references[p] - 1) for p, n in holders.items())
 
     def reserve(self, seqs: Sequence[int], count: int) -> list[Copy]:
         """Make sure that each sequence can write its next `count` tokens into pages of its own.

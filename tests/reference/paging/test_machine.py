@@ -33,7 +33,7 @@ class Machine(RuleBasedStateMachine):
 
     live = Bundle("live")
 
-    @initialize(num_pages=st.integers(1, 9), page_size=st.integers(1, 4))
+    @initialize(num_pages=st.integers(1, 16), page_size=st.integers(1, 4))
     def begin(self, num_pages, page_size):
         self.cache = PagedKVCache(ONE, num_pages, page_size, dtype=torch.float64, poison=True)
         self.tokens: dict[int, list[int]] = {}
@@ -95,6 +95,14 @@ class Machine(RuleBasedStateMachine):
         child = self.cache.fork(seq)
         assert self.tables.pool.available == before  # nothing is copied
         self.tokens[child] = list(self.tokens[seq])
+        return child
+
+    @rule(target=live, seq=live, first=st.lists(st.integers(0, 1), min_size=1, max_size=3))
+    def fork_and_part(self, seq, first):
+        """A fork, and then both go on with other tokens: what copy on write is for."""
+        child = self.fork(seq)
+        self._append([seq], [first])
+        self._append([child], [[1 - token for token in first]])
         return child
 
     @rule(seq=live, count=st.integers(0, 9))
@@ -185,4 +193,4 @@ class Machine(RuleBasedStateMachine):
 
 
 TestMachine = Machine.TestCase
-TestMachine.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestMachine.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
