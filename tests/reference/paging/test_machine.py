@@ -127,6 +127,17 @@ class Machine(RuleBasedStateMachine):
             size = self.tables.page_size
             self.known[key] = written(tokens)[i * size : (i + 1) * size]
 
+    @rule(seq=live, back=st.integers(1, 3))
+    def rewrite_what_is_known(self, seq, back):
+        """Tokens of a page that is known are taken back, and others come in their place."""
+        self.record(seq)
+        tokens = self.tokens[seq]
+        keep = max(0, len(tokens) - back)
+        others = [1 - token for token in tokens[keep:]]
+        self.tables.set_length(seq, keep)
+        self.tokens[seq] = tokens[:keep]
+        self._append([seq], [others])
+
     def _keys(self, seq):
         keys = page_keys(self.tokens[seq], self.tables.page_size)
         return list(zip(self.tables.pages(seq), keys, strict=False))
