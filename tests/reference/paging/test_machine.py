@@ -101,8 +101,7 @@ class Machine(RuleBasedStateMachine):
     def fork_and_part(self, seq, first):
         """A fork, and then both go on with other tokens: what copy on write is for."""
         child = self.fork(seq)
-        self._append([seq], [first])
-        self._append([child], [[1 - token for token in first]])
+        self._append([seq, child], [first, [1 - token for token in first]])
         return child
 
     @rule(seq=live, count=st.integers(0, 9))
@@ -126,6 +125,14 @@ class Machine(RuleBasedStateMachine):
         for i, (_, key) in enumerate(self._keys(seq)):
             size = self.tables.page_size
             self.known[key] = written(tokens)[i * size : (i + 1) * size]
+
+    @rule(target=live, seq=consumes(live), more=st.lists(st.integers(0, 1), max_size=3))
+    def end_and_ask_again(self, seq, more):
+        """What serving is full of: a conversation ends, and its text comes back as a prompt."""
+        self.record(seq)
+        prompt = self.tokens[seq] + more
+        self.free(seq)
+        return self.new(prompt)
 
     @rule(seq=live, back=st.integers(1, 3))
     def rewrite_what_is_known(self, seq, back):
