@@ -167,7 +167,7 @@ def page_sizes(
     left.plot(sizes, wasted, "o-", color=COLORS.max)
     left.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     left.set(title="memory: slots without a token", ylabel="of all reserved slots")
-    right.plot(sizes, look_ups, "s-", color=COLORS.k)
+    right.plot(sizes, look_ups, "s", color=COLORS.k, ms=7)
     right.axvline(block_n, color=COLORS.muted, lw=1, ls=":")
     right.text(block_n * 1.1, 0.92 * max(look_ups), f"a block is {block_n} keys", fontsize=9,
                color=COLORS.muted)  # fmt: skip
