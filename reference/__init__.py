@@ -11,6 +11,7 @@ In reading order:
                             flash_attention_backward, flash_attention_varlen
     flash_decoding          split, attend, merge; flash_decoding_cpu: the same on CPU threads
     features                what serving adds: windows, pages, sinks …; quantization, kv_cache
+    paging                  a cache in pages: who holds which, forks, prefixes known by their hash
     plan, cascade           ragged batches; sequences with a common prefix
 
 One letter, one meaning, everywhere in the course:

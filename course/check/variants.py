@@ -43,18 +43,24 @@ class Variant(NamedTuple):
 
 
 def of(source: str) -> list[Variant]:
-    """Return every variant of a function's source, in the order of its lines."""
+    """Return every variant of the source of a function or a class, in the order of its lines."""
     tree = ast.parse(source)
-    function = tree.body[0]
-    if ast.get_docstring(function):
-        function.body = function.body[1:]
     found: dict[str, Variant] = {}
-    known = {argument.arg for argument in function.args.args}
-    for what, says in _varied(function, known):
-        while what in found:
-            what += " (again)"
-        found[what] = Variant(what, says, ast.unparse(tree))  # the tree is changed just now
+    for function in _functions(tree.body[0]):
+        if ast.get_docstring(function):
+            function.body = function.body[1:]
+        known = {argument.arg for argument in function.args.args}
+        for what, says in _varied(function, known):
+            while what in found:
+                what += " (again)"
+            found[what] = Variant(what, says, ast.unparse(tree))  # the tree is changed just now
     return list(found.values())
+
+
+def _functions(answer: ast.stmt) -> list[ast.FunctionDef]:
+    """The function itself, or the methods of a class."""
+    inside = answer.body if isinstance(answer, ast.ClassDef) else [answer]
+    return [node for node in inside if isinstance(node, ast.FunctionDef)]
 
 
 def _varied(block: ast.AST, known: set[str]) -> Iterator[tuple[str, str]]:

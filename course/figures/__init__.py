@@ -15,6 +15,7 @@ from course.figures.flash_decoding import *
 from course.figures.flash_decoding_triton import *
 from course.figures.num_splits import *
 from course.figures.online_softmax import *
+from course.figures.paged_kv_cache import *
 from course.figures.precision import *
 from course.figures.start_here import *
 from course.figures.triton_primer import *

@@ -39,6 +39,28 @@ def test_each_part_of_a_line_is_changed_in_turn():
     assert not any("docstring" in what for what in found)
 
 
+def test_each_method_of_a_class_is_changed_in_turn():
+    source = """
+class Tally:
+    'A docstring stays out of it.'
+    unit = 1
+
+    def __init__(self):
+        'So does this one.'
+        self.n = 0
+
+    def add(self, m):
+        self.n += 2 * m
+        return self.n
+"""
+    found = {variant.what: variant.source for variant in variants.of(source)}
+    names = {}
+    exec(found["self.n += 2 * m → self.n -= 2 * m"], names)
+    assert names["Tally"]().add(3) == -6
+    assert "self.n = 0 → self.n = 1" in found and "self.n += 2 * m → nothing" in found
+    assert not any("docstring" in what or "unit" in what for what in found)
+
+
 def test_a_first_assignment_is_not_left_out():
     """Without it a name would be missing, which anybody notices."""
     assert "y = torch.exp(x) * 2 → nothing" not in [x.what for x in variants.of(SOURCE)]

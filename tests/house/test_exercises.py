@@ -84,19 +84,21 @@ def seeds(exercise) -> tuple[int, ...]:
     return SEEDS[:1] if "triton" in exercise.needs else SEEDS  # the interpreter is slow
 
 
-def function(tree: ast.Module, name: str) -> ast.FunctionDef:
-    return next(x for x in tree.body if isinstance(x, ast.FunctionDef) and x.name == name)
+def definition(tree: ast.Module, name: str) -> ast.FunctionDef | ast.ClassDef:
+    kinds = ast.FunctionDef, ast.ClassDef
+    return next(x for x in tree.body if isinstance(x, kinds) and x.name == name)
 
 
-def bare(function: ast.FunctionDef) -> str:
-    """The code of a function without its docstring and annotations of types."""
-    if ast.get_docstring(function):
-        function.body = function.body[1:]
-    function.returns = None
-    for argument in ast.walk(function.args):
-        if isinstance(argument, ast.arg) and "constexpr" not in ast.unparse(argument):
-            argument.annotation = None
-    return ast.unparse(function)
+def bare(answer: ast.FunctionDef | ast.ClassDef) -> str:
+    """The code of a function or class without docstrings and annotations of types."""
+    for part in ast.walk(answer):
+        if isinstance(part, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(part):
+            part.body = part.body[1:]
+        if isinstance(part, ast.FunctionDef):
+            part.returns = None
+        if isinstance(part, ast.arg) and "constexpr" not in ast.unparse(part):
+            part.annotation = None
+    return ast.unparse(answer)
 
 
 @each_exercise
@@ -120,7 +122,7 @@ def test_the_right_answer_is_the_solution(exercise):
         if one.exercise_id == exercise.id
     )
     shown, ours = (
-        bare(function(ast.parse(source), exercise.solution_name))
+        bare(definition(ast.parse(source), exercise.solution_name))
         for source in (cell, source_of(exercise.right))
     )
     assert ours == shown

@@ -1,0 +1,137 @@
+"""What exercise 12.2 sees of an allocator: a script of operations, and what came of each.
+
+Beside the allocator there is a memory, to which the check writes every token where `append` says,
+and copies pages where it says so. What a sequence then *reads* is compared, not the numbers of its
+pages: which free page is taken is nobody's business.
+"""
+
+import contextlib
+
+from course.check.draw import integer
+from course.check.seen import Seen
+from reference.paging import OutOfPages, PageTables
+
+APPEND, FORK, FREE = "append", "fork", "free"
+
+
+def seen(answer, num_pages, page_size, ops):
+    """Run the script on the answer and on the right one; an observation per operation."""
+    got = Watcher(answer, num_pages, page_size)
+    wanted = Watcher(Reference, num_pages, page_size)
+    found, told = [], []
+    for op in ops:
+        told.append(f"{op[0]}({', '.join(op[1:])})")
+        done = told if len(told) < 9 else ["…", *told[-8:]]
+        given = f"{num_pages} pages of {page_size}: {' '.join(done)}"
+        try:
+            happened = got.run(op)
+        except Exception as error:
+            error.add_note(given)
+            raise
+        found.append(Seen(happened, wanted.run(op), given))
+    return found
+
+
+def a_day(rng, count, num_pages, page_size):
+    """Return `count` random operations, none of them on a sequence that is not there."""
+    ops, right = [], Reference(num_pages, page_size)
+    for i in range(count):
+        live, what = [*right.ids], integer(rng, 0, 9)
+        some = live[integer(rng, 0, len(live) - 1)] if live else ""
+        if not live or what == 0 or (what < 3 and len(live) < 2):
+            op = APPEND, f"s{i}"
+        elif what < 7:
+            op = APPEND, some
+        else:
+            op = (FORK, some, f"s{i}") if what == 7 and len(live) < 5 else (FREE, some)
+        with contextlib.suppress(MemoryError):
+            getattr(right, op[0])(*op[1:])
+        ops.append(op)
+    return ops
+
+
+class Reference:
+    """`reference.paging.PageTables` in the words of the exercise."""
+
+    def __init__(self, num_pages, page_size):
+        self.paged, self.ids = PageTables(num_pages, page_size), {}
+
+    @property
+    def references(self):
+        return self.paged.pool.references
+
+    @property
+    def tables(self):
+        return {seq: [*self.paged.pages(i)] for seq, i in self.ids.items()}
+
+    @property
+    def lengths(self):
+        return {seq: self.paged.length(i) for seq, i in self.ids.items()}
+
+    def append(self, seq):
+        i = self.ids[seq] if seq in self.ids else self.paged.new()
+        length = self.paged.length(i)
+        try:
+            copies = self.paged.reserve([i], 1)
+        except OutOfPages:
+            raise MemoryError from None
+        self.ids[seq] = i
+        self.paged.set_length(i, length + 1)
+        copied = copies[0].source if copies else None
+        return self.paged.pages(i)[-1], length % self.paged.page_size, copied
+
+    def fork(self, seq, new):
+        self.ids[new] = self.paged.fork(self.ids[seq])
+
+    def free(self, seq):
+        self.paged.free(self.ids.pop(seq))
+
+
+class Watcher:
+    """An allocator, and the memory that its pages stand for."""
+
+    def __init__(self, make, num_pages, page_size):
+        self.of, self.size = make(num_pages, page_size), page_size
+        self.memory, self.tokens = {}, 0  # (page, slot): what was written there
+
+    def run(self, op):
+        """Carry out one operation; say what it did, who reads what, and who holds how much."""
+        what, *seqs = op
+        try:
+            said = self.append(*seqs) if what == APPEND else getattr(self.of, what)(*seqs)
+        except MemoryError:
+            said = "MemoryError"
+        reads = [f"{seq} reads {self.read(seq)}" for seq in sorted(self.of.tables)]
+        lengths = {seq: int(n) for seq, n in sorted(self.of.lengths.items())}
+        counts = sorted((int(n) for n in self.of.references if n), reverse=True)
+        return {
+            what: "done" if said is None else said,
+            "afterwards": ", ".join(reads) or "there is no sequence",
+            "lengths": str(lengths),
+            "holders of the pages in use": str(counts),
+        }
+
+    def append(self, seq):
+        """Append, and write the token where it was told to; returns in words where that is."""
+        before = [*self.of.tables.get(seq, ())]
+        held = {page for page, n in enumerate(self.of.references) if n}
+        page, slot, copied = self.of.append(seq)
+        if copied is not None:
+            for i in range(self.size):
+                if (copied, i) in self.memory:
+                    self.memory[page, i] = self.memory[copied, i]
+        self.tokens += 1
+        self.memory[page, slot] = self.tokens
+        last = before[-1] if before else None
+        kind = (
+            "its last page" if page == last else "a page in use" if page in held else "a new page"
+        )
+        source = "its last page" if copied == last else "another page"
+        return f"slot {slot} of {kind}, copied: {'nothing' if copied is None else source}"
+
+    def read(self, seq):
+        """The tokens of a sequence, as its table leads to them."""
+        cells = (divmod(i, self.size) for i in range(int(self.of.lengths.get(seq, 0))))
+        table = self.of.tables[seq]
+        read = [self.memory.get((table[i], j), "?") if i < len(table) else "?" for i, j in cells]
+        return " ".join(map(str, read)) or "nothing"
