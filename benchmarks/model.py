@@ -10,6 +10,7 @@ That both give the same logits is checked at every context before anything is ti
 """
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -172,6 +173,15 @@ def read_model(quick: bool) -> Transformer:
 # ---- memory: each side in a process of its own ---------------------------------------------------
 
 
+def resident_bytes() -> int:
+    """The memory that this process has now; where the system doesn't say, the most so far."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return peak_bytes()
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 def peak_bytes() -> int:
     """The most memory that this process has had so far (resident). Raises ImportError on Windows.
 
@@ -187,7 +197,7 @@ def take_memory(side: str, context: int, quick: bool) -> int:
     """Read the model, fill a cache, decode a few tokens; return the bytes this took at its peak."""
     import transformers  # noqa: F401  so that its own size is in what was there before
 
-    before = peak_bytes()
+    before = resident_bytes()
     model = read_model(quick)
     ours = Ours(model, context)
     step: Callable[[], Tensor] = ours
