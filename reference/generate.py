@@ -62,7 +62,7 @@ class Timing:
         return (
             f"TTFT {self.ttft_ms:.1f} ms for {self.prompt_tokens} {self.unit}s; TPOT "
             f"{self.median_tpot_ms:.2f} ms (median of {len(self.tpot_ms)}); "
-            f"{self.tokens_per_second:.0f} tokens/s; stopped: {self.stopped or 'not yet'}"
+            f"{self.tokens_per_second:.1f} tokens/s; stopped: {self.stopped or 'not yet'}"
         )
 
 

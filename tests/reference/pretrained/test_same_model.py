@@ -4,13 +4,15 @@ import copy
 
 import pytest
 import torch
-from llamas import SIZES, UNTIED, llama, write_gguf
+from llamas import MERGES, SIZES, SPECIAL, UNTIED, llama, vocabulary, write_gguf
 from rounding import allowed
 from torch import Tensor
 
+from benchmarks.model import as_transformers, run_transformers
 from reference.flash_decoding_cpu import flash_decode_threads
 from reference.kv_cache import rotary_table
 from reference.pretrained import load
+from reference.pretrained.tokenizer import byte_level
 from reference.transformer import Config, KVCache, Transformer
 
 transformers = pytest.importorskip("transformers", reason="needs transformers: pip install .[hf]")
@@ -30,12 +32,11 @@ def by_steps(model: Transformer, tokens: Tensor, prefill: int) -> Tensor:
     return torch.cat([model(part, cache, flash_decode_threads) for part in parts], dim=1)
 
 
-@torch.no_grad()
 def by_transformers(peer, tokens: Tensor, prefill: int) -> Tensor:
     """The same in transformers, with its cache."""
     cache = transformers.DynamicCache(config=peer.config)
     parts = tokens.split([prefill] + [1] * (tokens.shape[1] - prefill), dim=1)
-    return torch.cat([peer(part, past_key_values=cache).logits for part in parts], dim=1)
+    return torch.cat([run_transformers(peer, part, cache) for part in parts], dim=1)
 
 
 def twin(model: Transformer, **changes: object) -> Transformer:
@@ -47,15 +48,9 @@ def twin(model: Transformer, **changes: object) -> Transformer:
 
 def folder_of(tmp_path, config: Config):
     """A random model in a folder that transformers itself has written, in several shards."""
-    from benchmarks.model import as_transformers
-
     peer = as_transformers(llama(config))
     peer.save_pretrained(tmp_path, max_shard_size="30KB")
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
-    from llamas import MERGES, SPECIAL, vocabulary
-
-    from reference.pretrained.tokenizer import byte_level
-
     byte_level(vocabulary(), MERGES, SPECIAL).save(str(tmp_path / "tokenizer.json"))
     return tmp_path
 
@@ -86,8 +81,6 @@ def test_a_model_that_is_nearly_the_same_does_not_pass(changes):
 
 
 def test_the_file_and_the_folder_are_the_same_model(tmp_path):
-    from benchmarks.model import as_transformers
-
     wanted = llama(LARGER)
     write_gguf(tmp_path / "a.gguf", wanted)
     model, tokens = load(tmp_path / "a.gguf").model, torch.arange(60)[None]
