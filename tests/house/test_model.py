@@ -187,7 +187,7 @@ def test_a_download_that_is_cut(shop, monkeypatch):
     finally:
         server.shutdown()
     text = str(told.value)
-    assert text == "The download was cut short; then run `make model` again."
+    assert text == "The download was cut short or damaged; then run `make model` again."
     assert not shop.target.parent.exists()
 
 
