@@ -26,7 +26,6 @@ from tqdm import tqdm
 from course.installers import known_trouble, pip_environment
 from reference.pretrained import SMOLLM2
 
-
 # What pip's log says of it: newer releases count the bytes, older ones find half a zip file.
 CUT = ("IncompleteRead", "incomplete-download", "Connection broken", ".whl is invalid", "HASHES")
 
