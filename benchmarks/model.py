@@ -11,7 +11,6 @@ That both give the same logits is checked at every context before anything is ti
 
 import inspect
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -43,7 +42,8 @@ TOKEN = 65  # any token: its logits are compared, not read
 
 PROTOCOL = (
     "B=1, one new token; the step that sees as many keys as `context` says; fp32; weights in the "
-    "same memory for both; caches filled with the same random numbers; logits compared first; "
+    "same memory for both; rotary angles of transformers for both; caches filled with the same "
+    "random numbers; logits compared first; "
     "transformers: LlamaForCausalLM, attn_implementation 'sdpa', DynamicCache; both take turns in "
     "one process; warm-up not counted; median ms; ratio = median over rounds of transformers/ours; "
     "memory: each side alone in a process of its own, peak resident size less that before the "
@@ -196,31 +196,28 @@ def read_model(quick: bool) -> Transformer:
 # ---- memory: each side in a process of its own ---------------------------------------------------
 
 
-def resident_bytes() -> int:
-    """The memory that this process has now; where the system doesn't say, the most so far."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except OSError:
-        return peak_bytes()
-    return pages * os.sysconf("SC_PAGE_SIZE")
+def memory_now_and_most() -> tuple[int, int]:
+    """Bytes of memory that this process has now, and has had at most (resident).
 
-
-def peak_bytes() -> int:
-    """The most memory that this process has had so far (resident). Raises ImportError on Windows.
-
-    Linux gives kilobytes, macOS bytes.
+    Linux says both in /proc. Its `ru_maxrss` will not do: a new process begins with its parent's.
+    Elsewhere the first is the most so far. Raises ImportError on Windows.
     """
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = [line.split() for line in status.read_text(encoding="ascii").splitlines()]
+        found = {line[0]: int(line[1]) * 1024 for line in lines if line[0] in ("VmRSS:", "VmHWM:")}
+        return found["VmRSS:"], found["VmHWM:"]
     import resource
 
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+    return most, most
 
 
 def take_memory(side: str, context: int, quick: bool) -> int:
     """Read the model, fill a cache, decode a few tokens; return the bytes this took at its peak."""
     import transformers  # noqa: F401  so that its own size is in what was there before
 
-    before = resident_bytes()
+    before, _ = memory_now_and_most()
     model = read_model(quick)
     ours = Ours(model, context)
     step: Callable[[], Tensor] = ours
@@ -229,7 +226,7 @@ def take_memory(side: str, context: int, quick: bool) -> int:
         del ours
     for _ in range(3):
         step()
-    return peak_bytes() - before
+    return memory_now_and_most()[1] - before
 
 
 def memory(context: int, quick: bool) -> dict[str, int]:
