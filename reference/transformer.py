@@ -85,9 +85,9 @@ class Config:
 class KVCache:
     """The keys and values of B sequences, in every layer, with room for `capacity` tokens each.
 
-    k, v: (layers, B, capacity, Hkv, D); lengths: int32 (B,), how many tokens are in. append: the
-    function that writes and rotates, called like `reference.kv_cache.append_kv` (`kernels.append`
-    has a fast one).
+    k, v: (layers, B, capacity, Hkv, D), views of memory that holds one head after the other;
+    lengths: int32 (B,), how many tokens are in. append: the function that writes and rotates,
+    called like `reference.kv_cache.append_kv` (`kernels.append` has a fast one).
 
     A cache stored differently (in pages, in eight bits) has its own `attend`, and the same
     `lengths` and `room`; the model needs nothing else. To take tokens back, lower `lengths`.
@@ -108,9 +108,11 @@ class KVCache:
             raise ValueError(
                 f"B must be at least 1 and the capacity 1…{config.context}; got {B} and {capacity}"
             )
-        shape = (config.layers, B, capacity, config.Hkv, config.D)
-        self.k = torch.empty(shape, dtype=dtype, device=device)
-        self.v = torch.empty(shape, dtype=dtype, device=device)
+        # A thread reads the keys of one head. Side by side in memory they take two thirds of the
+        # time that they take between those of the other heads (3 heads of 64, 8,000 keys, fp32).
+        shape = (config.layers, B, config.Hkv, capacity, config.D)
+        self.k = torch.empty(shape, dtype=dtype, device=device).transpose(2, 3)
+        self.v = torch.empty(shape, dtype=dtype, device=device).transpose(2, 3)
         self.lengths = torch.zeros(B, dtype=torch.int32, device=device)
         self.append = append
 
