@@ -6,7 +6,7 @@ BOOTSTRAP = $(or $(PYTHON),$(error Python is missing: install Python 3.11, 3.12,
 RUN = @$(BOOTSTRAP) run
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test check exercises notebooks portable browser bench report gpu versions mutants format clean
+.PHONY: help lab test model check exercises notebooks portable browser bench report gpu versions mutants format clean
 
 help:
 	@sed -n 's/^\([a-z]*\):.*## /\1 /p' Makefile | while read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
@@ -16,6 +16,9 @@ lab: ## set up .venv and work/ (your copies of the notebooks), then open Jupyter
 
 test: ## set up .venv if needed, then run every test, notebook and check
 	@$(BOOTSTRAP) test
+
+model: ## fetch the 135M-parameter model that some lessons can use (93 MB, once)
+	$(RUN) python -m course.model
 
 check: ## lint modules and notebooks, check their format; exercises in step with solutions
 	$(RUN) ruff check .
@@ -58,4 +61,4 @@ format: ## format modules and notebooks, and fix what ruff can fix
 clean: ## remove .venv, Jupyter's private files and all caches; work/ and your progress stay
 	rm -rf .venv .jupyter .pytest_cache .ruff_cache .hypothesis build *.egg-info setup.log
 	find . -path ./work -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
-	@echo "Kept: work/ (your notebooks), .progress.json (what you have solved), report/."
+	@echo "Kept: work/ (your notebooks), .progress.json (what you have solved), report/, models/."

@@ -15,6 +15,7 @@ OTHERS = {
     "all": "all of the above, then the targets",
     "targets": "judge the targets by the records in benchmarks/results/",
     "cpu": "decode on this CPU's threads, ours against PyTorch's",
+    "model": "decode a real model on this CPU, ours against transformers",
     "report": "a notebook and an HTML page about this machine, to hand in",
 }
 
@@ -34,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
             continue
         where = "folder" if name == "all" else "file"
         one.add_argument("--out", help=f"{where} for the JSON (default: in benchmarks/results/)")
-        if name == "cpu":
+        if name in ("cpu", "model"):
             continue
         one.add_argument("--only", metavar="REGEX", help="only cells whose name contains this")
         one.add_argument("--peers", metavar="REGEX", help="only peers whose full name matches")
@@ -81,7 +82,7 @@ def measure(options: argparse.Namespace) -> int:
 def main() -> None:
     """Parse the command line and run what it names."""
     options = parser().parse_args()
-    if options.name in ("cpu", "report"):
+    if options.name in ("cpu", "model", "report"):
         # torch reads this once, when loaded: huge pages keep a large cache's page tables small.
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
         import_module(f"benchmarks.{options.name}").main(options)

@@ -1,17 +1,22 @@
-"""Generate text byte by byte, and time its two phases separately.
+"""Generate text token by token, and time its two phases separately.
 
-    prefill   the whole prompt in one pass: its keys and values fill the cache   → first byte
-    decode    one byte in, one byte out, over and over, each reading all the cache → the others
+    prefill   the whole prompt in one pass: its keys and values fill the cache     → first token
+    decode    one token in, one out, over and over, each step reading all the cache → the others
 
 The time to first token (TTFT) is that of prefill; the time per output token (TPOT) is that of a
 decode step. A user experiences the first as waiting and the second as the speed of writing.
+
+The small model's tokens are bytes, and `generate` takes and yields those. `generate_tokens` does
+the same for any vocabulary. From a terminal (`make model` fetches the model, once):
+
+    python -m reference.generate "Why is the sky blue?" --model smollm2 --attend threads
 """
 
 import codecs
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -19,22 +24,29 @@ import torch
 from torch import Tensor
 
 from reference.attention import attention_with_cache
-from reference.transformer import Attend, KVCache, Transformer
+from reference.transformer import Attend, Config, KVCache, Transformer
 
 
 @dataclass
 class Timing:
-    """When the bytes of one generation arrived; filled in as it runs. Times are in milliseconds.
+    """When the tokens of one generation arrived; filled in as it runs. Times are in milliseconds.
 
-    ttft_ms: from the prompt to the first byte; tpot_ms: for each later byte, its decode step
-    alone: what the caller does between two bytes is not counted. stopped: "stop byte", "length" or
-    "context" (the cache is full), set with the last byte; "" before that, or if abandoned.
+    ttft_ms: from the prompt to the first token; tpot_ms: for each later token, its decode step
+    alone: what the caller does between two tokens is not counted. stopped: "stop token", "length"
+    or "context" (the cache is full), set with the last token; "" before that, or if abandoned.
+    unit: what a token is; `generate`, whose tokens are bytes, says "byte" instead.
     """
 
-    prompt_bytes: int = 0
+    prompt_tokens: int = 0
     ttft_ms: float = 0.0
     tpot_ms: list[float] = field(default_factory=list)
     stopped: str = ""
+    unit: str = "token"
+
+    @property
+    def prompt_bytes(self) -> int:
+        """The length of the prompt, where a token is a byte."""
+        return self.prompt_tokens
 
     @property
     def median_tpot_ms(self) -> float:
@@ -48,18 +60,18 @@ class Timing:
 
     def __str__(self) -> str:
         return (
-            f"TTFT {self.ttft_ms:.1f} ms for {self.prompt_bytes} bytes; TPOT "
+            f"TTFT {self.ttft_ms:.1f} ms for {self.prompt_tokens} {self.unit}s; TPOT "
             f"{self.median_tpot_ms:.2f} ms (median of {len(self.tpot_ms)}); "
-            f"{self.tokens_per_second:.0f} tokens/s; stopped: {self.stopped or 'not yet'}"
+            f"{self.tokens_per_second:.1f} tokens/s; stopped: {self.stopped or 'not yet'}"
         )
 
 
 def choose(
     logits: Tensor, temperature: float = 0.0, generator: torch.Generator | None = None
 ) -> int:
-    """The next byte from logits (vocabulary,): the likeliest at temperature 0, otherwise drawn.
+    """The next token from logits (vocabulary,): the likeliest at temperature 0, otherwise drawn.
 
-    Drawn from softmax(logits / temperature), in fp64 on the CPU: a seed gives the same byte on
+    Drawn from softmax(logits / temperature), in fp64 on the CPU: a seed gives the same token on
     any machine that gives the same logits. Raises ValueError for a negative temperature.
     """
     if temperature < 0:
@@ -117,29 +129,71 @@ def generate(
     b' the last key.'
     """
     _check_text(prompt, stop, model.config.context)
+    timing = Timing() if timing is None else timing
+    timing.unit = "byte"
     if max_bytes < 1 or temperature < 0:
         raise ValueError(
             "max_bytes must be at least 1 and temperature at least 0; got "
             f"{max_bytes} and {temperature}"
         )
-    _check_chunk(prefill_chunk)
-    cache = (make_cache or partial(own_cache, model))(
-        min(len(prompt) + max_bytes, model.config.context)
+    tokens = generate_tokens(
+        model,
+        list(prompt),
+        max_tokens=max_bytes,
+        stop=set(stop),
+        temperature=temperature,
+        seed=seed,
+        attend=attend,
+        prefill_attend=prefill_attend,
+        prefill_chunk=prefill_chunk,
+        make_cache=make_cache,
+        timing=timing,
     )
-    generator = torch.Generator().manual_seed(seed)
+    return (bytes([token]) for token in tokens)
 
-    def advance(text: bytes, attend: Attend) -> int:
-        tokens = torch.tensor([list(text)], device=model.embedding.weight.device)
+
+def generate_tokens(
+    model: Transformer,
+    prompt: Sequence[int],
+    *,
+    max_tokens: int = 128,
+    stop: Collection[int] = (),
+    temperature: float = 0.0,
+    seed: int = 0,
+    attend: Attend = attention_with_cache,
+    prefill_attend: Attend | None = None,
+    prefill_chunk: int | None = None,
+    make_cache: Callable[[int], KVCache] | None = None,
+    timing: Timing | None = None,
+) -> Iterator[int]:
+    """Continue a prompt of tokens; as `generate`, for any vocabulary. Yields one token at a time.
+
+    prompt, stop: numbers from 0 up to the vocabulary's size; a token in `stop` is still yielded.
+    Raises ValueError, when called, as `generate` does, and for tokens outside the vocabulary.
+    """
+    _check_prompt(prompt, model.config)
+    if max_tokens < 1 or temperature < 0:
+        raise ValueError(
+            "max_tokens must be at least 1 and temperature at least 0; got "
+            f"{max_tokens} and {temperature}"
+        )
+    _check_chunk(prefill_chunk)
+    capacity = min(len(prompt) + max_tokens, model.config.context)
+    cache = (make_cache or partial(own_cache, model))(capacity)
+    generator = torch.Generator().manual_seed(seed)
+    timing = Timing() if timing is None else timing
+
+    def advance(part: Sequence[int], attend: Attend) -> int:
+        tokens = torch.tensor([list(part)], device=model.embedding.weight.device)
         logits = prefill(model, tokens, cache, attend, prefill_chunk)
         return choose(logits[0], temperature, generator)
 
-    def ending(byte: int, count: int) -> str:
-        if byte in stop:
-            return "stop byte"
-        return "length" if count == max_bytes else "context" if cache.room == 0 else ""
+    def ending(token: int, count: int) -> str:
+        if token in stop:
+            return f"stop {timing.unit}"
+        return "length" if count == max_tokens else "context" if cache.room == 0 else ""
 
     first = partial(advance, attend=prefill_attend or attend)
-    timing = Timing() if timing is None else timing
     return _stream(first, partial(advance, attend=attend), ending, prompt, timing)
 
 
@@ -150,24 +204,24 @@ def own_cache(model: Transformer, capacity: int) -> KVCache:
 
 
 def _stream(
-    first: Callable[[bytes], int],
-    later: Callable[[bytes], int],
+    first: Callable[[Sequence[int]], int],
+    later: Callable[[Sequence[int]], int],
     ending: Callable[[int, int], str],
-    prompt: bytes,
+    prompt: Sequence[int],
     timing: Timing,
-) -> Iterator[bytes]:
+) -> Iterator[int]:
     """Prefill once, then decode; `choose` returns a Python int, so a GPU has finished by then."""
-    timing.prompt_bytes, timing.tpot_ms, timing.stopped = len(prompt), [], ""
+    timing.prompt_tokens, timing.tpot_ms, timing.stopped = len(prompt), [], ""
     began = time.perf_counter()
-    byte = first(prompt)
+    token = first(prompt)
     timing.ttft_ms = 1000 * (time.perf_counter() - began)
     for count in itertools.count(1):
-        timing.stopped = ending(byte, count)
-        yield bytes([byte])
+        timing.stopped = ending(token, count)
+        yield token
         if timing.stopped:
             return
         began = time.perf_counter()
-        byte = later(bytes([byte]))
+        token = later([token])
         timing.tpot_ms.append(1000 * (time.perf_counter() - began))
 
 
@@ -184,6 +238,15 @@ def _check_text(prompt: bytes, stop: bytes, context: int) -> None:
         raise ValueError(f"prompt must have 1…{context} bytes; got {len(prompt)}")
 
 
+def _check_prompt(prompt: Sequence[int], config: Config) -> None:
+    if not 1 <= len(prompt) <= config.context:
+        raise ValueError(f"prompt must have 1…{config.context} tokens; got {len(prompt)}")
+    if not 0 <= min(prompt) <= max(prompt) < config.vocabulary:
+        raise ValueError(
+            f"tokens must lie in 0…{config.vocabulary - 1}; got {min(prompt)} to {max(prompt)}"
+        )
+
+
 def as_text(stream: Iterable[bytes]) -> Iterator[str]:
     """Turn bytes into characters as they arrive: one of several bytes appears with its last.
 
@@ -198,3 +261,9 @@ def as_text(stream: Iterable[bytes]) -> Iterator[str]:
             yield text
     if text := decoder.decode(b"", final=True):
         yield text
+
+
+if __name__ == "__main__":
+    from reference.pretrained.terminal import main
+
+    raise SystemExit(main())

@@ -28,7 +28,7 @@ IMPORT_NAMES = {
 }  # packages imported under another name
 DECLARED = {IMPORT_NAMES.get(name, name) for name in REQUIRED}
 # Peers that `benchmarks` measures if they happen to be installed.
-OPTIONAL = {"flash_attn", "flashinfer", "xformers", "psutil"}
+OPTIONAL = {"flash_attn", "flashinfer", "xformers", "psutil", "transformers"}
 
 MAY_IMPORT = {
     "reference": STANDARD | {"torch", "reference"},
@@ -37,11 +37,14 @@ MAY_IMPORT = {
     "benchmarks": STANDARD | DECLARED | OPTIONAL | {"reference", "kernels", "course", "benchmarks"},
     "library": STANDARD | {"setuptools", "rename"},  # builds the wheel; `rename` is beside it
 }
-# The small model is there to be run rather than read: its weights are a file, and training takes
-# minutes. Only these modules may import what reads the file and what shows the progress.
+# Models are there to be run rather than read: their weights are files, and training takes minutes.
+# Only these modules may import what reads the files and what shows the progress.
 MAY_ALSO_IMPORT = {
     "reference/checkpoint.py": {"safetensors"},
     "reference/train.py": {"tqdm"},
+    "reference/pretrained/gguf_file.py": {"gguf", "numpy"},
+    "reference/pretrained/huggingface.py": {"safetensors", "tokenizers"},
+    "reference/pretrained/tokenizer.py": {"jinja2", "tokenizers"},
     "course/launch.py": {"zmq"},  # in a function: asked whether it can encrypt, once installed
 }
 # These run before anything is installed, on any Python: the first imports the next three.

@@ -123,7 +123,7 @@ def test_it_requires_what_it_imports_and_no_more(wheel: Path) -> None:
     required = [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]
     names = {re.match(r"[\w-]+", line)[0] for line in required}
     assert names == {"torch", "triton", "triton-windows", "numpy", "safetensors"}
-    assert set(metadata.get_all("Provides-Extra")) == {"course", "dev"}
+    assert set(metadata.get_all("Provides-Extra")) == {"course", "dev", "hf"}
     assert metadata["Version"] == PROJECT["version"]
 
 

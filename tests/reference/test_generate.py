@@ -1,6 +1,7 @@
 """reference.generate: bytes as they come, with three ways to end; two phases, timed separately."""
 
 import doctest
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from small_models import TINY, Counting, small_model
 from reference import generate as module
 from reference.attention import attention, attention_with_cache
 from reference.flash_decoding import flash_decode
-from reference.generate import Timing, as_text, choose, generate
+from reference.generate import Timing, as_text, choose, generate, generate_tokens
 from reference.transformer import KVCache, over_prefix
 
 PROMPT = b"keys and values"
@@ -108,7 +109,7 @@ def test_the_phases_are_timed_apart(monkeypatch):
     assert timing.median_tpot_ms == pytest.approx(2000)
     assert timing.tokens_per_second == pytest.approx(0.5)
     assert str(timing) == (
-        "TTFT 7000.0 ms for 15 bytes; TPOT 2000.00 ms (median of 3); 0 tokens/s; stopped: length"
+        "TTFT 7000.0 ms for 15 bytes; TPOT 2000.00 ms (median of 3); 0.5 tokens/s; stopped: length"
     )
 
 
@@ -129,6 +130,31 @@ def test_a_cache_of_the_callers_own():
 
     assert run(make_cache=make_cache, max_bytes=6)[0] == run(max_bytes=6)[0]
     assert [cache.lengths.tolist() for cache in made] == [[15 + 5]]
+
+
+def test_tokens_of_any_vocabulary():
+    model = small_model(replace(TINY, vocabulary=1000))
+    prompt, timing = [999, 0, 513], Timing()
+    wanted = list(prompt)
+    for _ in range(6):
+        wanted.append(int(model(torch.tensor([wanted]))[0, -1].argmax()))
+    assert max(wanted[3:]) > 255  # no bytes
+    for options in ({}, {"prefill_chunk": 2}, {"attend": flash_decode}):
+        got = generate_tokens(model, prompt, max_tokens=6, timing=timing, **options)
+        assert list(got) == wanted[3:]
+        assert (timing.stopped, timing.prompt_tokens, timing.unit) == ("length", 3, "token")
+    end = wanted[5]
+    got = list(generate_tokens(model, prompt, stop=[end], timing=timing))
+    assert got == wanted[3 : wanted.index(end, 3) + 1] and timing.stopped == "stop token"
+    assert "for 3 tokens; TPOT" in str(timing)
+    for bad, options, message in (
+        ([1000], {}, r"lie in 0…999; got 1000 to 1000"),
+        ([3, -1], {}, r"lie in 0…999; got -1 to 3"),
+        ([], {}, r"prompt must have 1…40 tokens; got 0"),
+        ([1], {"max_tokens": 0}, r"max_tokens must be at least 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            generate_tokens(model, bad, **options)
 
 
 def test_text_from_bytes():

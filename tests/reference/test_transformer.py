@@ -1,6 +1,7 @@
 """reference.transformer: a cache changes the work but not the logits, whatever attends."""
 
 import doctest
+from dataclasses import replace
 
 import pytest
 import torch
@@ -140,6 +141,33 @@ def test_norm_and_sizes():
     assert model.config.kv_bytes_per_token(2) * 10 == 2 * stored
 
 
+def test_sizes_that_other_models_have():
+    """A rope base, a norm epsilon and an output matrix of their own: each changes the logits."""
+    tokens, plain = some_tokens(1, 20), small_model()
+    for changes in ({"rope_base": 100.0}, {"norm_eps": 0.1}):
+        other = small_model(replace(TINY, **changes))
+        assert (other(tokens) - plain(tokens))[0, -1].abs().max() > 1e-2
+        assert (read_in_chunks(other, tokens, (19, 1)) - other(tokens)).abs().max() < 1e-11
+    x = torch.tensor([[3.0, 4.0]])
+    assert torch.allclose(RMSNorm(2, 0.5)(x), x / 13**0.5, rtol=1e-6)
+    cos, sin = Transformer(replace(TINY, rope_base=100.0)).angles
+    assert torch.allclose(torch.atan2(sin[1], cos[1]), torch.tensor([1.0, 0.1]))
+    other = small_model(replace(TINY, tied=False))
+    assert not torch.equal(other.head.weight, other.embedding.weight)
+    with torch.no_grad():
+        before = other(tokens)
+        other.head.weight *= 2
+    assert torch.allclose(other(tokens), 2 * before, rtol=1e-12)
+
+
+def test_a_configuration_prints_what_is_not_the_default():
+    assert repr(Config(layers=2)).endswith("layers=2, width=128, Hq=8, Hkv=2, D=16, hidden=352, "
+                                           "context=512)")  # fmt: skip
+    assert repr(replace(TINY, rope_base=5e5, tied=False)).endswith(
+        "context=40, rope_base=500000.0, tied=False)"
+    )
+
+
 def test_angles_are_not_rounded_with_the_weights():
     model = Transformer().half()
     assert model.angles[0].dtype == torch.float32
@@ -151,6 +179,8 @@ def test_angles_are_not_rounded_with_the_weights():
         ({"Hq": 6, "Hkv": 4}, "multiple of Hkv; got 6 and 4"),
         ({"D": 5}, "D must be even"),
         ({"layers": 0}, "layers must be at least 1; got 0"),
+        ({"rope_base": 0.0}, "rope_base must be above 0 and finite; got 0.0"),
+        ({"norm_eps": float("inf")}, "norm_eps must be above 0 and finite; got inf"),
     ],
 )
 def test_sizes_that_do_not_fit(sizes, message):
