@@ -90,14 +90,19 @@ def merge_errors(
 def errors_by_splits(
     splits: Sequence[int],
     measured: Sequence[float],
+    chain: Sequence[float],
     bound: Sequence[float],
     expected: Sequence[float],
 ) -> Figure:
-    """Error against the number of splits: measured, what coin flips give, and the worst case."""
+    """Error against the number of splits: measured, what coin flips give, and the worst case.
+
+    measured: with a merge that adds in a tree; chain: with one that adds one after the other.
+    """
     fig, ax = figure(size=(9.0, 4.0))
     lines = {
         "worst case": (bound, COLORS.accent, "-"),
         "coin flips": (expected, COLORS.muted, "--"),
+        "in a chain": (chain, COLORS.v, "s-"),
         "measured": (measured, COLORS.k, "o-"),
     }
     for name, (line, color, style) in lines.items():

@@ -56,9 +56,8 @@ def running_sum(terms: Tensor, dtype: torch.dtype, *, block: int = 1) -> Tensor:
     Returns (rows, ⌈n / block⌉) in `dtype`: the total after each block. Raises ValueError for terms
     of another shape, or a block below 1.
 
-    >>> running_sum(torch.tensor([[2048.0, 1.0, 1.0], [1.0, 1.0, 2048.0]]), torch.float16)
-    tensor([[2048., 2048., 2048.],
-            [   1.,    2., 2050.]], dtype=torch.float16)
+    >>> running_sum(torch.tensor([[2048.0, 1.0, 1.0], [1.0, 1.0, 2048.0]]), torch.float16).tolist()
+    [[2048.0, 2048.0, 2048.0], [1.0, 2.0, 2050.0]]
 
     The same three numbers: 2049 lies halfway between two numbers of fp16, and is rounded down.
     """

@@ -35,9 +35,11 @@ def test_merge_errors_draws_dots_and_stairs_for_every_format():
     assert texts(fig) == ["fp16"]
 
 
-def test_errors_by_splits_names_its_three_lines_at_their_ends():
-    fig = figures.errors_by_splits([1, 2, 4], [3e-8, 2e-8, 1e-8], [3e-5] * 3, [3e-7] * 3)
-    assert texts(fig) == ["worst case", "coin flips", "measured"]
+def test_errors_by_splits_names_its_lines_at_their_ends():
+    measured, chain = [3e-8, 2e-8, 1e-8], [3e-8, 2e-8, 4e-8]
+    fig = figures.errors_by_splits([1, 2, 4], measured, chain, [3e-5] * 3, [3e-7] * 3)
+    assert texts(fig) == ["worst case", "coin flips", "in a chain", "measured"]
+    assert list(fig.axes[0].lines[-2].get_ydata()) == chain
     assert list(fig.axes[0].lines[-1].get_ydata()) == [3e-8, 2e-8, 1e-8]
 
 
