@@ -12,6 +12,7 @@ In reading order:
     flash_decoding          split, attend, merge; flash_decoding_cpu: the same on CPU threads
     features                what serving adds: windows, pages, sinks …; quantization, kv_cache
     plan, cascade           ragged batches; sequences with a common prefix
+    transformer, generate   a Llama-style model, its cache and its text; pretrained: a real one
 
 One letter, one meaning, everywhere in the course:
 
