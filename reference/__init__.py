@@ -13,6 +13,7 @@ In reading order:
     features                what serving adds: windows, pages, sinks …; quantization, kv_cache
     paging                  a cache in pages: who holds which, forks, prefixes known by their hash
     plan, cascade           ragged batches; sequences with a common prefix
+    transformer, generate   a Llama-style model, its cache and its text; pretrained: a real one
 
 One letter, one meaning, everywhere in the course:
 
