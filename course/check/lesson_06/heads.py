@@ -318,10 +318,10 @@ slip(
     (" + head_kv * stride_kh", ""),
     (" + head_kv * stride_vh", ""),
 )
-for name, step in ("tokens", "stride_{}"), ("D apart", "D"):
+for name, step, way in ("tokens", "stride_{}", "one token"), ("D apart", "D", "D elements"):
     slip(
         f"heads taken for {name}",
-        "The next head is taken to be **one token** further on, or **D elements**, for q, K and V. "
+        f"The next head is taken to be **{way}** further on, for q, K and V. "
         "Only stride_qh, stride_kh and stride_vh say how far apart two heads are.",
         ("* stride_qh", f"* {step.format('qm')}"),
         ("* stride_kh", f"* {step.format('kn')}"),

@@ -59,7 +59,11 @@ MORE = (
         (MASK_O, "mask=mask_s[:, None],"),
     ),
     ("low, not -inf", LOW, ('other=float("-inf")', "other=-1e9")),
-    ("not low enough", LOW, ('other=float("-inf")', "other=-100.0")),
+    (
+        "not low enough",
+        f"{LOW} Here it is not even very low.",
+        ('other=float("-inf")', "other=-100.0"),
+    ),
     (
         "a little added",
         "A **small number is added** to the sum of the weights. That changes every result: only "

@@ -41,7 +41,11 @@ MORE = (
         (f"k_ptr + offs_kv, {MASK}", f"k_ptr + offs_kv, {TO_THE_END}"),
     ),
     ("chunk cut to whole blocks", LEFT_OUT, (CHUNK, f"{CHUNK} // BLOCK_N * BLOCK_N")),
-    ("blocks divided down", LEFT_OUT, (CHUNK, f"{WHOLE_BLOCKS} // tl.num_programs(0) * BLOCK_N")),
+    (
+        "blocks divided down",
+        f"{LEFT_OUT} Round up twice.",
+        (CHUNK, f"{WHOLE_BLOCKS} // tl.num_programs(0) * BLOCK_N"),
+    ),
     (
         "a block too many",
         "The blocks per split are rounded up by **+ 1**. Where they can be divided evenly, each "
@@ -101,18 +105,18 @@ MORE = (
     ("the rest to the last", LONG_LAST, (CHUNK, "length // tl.num_programs(0)"), (STOP, REST)),
     (
         "the rest of the blocks to the last",
-        LONG_LAST,
+        f"{LONG_LAST} Here that can be most of the row.",
         (CHUNK, "length // BLOCK_N // tl.num_programs(0) * BLOCK_N"),
         (STOP, REST),
     ),
     (
         "log of l in base e",
-        TWO_BASES,
+        f"{TWO_BASES} m_log2 is not natural.",
         (FINALIZE, f"{DIVIDED}, m_log2 + tl.log(tl.where(l == 0.0, 1.0, l))"),
     ),
     (
         "log of l in base 2",
-        TWO_BASES,
+        f"{TWO_BASES} m is natural here, log2(l) is not.",
         (FINALIZE, f"{DIVIDED}, m_log2 * {LN_2} + tl.log2(tl.where(l == 0.0, 1.0, l))"),
     ),
     (
