@@ -57,6 +57,25 @@ def replacements() -> tuple[Replacement, ...]:
     semantic = type(interpreter.interpreter_semantic)
     if not all(hasattr(interpreter, name) for name in _PRIVATE) or not hasattr(semantic, _OVERFLOW):
         return ()
+    replace, replace_once = _patches(interpreter, tl)
+    np_dtype_of, look_up = interpreter._get_np_dtype, cache(interpreter._get_np_dtype)
+
+    def np_dtype(of: tl.dtype) -> object:
+        element = of.element_ty if isinstance(of, tl.block_type) else of
+        return look_up(element) if type(element) is tl.dtype else np_dtype_of(element)
+
+    return (
+        Replacement(interpreter, "_patch_builtin", replace),
+        Replacement(interpreter, "_patch_lang", replace_once),
+        Replacement(interpreter, "_get_np_dtype", np_dtype),
+        Replacement(tl.block_type, "__init__", _block_type(tl.block_type.__init__, tl.dtype)),
+        Replacement(tl.tensor, "__init__", _tensor(tl.tensor.__init__, tl.dtype, tl.block_type)),
+        Replacement(semantic, _OVERFLOW, _overflow(getattr(semantic, _OVERFLOW))),
+    )
+
+
+def _patches(interpreter: Any, tl: Any) -> tuple[Callable, Callable]:
+    """Return what replaces builtins and languages while a kernel runs, each only once."""
     search, replace_all = interpreter._patch_builtin, interpreter._patch_lang
     names = {
         owner: [name for name, member in inspect.getmembers(owner) if tl.core.is_builtin(member)]
@@ -80,20 +99,7 @@ def replacements() -> tuple[Replacement, ...]:
         seen[id(function.__globals__)] = function.__globals__
         return replace_all(function)
 
-    np_dtype_of, look_up = interpreter._get_np_dtype, cache(interpreter._get_np_dtype)
-
-    def np_dtype(of: tl.dtype) -> object:
-        element = of.element_ty if isinstance(of, tl.block_type) else of
-        return look_up(element) if type(element) is tl.dtype else np_dtype_of(element)
-
-    return (
-        Replacement(interpreter, "_patch_builtin", replace),
-        Replacement(interpreter, "_patch_lang", replace_once),
-        Replacement(interpreter, "_get_np_dtype", np_dtype),
-        Replacement(tl.block_type, "__init__", _block_type(tl.block_type.__init__, tl.dtype)),
-        Replacement(tl.tensor, "__init__", _tensor(tl.tensor.__init__, tl.dtype, tl.block_type)),
-        Replacement(semantic, _OVERFLOW, _overflow(getattr(semantic, _OVERFLOW))),
-    )
+    return replace, replace_once
 
 
 def _overflow(slow: Callable) -> Callable:
