@@ -136,7 +136,8 @@ def test_lengths_and_padding_are_clamped():
 )
 def test_decoding_follows_the_plan(features):
     lengths = (300, 0, 40, 64, 129)
-    shape = DecodeShape("planned", "", B=5, Lq=2, Lk=300, D=16, lengths=lengths)
+    # D = 64: among few entries, the largest error of the baseline is a matter of luck
+    shape = DecodeShape("planned", "", B=5, Lq=2, Lk=300, D=64, lengths=lengths)
     inputs = decode_inputs(shape, torch.float32, DEVICE)
     options = {"window": 90} if "window" in features else {}
     if "leftpad" in features:

@@ -16,6 +16,7 @@ MASKED = 'tl.where(seen, scores, float("-inf"))'
 DOT = 'tl.dot(p, v, input_precision="ieee")'
 ROW = "(b * Lq + offs_m) * tl.num_programs(1) + head"
 E = "1.4426950408889634"
+Q_STRIDES = "b * stride_qb + head * stride_qh + offs_m[:, None] * stride_qm"
 
 NO_MAXIMUM = (
     "The exponentials are taken **without subtracting the maximum**: of a score of 200 it is inf, "
@@ -333,21 +334,10 @@ MORE = (
         (ROW, "(b * Lq + offs_m) * G + head"),
     ),
     (
-        "o of Lk rows",
-        "A batch row of o is taken to have **Lk rows**. It has one for each query: Lq.",
-        HEADS,
-        (ROW, "(b * Lk + offs_m) * tl.num_programs(1) + head"),
-    ),
-    (
         "o by the strides of q",
         "o is stored by **the strides of q**. It is contiguous, whatever q is.",
-        *(
-            HEADS,
-            (
-                "o_ptr + row[:, None] * D",
-                "o_ptr + b * stride_qb + head * stride_qh + offs_m[:, None] * stride_qm",
-            ),
-        ),
+        HEADS,
+        ("o_ptr + row[:, None] * D", f"o_ptr + {Q_STRIDES}"),
     ),
 )
 
