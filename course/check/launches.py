@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +19,22 @@ def is_kernel(answer: Any) -> bool:
     return hasattr(type(answer), "__getitem__") and callable(getattr(answer, "fn", None))
 
 
+class Noticed(NamedTuple):
+    """What was noticed of one launch, or of several: what `Seen` has under these names."""
+
+    conduct: tuple[str, ...] = ()
+    unfilled: tuple[str, ...] = ()
+
+    @classmethod
+    def shared_out(cls, noticed: list[Noticed], count: int) -> list[Noticed]:
+        """Return one for each of `count` results: its own launch's, or if that is unknown, all."""
+        if len(noticed) == count:
+            return noticed
+        conduct = tuple(chain.from_iterable(launch.conduct for launch in noticed))
+        unfilled = tuple(chain.from_iterable(launch.unfilled for launch in noticed))
+        return [cls(conduct, unfilled)] * count
+
+
 class Watched:
     """A Triton kernel whose launches are watched; used like the kernel.
 
@@ -28,8 +45,7 @@ class Watched:
     def __init__(self, kernel: Any, inputs_may_change: bool = False) -> None:
         self.kernel = kernel
         self.inputs_may_change = inputs_may_change
-        self._conduct: list[str] = []
-        self._unfilled: list[str] = []
+        self._noticed: list[Noticed] = []
         self.launched: tuple[dict[str, Any], dict[str, Any]] | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -46,20 +62,19 @@ class Watched:
                 self.launched = {name: named[name] for name in names if name in named}, options
             with as_on_a_gpu([*tensors.values()]) as record:
                 self.kernel[grid](*args, **kwargs)
-            self._conduct += _strayed(record)
+            conduct = _strayed(record)
             if not self.inputs_may_change:
-                self._conduct += _changed(tensors, before)
+                conduct += _changed(tensors, before)
             programs = math.prod(grid(named) if callable(grid) else grid)
-            self._conduct += _shared(tensors, record.stores, programs)
-            self._conduct += _rounded(record)
-            self._unfilled += record.unfilled
+            conduct += _shared(tensors, record.stores, programs)
+            conduct += _rounded(record)
+            self._noticed.append(Noticed(tuple(conduct), tuple(record.unfilled)))
 
         return launch
 
-    def noticed(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return what `Seen` has as conduct and unfilled, of the launches since the last time."""
-        noticed = tuple(self._conduct), tuple(self._unfilled)
-        self._conduct, self._unfilled = [], []
+    def noticed(self) -> list[Noticed]:
+        """Return what was noticed of each launch since the last time."""
+        noticed, self._noticed = self._noticed, []
         return noticed
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:

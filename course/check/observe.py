@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from course.check import conditions
-from course.check.launches import Watched, is_kernel
+from course.check.launches import Noticed, Watched, is_kernel
 from course.check.seen import NotVerified, Seen
 from course.check.spec import Exercise, Property
 
@@ -85,8 +85,8 @@ def observe(exercise: Exercise, prop: Property, answer: Any, seeds: list[int]) -
             return [*seen, Raised(error, line_of(error, answer))]
         new = [result] if isinstance(result, Seen) else list(result)
         if isinstance(watched, Watched):
-            conduct, unfilled = watched.noticed()
-            new = [replace(one, conduct=conduct, unfilled=unfilled) for one in new]
+            noticed = Noticed.shared_out(watched.noticed(), len(new))
+            new = [replace(one, **x._asdict()) for one, x in zip(new, noticed, strict=True)]
         seen += new
     return seen
 

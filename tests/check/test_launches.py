@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 from doubling import told
-from doubling_kernel import DOUBLE, double_kernel
+from doubling_kernel import DOUBLE, double_kernel, odd_length
 
-from course.check import judge
+from course.check import Property, judge
 from course.check.launches import Watched
 from course.check.report import Status
 
@@ -120,7 +120,7 @@ def test_what_is_said_does_not_depend_on_where_tensors_lie(places):
     memory = torch.zeros(2, 8)
     watched = Watched(two_results_kernel, inputs_may_change=True)
     watched[(2,)](*(memory[place] for place in places))
-    (said,), _ = watched.noticed()
+    (said,) = watched.noticed()[0].conduct
     assert "the same entry of `x_ptr`" in said
 
 
@@ -151,3 +151,22 @@ def test_after_a_kernel_whose_time_was_up_right_answers_pass():
 def test_a_kernel_without_a_grid_is_told():
     with pytest.raises(TypeError, match="launched with a grid"):
         Watched(double_kernel)(1, 2)
+
+
+@triton.jit
+def greedy_if_odd_kernel(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
+    """With an odd n it also changes its input."""
+    offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + offs, mask=offs < n, other=0.0)
+    tl.store(y_ptr + offs, 2 * x, mask=offs < n)
+    if n % 2 == 1:
+        tl.store(x_ptr + offs, 2 * x, mask=offs < n)
+
+
+def test_a_misdeed_is_told_of_the_launch_that_did_it():
+    def two_lengths(answer, rng):
+        return [odd_length(answer, rng, n) for n in (20, 21)]
+
+    exercise = replace(DOUBLE, properties=(Property("two", "lengths", two_lengths),))
+    text = told(judge(exercise, greedy_if_odd_kernel))
+    assert "with n = 21, BLOCK = 16 It changes its input `x_ptr`" in text

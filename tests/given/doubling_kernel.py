@@ -17,11 +17,11 @@ def double_kernel(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
     tl.store(y_ptr + offs, 2 * x, mask=offs < n)
 
 
-def odd_length(answer, rng):
-    numbers = torch.randn(20, generator=rng).to(runtime.device())
-    x, y = guarded(numbers, "x"), poisoned((20,), name="y", device=runtime.device())
-    answer[(2,)](x.tensor, y.tensor, 20, BLOCK=16)
-    return Seen(y.tensor, 2 * numbers, "n = 20, BLOCK = 16", guards=(x, y))
+def odd_length(answer, rng, n=20):
+    numbers = torch.randn(n, generator=rng).to(runtime.device())
+    x, y = guarded(numbers, "x"), poisoned((n,), name="y", device=runtime.device())
+    answer[(2,)](x.tensor, y.tensor, n, BLOCK=16)
+    return Seen(y.tensor, 2 * numbers, f"n = {n}, BLOCK = 16", guards=(x, y))
 
 
 DOUBLE = Exercise(
