@@ -166,14 +166,14 @@ def test_a_long_row_in_three_ways():
 
 
 MILLION = """
-import resource, sys, torch
+import torch
+from benchmarks.model import memory_now_and_most
 from reference.precision import chunks, decode_long
 torch.manual_seed(0)
 q = torch.randn(4, 32)
 found = decode_long(q, chunks(2**20, 2**14, 32))
 off = (found.o - found.truth).abs().max().item() / found.truth.abs().max().item()
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(found.keys, found.splits, off, peak * (1 if sys.platform == "darwin" else 1024))
+print(found.keys, found.splits, off, memory_now_and_most()[1])
 """
 
 
