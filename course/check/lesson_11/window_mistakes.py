@@ -160,6 +160,13 @@ slip(
     ("0.0, -torch.inf  #", "0.0, -1e4  #"),
 )
 slip(
+    "minus ten thousand if masked",
+    "A split without keys, or with masked ones only, leaves **−10,000** as its lse. That is the "
+    "lse of real scores as well, of low ones. Only −∞ weighs nothing in every row.",
+    ("0.0, -torch.inf  #", "0.0, -1e4  #"),
+    ("lse[s] = m + l.log()", "lse[s] = torch.where(l == 0, -1e4, m + l.log())"),
+)
+slip(
     "minus a billion",
     "A split without keys leaves **−10⁹** as its lse. While others see keys, that works; if nobody "
     "does, it becomes the answer's lse. Leave −∞.",
