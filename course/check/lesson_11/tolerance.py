@@ -73,7 +73,7 @@ def a_short_tile(answer, rng):
 
 @holds("fewer keys than a tile has room for")
 def less_than_a_tile(answer, rng):
-    return [ask(answer, integer(rng, 5, 30), 1, 64, size(rng), 9.0), ask(answer, 96, 4, 64, 1.0, 0)]
+    return [ask(answer, integer(rng, 5, 30), 1, 64, size(rng), 9.0), ask(answer, 97, 4, 64, 1.0, 0)]
 
 
 @holds("several splits, which have to be merged")
@@ -192,6 +192,13 @@ slip(
     "tiles not rounded",
     "The number of tiles is **not rounded up**. A tile that is not full is added to the total "
     "like any other.",
+    ("math.ceil(c / b)", "c / b"),
+)
+slip(
+    "nothing rounded up",
+    "Neither n / S nor the number of tiles is **rounded up**. Keys and tiles are whole: the "
+    "largest split decides, and a tile that is not full is added like any other.",
+    ("math.ceil(n / S)", "n / S"),
     ("math.ceil(c / b)", "c / b"),
 )
 slip("all keys", "Each sum is made over **one split's keys**, not over all n.", ("n / S", "n / 1"))
