@@ -1,6 +1,7 @@
 """Exercise 12.2: who holds which page. What is asked of it is in `pages_seen`."""
 
 from course.check.draw import integer
+from course.check.lesson_12 import pages_mistakes  # noqa: F401  (more of what people do)
 from course.check.lesson_12.free_list import WithAFreeList
 from course.check.lesson_12.pages_seen import APPEND, FORK, FREE, a_day, seen
 from course.check.spec import Exercise, also_right, holds, right, slip

@@ -12,6 +12,7 @@ from course.check.seen import Seen
 from reference.paging import OutOfPages, PageTables
 
 APPEND, FORK, FREE = "append", "fork", "free"
+REFUSED = "MemoryError"
 NONE = "nothing is known of it"
 
 
@@ -25,11 +26,12 @@ def seen(answer, num_pages, page_size, ops):
         done = told if len(told) < 9 else ["…", *told[-8:]]
         given = f"{num_pages} pages of {page_size}: {' '.join(done)}"
         try:
-            happened = got.run(op)
+            right = wanted.run(op)
+            happened = got.run(op, refused=right[op[0]] == REFUSED)
         except Exception as error:
             error.add_note(given)
             raise
-        found.append(Seen(*differing(happened, wanted.run(op)), given))
+        found.append(Seen(*differing(happened, right), given + got.error))
     return found
 
 
@@ -111,15 +113,23 @@ class Watcher:
 
     def __init__(self, make, num_pages, page_size):
         self.of, self.size = make(num_pages, page_size), page_size
+        self.error = ""  # what was raised in place of a MemoryError, as a report tells it
         self.memory, self.tokens = {}, 0  # (page, slot): what was written there
 
-    def run(self, op):
-        """Carry out one operation; say what it did, who reads what, and who holds how much."""
+    def run(self, op, refused=False):
+        """Carry out one operation; say what it did, who reads what, and who holds how much.
+
+        refused: a MemoryError is due, and of any other error it is only said that it is another.
+        """
         what, *seqs = op
         try:
             said = self.append(*seqs) if what == APPEND else getattr(self.of, what)(*seqs)
         except MemoryError:
-            said = "MemoryError"
+            said = REFUSED
+        except Exception as error:
+            if not refused:
+                raise
+            said, self.error = "another error", f"; it raised {type(error).__name__}: {error}"
         counts = sorted((int(n) for n in self.of.references if n), reverse=True)
         return {
             what: said if isinstance(said, str) else "done",
