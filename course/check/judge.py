@@ -6,6 +6,7 @@ import dis
 import inspect
 import os
 import random
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from time import process_time
@@ -154,10 +155,17 @@ def _ours(answer: Any, seen: frozenset = frozenset()) -> Iterator[str]:
 
 
 def _globals_used(function: Any) -> Iterator[Any]:
-    """Yield the globals that a function loads, and what it takes from modules by a dot."""
-    module = None
+    """Yield the globals that a function loads, and what it takes from modules by a dot.
+
+    For modules that it imports itself: whatever they have of a name that it takes from anything.
+    """
+    module, imported = None, []
     for step in dis.get_instructions(function):
-        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+        if step.opname in ("IMPORT_FROM", "LOAD_ATTR", "LOAD_METHOD"):
+            yield from (getattr(other, step.argval, None) for other in imported)
+        if step.opname == "IMPORT_NAME":
+            imported.append(sys.modules.get(step.argval))
+        elif step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
             value = function.__globals__.get(step.argval)
             module = value if inspect.ismodule(value) else None
             yield value

@@ -113,7 +113,7 @@ def _changed_number(node: ast.Constant) -> Iterator[tuple[ast.AST, str]]:
         [not value] if isinstance(value, bool) else [value + 1, *([0 * value] if value else [])]
     )
     for other in others:
-        says = f"One **number** is another than it should be: somewhere {other} for {value}."
+        says = f"One **number** is wrong: somewhere there is {other} where {value} belongs."
         yield _with(node, value=other), says
 
 

@@ -157,6 +157,18 @@ def _borrowing_by_module(x):
     return attention.safe_softmax(x)[0]
 
 
+def _importing(x):
+    from reference.attention import causal_mask, safe_softmax  # noqa: F401
+
+    return safe_softmax(x)[0]
+
+
+def _importing_a_module(x):
+    import reference.attention
+
+    return reference.attention.safe_softmax(x)[0]
+
+
 @pytest.mark.parametrize("answer", [safe_softmax, _borrowing, _borrowing_by_module])
 def test_our_own_function_is_no_answer(answer):
     report = judge(DOUBLE, answer)
@@ -164,6 +176,11 @@ def test_our_own_function_is_no_answer(answer):
     assert "course's own `reference.attention.safe_softmax`: write this one yourself" in told(
         report
     )
+
+
+@pytest.mark.parametrize("answer", [_importing, _importing_a_module])
+def test_an_import_within_the_function_is_no_way_around(answer):
+    assert "write this one yourself" in told(judge(DOUBLE, answer))
 
 
 def _has_a_method_of_that_name(x):

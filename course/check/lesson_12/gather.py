@@ -48,16 +48,18 @@ def page_by_page(pages, block_table, lengths):
 def seen(answer, rng, lengths, page_size, Hkv=1, D=2, **more):
     """Ask for rows of these lengths, from shuffled pages in which everything unused is NaN.
 
-    more: dtype (of the pages), index (dtype of the table), room (unused columns of the table),
-    shared (the rows begin with this many common pages), wild (what the table's dead entries hold).
+    more: stale (old keys in place of the NaN), dtype (of the pages), index (dtype of the table),
+    room (unused columns of the table), shared (the rows begin with this many common pages), wild
+    (what the table's dead entries hold).
     """
     counts = [math.ceil(length / page_size) for length in lengths]
     shared, wild = more.get("shared", 0), more.get("wild", -1)
     total = sum(counts) - shared * (len(lengths) - 1) + 3
     numbers = torch.randperm(total, generator=rng).tolist()
     table = torch.full((len(lengths), max([1, *counts]) + more.get("room", 0)), wild)
-    pages = torch.full((total, page_size, Hkv, D), math.nan)
-    wanted = torch.zeros(len(lengths), max(lengths), Hkv, D)
+    dtype, index = more.get("dtype", torch.float32), more.get("index", torch.int32)
+    pages = torch.full((total, page_size, Hkv, D), math.nan, dtype=torch.float64)
+    wanted = torch.zeros(len(lengths), max(lengths), Hkv, D, dtype=torch.float64)
     common = [numbers.pop() for _ in range(shared)]
     for b, (length, count) in enumerate(zip(lengths, counts, strict=True)):
         own = common + [numbers.pop() for _ in range(count - shared)]
@@ -65,9 +67,10 @@ def seen(answer, rng, lengths, page_size, Hkv=1, D=2, **more):
         for place in range(length):
             cell = pages[own[place // page_size], place % page_size]
             if cell.isnan().any():
-                cell.copy_(torch.randn(Hkv, D, generator=rng))
+                cell.copy_(torch.randn(Hkv, D, generator=rng, dtype=torch.float64))
             wanted[b, place] = cell
-    dtype, index = more.get("dtype", torch.float32), more.get("index", torch.int32)
+    if more.get("stale"):
+        pages = torch.where(pages.isnan(), torch.randn(pages.shape, generator=rng), pages)
     given = guarded(pages.to(dtype), "pages")
     args = given.tensor, table.to(index), torch.tensor(lengths, dtype=index)
     told = f"lengths {lengths}, pages of {page_size}, block_table {table.tolist()}"
@@ -98,7 +101,7 @@ def full_pages(answer, rng):
 @holds("rows of different lengths, and an empty one")
 def ragged(answer, rng):
     return [
-        seen(answer, rng, [integer(rng, 5, 7), 0, integer(rng, 9, 14), 1], 4),
+        seen(answer, rng, [integer(rng, 5, 7), 0, integer(rng, 9, 14), 1], 4, stale=True),
         seen(answer, rng, [0, 0], 4),
     ]
 
@@ -121,7 +124,7 @@ def other_sizes(answer, rng):
     return [
         seen(answer, rng, [7, 10], 5, Hkv=3, D=5),
         seen(answer, rng, [4, 6], 1, Hkv=2, D=3, dtype=torch.float16),
-        seen(answer, rng, [20, 13], 16, Hkv=2, D=8, index=torch.int64),
+        seen(answer, rng, [20, 13], 16, Hkv=2, D=8, dtype=torch.float64, index=torch.int64),
         seen(answer, rng, [3, 2], 7, D=4),
     ]
 
@@ -238,6 +241,17 @@ slip(
     ("    return rows", "    return rows.float()"),
 )
 slip(
+    "through fp32",
+    "The numbers pass through **fp32** on their way: those of a wider dtype are rounded. Copy them "
+    "as they are.",
+    ("= pages[page, place % page_size]", "= pages[page, place % page_size].float()"),
+)
+slip(
+    "pages of two",
+    "The division is by **2**, whatever the page size. It is the pages' second dimension.",
+    ("page_size = pages.shape[1]", "page_size = 2"),
+)
+slip(
     "page plus slot",
     "The place in memory is taken as **page + slot**. A page is page_size tokens long: multiply "
     "first, or index with both.",
@@ -300,6 +314,18 @@ def times_mask(pages, block_table, lengths):
     page = block_table[:, place // page_size].long().clamp(0, len(pages) - 1)
     exists = (place < lengths[:, None])[..., None, None]
     return pages[page, place % page_size] * exists.to(pages.dtype)
+
+
+@mistake(
+    "The end of a shorter row is found **by its NaN**. An old key may be left there: `lengths` "
+    "says what exists.",
+    name="NaN dropped, lengths ignored",
+)
+def by_nan(pages, block_table, lengths):
+    page_size, place = pages.shape[1], torch.arange(int(lengths.max()))
+    page = block_table[:, place // page_size].long().clamp(0, len(pages) - 1)
+    found = pages[page, place % page_size]
+    return torch.where(found.isnan(), torch.zeros_like(found), found)
 
 
 GATHER = Exercise.of(

@@ -105,7 +105,7 @@ def pages_of_a_block(answer, rng):
 
 @holds("pages of two blocks; the last one is not full")
 def large_pages(answer, rng):
-    return ask(answer, rng, lengths=[integer(rng, 65, 79)], page=32)
+    return ask(answer, rng, lengths=[integer(rng, 65, 79)], page=64, block_n=32)
 
 
 @holds("pages smaller than a block: several look-ups in each")
@@ -130,7 +130,7 @@ def ragged_rows(answer, rng):
 @holds("two KV heads, three query heads each; pages with gaps, or head by head")
 def heads_and_strides(answer, rng):
     return [
-        ask(answer, rng, lengths=[20, 33], Hkv=2, G=3, page=8, gap=4),
+        ask(answer, rng, lengths=[20, 33], Hkv=2, G=3, page=8, gap=4, D=32),
         ask(answer, rng, lengths=[20, 33], Hkv=2, G=3, page=8, heads_first=True),
     ]
 
@@ -285,6 +285,32 @@ slip(
         "v = tl.load(v_ptr + offs[:, None] + offs_d[None, :], mask=mask_n[:, None], other=0.0)",
         "v = tl.load(v_ptr + offs[:, None] + offs_d[None, :])",
     ),
+)
+
+slip(
+    "K and V exchanged",
+    "Keys and values are **exchanged**: K comes from v_ptr, V from k_ptr.",
+    ("k = tl.load(k_ptr", "k = tl.load(w_ptr"),
+    ("v = tl.load(v_ptr", "v = tl.load(k_ptr"),
+    ("tl.load(w_ptr", "tl.load(v_ptr"),
+)
+slip(
+    "page and slot strides swapped",
+    "The strides are **swapped**: stride_page leads from page to page, stride_slot from slot to "
+    "slot.",
+    ("page * stride_page", "page * stride_other"),
+    ("PAGE * stride_slot", "PAGE * stride_page"),
+    ("page * stride_other", "page * stride_slot"),
+)
+slip(
+    "the KV head's row of the table",
+    "The row of the table is that of **the KV head's number**. It is b, the row of the batch.",
+    ("b * stride_table", "kv_head * stride_table"),
+)
+slip(
+    "the split's row of the table",
+    "The row of the table is that of **the split's number**. It is b, the row of the batch.",
+    ("b * stride_table", "split * stride_table"),
 )
 
 PAGED_KERNEL = Exercise.of(

@@ -1,6 +1,7 @@
 """Exercise 12.2: who holds which page. What is asked of it is in `pages_seen`."""
 
 from course.check.draw import integer
+from course.check.lesson_12 import pages_mistakes  # noqa: F401  (more of what people do)
 from course.check.lesson_12.free_list import WithAFreeList
 from course.check.lesson_12.pages_seen import APPEND, FORK, FREE, a_day, seen
 from course.check.spec import Exercise, also_right, holds, right, slip
@@ -89,8 +90,20 @@ def full_pages(answer, rng):
 
 @holds("one of two holders is freed: the other one keeps its tokens", see=COPIES)
 def one_of_two(answer, rng):
-    ops = [(APPEND, "a")] * 3 + [(FORK, "a", "b"), (FREE, "a"), (APPEND, "b"), (APPEND, "c")]
-    return seen(answer, 5, 2, [*ops, (APPEND, "b"), (FREE, "b"), (APPEND, "c"), (APPEND, "c")])
+    ops = [(APPEND, "a")] * 3 + [(FORK, "a", 0), (FREE, "a"), (APPEND, 0), (APPEND, "c")]
+    return seen(answer, 5, 2, [*ops, (APPEND, 0), (FREE, 0), (APPEND, "c"), (APPEND, "c")])
+
+
+@holds("three hold one page: two copies, then the last one writes in place", see=COPIES)
+def three_holders(answer, rng):
+    a, b, c = "a", 0, ("c", 1)
+    forked = [(APPEND, a)] * integer(rng, 1, 3) + [(FORK, a, b), (FORK, b, c)]
+    last = [(APPEND, a), (APPEND, b), (FREE, b), (APPEND, c), (FREE, a)]
+    return [
+        *seen(answer, 5, 4, [*forked, (APPEND, c), (APPEND, b), (APPEND, a), (APPEND, c)]),
+        *seen(answer, 5, 4, [*forked, (FREE, a), (APPEND, c), (APPEND, b)]),
+        *seen(answer, 5, 4, [*forked, (FREE, c), *last]),
+    ]
 
 
 @holds("no page is free: MemoryError, and nothing has changed", see=COUNTS)

@@ -12,6 +12,8 @@ from course.check.seen import Seen
 from reference.paging import OutOfPages, PageTables
 
 APPEND, FORK, FREE = "append", "fork", "free"
+REFUSED = "MemoryError"
+NONE = "nothing is known of it"
 
 
 def seen(answer, num_pages, page_size, ops):
@@ -20,16 +22,35 @@ def seen(answer, num_pages, page_size, ops):
     wanted = Watcher(Reference, num_pages, page_size)
     found, told = [], []
     for op in ops:
-        told.append(f"{op[0]}({', '.join(op[1:])})")
+        told.append(f"{op[0]}({', '.join(map(repr, op[1:]))})")
         done = told if len(told) < 9 else ["…", *told[-8:]]
         given = f"{num_pages} pages of {page_size}: {' '.join(done)}"
         try:
-            happened = got.run(op)
+            right = wanted.run(op)
+            happened = got.run(op, refused=right[op[0]] == REFUSED)
         except Exception as error:
             error.add_note(given)
             raise
-        found.append(Seen(happened, wanted.run(op), given))
+        found.append(Seen(*differing(happened, right), given + got.error))
     return found
+
+
+def differing(got, wanted):
+    """Return of both only the parts that differ; a long text from a few words before that on."""
+    if got == wanted:
+        return got, wanted
+    parts = [part for part in {**wanted, **got} if got.get(part) != wanted.get(part)]
+    pairs = {part: _from_there(got.get(part, NONE), wanted.get(part, NONE)) for part in parts}
+    return tuple({part: pair[i] for part, pair in pairs.items()} for i in (0, 1))
+
+
+def _from_there(*texts):
+    words = [str(text).split() for text in texts]
+    pairs = zip(*words, strict=False)
+    first = next((i for i, (x, y) in enumerate(pairs) if x != y), min(map(len, words)))
+    if first < 8:
+        return texts
+    return tuple(" ".join(["…", *some[first - 2 :]]) for some in words)
 
 
 def a_day(rng, count, num_pages, page_size):
@@ -92,22 +113,28 @@ class Watcher:
 
     def __init__(self, make, num_pages, page_size):
         self.of, self.size = make(num_pages, page_size), page_size
+        self.error = ""  # what was raised in place of a MemoryError, as a report tells it
         self.memory, self.tokens = {}, 0  # (page, slot): what was written there
 
-    def run(self, op):
-        """Carry out one operation; say what it did, who reads what, and who holds how much."""
+    def run(self, op, refused=False):
+        """Carry out one operation; say what it did, who reads what, and who holds how much.
+
+        refused: a MemoryError is due, and of any other error it is only said that it is another.
+        """
         what, *seqs = op
         try:
             said = self.append(*seqs) if what == APPEND else getattr(self.of, what)(*seqs)
         except MemoryError:
-            said = "MemoryError"
-        reads = [f"{seq} reads {self.read(seq)}" for seq in sorted(self.of.tables)]
-        lengths = {seq: int(n) for seq, n in sorted(self.of.lengths.items())}
+            said = REFUSED
+        except Exception as error:
+            if not refused:
+                raise
+            said, self.error = "another error", f"; it raised {type(error).__name__}: {error}"
         counts = sorted((int(n) for n in self.of.references if n), reverse=True)
         return {
-            what: "done" if said is None else said,
-            "afterwards": ", ".join(reads) or "there is no sequence",
-            "lengths": str(lengths),
+            what: said if isinstance(said, str) else "done",
+            **{f"{seq!r} reads": self.read(seq) for seq in self.of.tables},
+            **{f"the length of {seq!r}": str(int(n)) for seq, n in self.of.lengths.items()},
             "holders of the pages in use": str(counts),
         }
 

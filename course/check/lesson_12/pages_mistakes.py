@@ -1,0 +1,165 @@
+"""More that people get wrong in exercise 12.2; `pages` has the rest."""
+
+from course.check.spec import slip
+
+COUNTS = "3 · Who holds a page"
+COPIES = "4 · Fork now, copy when you write"
+
+RETURNED = "return table[-1], slot, copied"
+KEPT = "        self.tables[seq], self.lengths[seq] = table, length + 1\n        " + RETURNED
+COUNTED = "            self.references[page] += 1\n        self.tables[new], self.lengths[new] = "
+ORDER = "The three values are returned **in another order**. Asked for is (page, slot, copied)."
+
+slip(
+    "one holder left, always",
+    "After a copy the old page counts as held by **one** sequence. There may have been three: take "
+    "one reference away.",
+    ("self.references[copied] -= 1", "self.references[copied] = 1"),
+    see=COPIES,
+)
+slip(
+    "two holders and no more",
+    "A page is copied only if **exactly two** sequences hold it. After two forks there are three.",
+    ("self.references[table[-1]] > 1", "self.references[table[-1]] == 2"),
+    see=COPIES,
+)
+slip(
+    "page 0 is never named",
+    "When the copied page is **page 0**, the answer is None. 0 is a page like any other, but in "
+    "Python it counts as false.",
+    (RETURNED, "return table[-1], slot, (copied or None)"),
+    see=COPIES,
+)
+slip(
+    "free leaves one holder",
+    "`free` sets the count **to 1** if somebody else holds the page. There may be more: take one "
+    "holder away.",
+    ("for page in self.tables.pop(seq):\n            self.references[page] -= 1",
+     "for page in self.tables.pop(seq):\n"
+     "            self.references[page] = int(self.references[page] > 1)"),
+    see=COUNTS,
+)  # fmt: skip
+slip(
+    "one table, two lengths",
+    "After `fork` both sequences have **one and the same list** as their table: one writes into "
+    "the page that the other has taken. Copy the list; the pages stay shared.",
+    ("list(self.tables[seq])", "self.tables[seq]"),
+    ("if slot == 0:", "if length == len(table) * self.page_size:"),
+    ("            table = [*table, self.take()]", "            table.append(self.take())"),
+    ("            table = [*table[:-1], own]", "            table[-1] = own"),
+    see=COPIES,
+)
+slip(
+    "begun before there was a page",
+    "After a MemoryError there is a **new sequence without a page**. First take the page, then "
+    "enter the sequence.",
+    (
+        "        slot, copied =",
+        "        self.tables[seq], self.lengths[seq] = table, length\n        slot, copied =",
+    ),
+    see=COUNTS,
+)
+slip(
+    "None as a page",
+    "Where no page is free, `take` returns **None** in place of raising an error, and the token "
+    "goes nowhere.",
+    ('raise MemoryError("every page is held")', "return None"),
+    see=COUNTS,
+)
+slip(
+    "the length stays after free",
+    "After `free` the sequence is **still in `lengths`**: it must be gone from both.",
+    ("        del self.lengths[seq]\n", ""),
+    see=COUNTS,
+)
+slip(
+    "the table stays after free",
+    "After `free` the sequence is **still in `tables`**: it must be gone from both.",
+    ("in self.tables.pop(seq):", "in self.tables[seq]:"),
+    see=COUNTS,
+)
+slip(
+    "taken too early",
+    "The next page is taken **as soon as one is full**. Perhaps no token ever comes: take it when "
+    "one does.",
+    ("if slot == 0:", "if not table:"),
+    (KEPT, "        page = table[-1]\n"
+     "        self.tables[seq], self.lengths[seq] = table, length + 1\n"
+     "        if (length + 1) % self.page_size == 0:\n"
+     "            self.tables[seq] = [*table, self.take()]\n        return page, slot, copied"),
+    see=COUNTS,
+)  # fmt: skip
+slip(
+    "the slot after this one",
+    "The slot is found from the length **after** the new token has been counted. Its place is the "
+    "length before.",
+    (RETURNED, "return table[-1], self.lengths[seq] % self.page_size, copied"),
+    see=COUNTS,
+)
+slip(
+    "the first page is copied",
+    "What is copied is the **first page** of the table. The one that is going to be written is the "
+    "last.",
+    ("copied, own = table[-1]", "copied, own = table[0]"),
+    ("table = [*table[:-1], own]", "table = [own, *table[1:]]"),
+    see=COPIES,
+)
+slip(
+    "all shared pages copied",
+    "**Every shared page** of the sequence is replaced, not only the last. The full ones are never "
+    "written again, so they can stay shared.",
+    (
+        "            copied, own = table[-1], self.take()\n"
+        "            table = [*table[:-1], own]\n"
+        "            self.references[copied] -= 1\n",
+        "            copied, table = table[-1], [*table]\n"
+        "            for i, page in enumerate(table):\n"
+        "                if self.references[page] > 1:\n"
+        "                    table[i] = self.take()\n"
+        "                    self.references[page] -= 1\n",
+    ),
+    see=COPIES,
+)
+slip(
+    "full, and copied instead of a new page",
+    "A **full page** that is shared is copied, and the token overwrites its slot 0. At slot 0 a "
+    "new page begins, whoever shares the others.",
+    ("if slot == 0:", "if slot == 0 and not (table and self.references[table[-1]] > 1):"),
+    see=COPIES,
+)
+slip(
+    "full, and copied before a new page",
+    "A **full page** that is shared is copied before the next one is taken. Nobody writes it "
+    "again, so it can stay shared.",
+    (
+        "            table = [*table, self.take()]",
+        "            if table and self.references[table[-1]] > 1:\n"
+        "                copied, own = table[-1], self.take()\n"
+        "                self.references[copied] -= 1\n"
+        "                table = [*table[:-1], own]\n"
+        "            table = [*table, self.take()]",
+    ),
+    see=COPIES,
+)
+slip("slot, page, copied", ORDER, (RETURNED, "return slot, table[-1], copied"))
+slip("copied, page, slot", ORDER, (RETURNED, "return copied, table[-1], slot"))
+slip("page, copied, slot", ORDER, (RETURNED, "return table[-1], copied, slot"))
+slip(
+    "page and slot only",
+    "`append` returns **two values**. There are three: (page, slot, copied).",
+    (RETURNED, "return table[-1], slot"),
+)
+slip(
+    "-1 for nothing",
+    "When nothing has to be copied, `copied` is **-1**. It must be None.",
+    ("% self.page_size, None", "% self.page_size, -1"),
+    see=COPIES,
+)
+slip(
+    "fork copies the last page",
+    "`fork` takes a page **at once** for the copy of the last one. It takes none: the copy comes "
+    "when somebody writes, if ever.",
+    ("in self.tables[seq]:\n" + COUNTED + "list(self.tables[seq])",
+     "in self.tables[seq][:-1]:\n" + COUNTED + "[*self.tables[seq][:-1], self.take()]"),
+    see=COPIES,
+)  # fmt: skip
