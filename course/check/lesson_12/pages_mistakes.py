@@ -8,7 +8,7 @@ COPIES = "4 · Fork now, copy when you write"
 RETURNED = "return table[-1], slot, copied"
 KEPT = "        self.tables[seq], self.lengths[seq] = table, length + 1\n        " + RETURNED
 COUNTED = "            self.references[page] += 1\n        self.tables[new], self.lengths[new] = "
-ORDER = "The three values are returned **in another order**. Asked for is (page, slot, copied)."
+ORDER = "The three values come **as ({})**. Asked for is (page, slot, copied)."
 
 slip(
     "one holder left, always",
@@ -141,9 +141,21 @@ slip(
     ),
     see=COPIES,
 )
-slip("slot, page, copied", ORDER, (RETURNED, "return slot, table[-1], copied"))
-slip("copied, page, slot", ORDER, (RETURNED, "return copied, table[-1], slot"))
-slip("page, copied, slot", ORDER, (RETURNED, "return table[-1], copied, slot"))
+slip(
+    "slot, page, copied",
+    ORDER.format("slot, page, copied"),
+    (RETURNED, "return slot, table[-1], copied"),
+)
+slip(
+    "copied, page, slot",
+    ORDER.format("copied, page, slot"),
+    (RETURNED, "return copied, table[-1], slot"),
+)
+slip(
+    "page, copied, slot",
+    ORDER.format("page, copied, slot"),
+    (RETURNED, "return table[-1], copied, slot"),
+)
 slip(
     "page and slot only",
     "`append` returns **two values**. There are three: (page, slot, copied).",
