@@ -131,11 +131,7 @@ def generate(
     _check_text(prompt, stop, model.config.context)
     timing = Timing() if timing is None else timing
     timing.unit = "byte"
-    if max_bytes < 1 or temperature < 0:
-        raise ValueError(
-            "max_bytes must be at least 1 and temperature at least 0; got "
-            f"{max_bytes} and {temperature}"
-        )
+    _check_limits("max_bytes", max_bytes, temperature)
     tokens = generate_tokens(
         model,
         list(prompt),
@@ -172,11 +168,7 @@ def generate_tokens(
     Raises ValueError, when called, as `generate` does, and for tokens outside the vocabulary.
     """
     _check_prompt(prompt, model.config)
-    if max_tokens < 1 or temperature < 0:
-        raise ValueError(
-            "max_tokens must be at least 1 and temperature at least 0; got "
-            f"{max_tokens} and {temperature}"
-        )
+    _check_limits("max_tokens", max_tokens, temperature)
     _check_chunk(prefill_chunk)
     capacity = min(len(prompt) + max_tokens, model.config.context)
     cache = (make_cache or partial(own_cache, model))(capacity)
@@ -223,6 +215,13 @@ def _stream(
         began = time.perf_counter()
         token = later([token])
         timing.tpot_ms.append(1000 * (time.perf_counter() - began))
+
+
+def _check_limits(name: str, most: int, temperature: float) -> None:
+    if most < 1 or temperature < 0:
+        raise ValueError(
+            f"{name} must be at least 1 and temperature at least 0; got {most} and {temperature}"
+        )
 
 
 def _check_chunk(chunk: int | None) -> None:

@@ -21,8 +21,7 @@ else:
 if HAS_TRITON and runtime.INTERPRETED:
     from course.check import quick_interpreter
 
-    for owner, name, quick in quick_interpreter.replacements():
-        setattr(owner, name, quick)
+    quick_interpreter.put(quick_interpreter.replacements())
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -82,9 +82,8 @@ def settings() -> list[Setting]:
         Setting(_anomalies, lambda on: torch.set_anomaly_enabled(*on), (False, True)),
         *(_autocast(*x) for x in (("cpu", torch.bfloat16), ("cuda", torch.float16))),
         *(_precision(of) for of in (torch.backends.mkldnn.matmul, torch.backends.cuda.matmul)),
-        Setting(
-            torch.get_num_threads, torch.set_num_threads, 1
-        ),  # for tensors as small as a check's
+        # not a fresh process's: tensors as small as a check's are done sooner by one thread
+        Setting(torch.get_num_threads, torch.set_num_threads, 1),
         Setting(np.geterr, lambda on: np.seterr(**on), _NUMPY_ERRORS),
         Setting(np.geterrcall, np.seterrcall, None),
         Setting(np.get_printoptions, lambda x: np.set_printoptions(**x), _NUMPY_PRINTS),

@@ -16,7 +16,7 @@ import ast
 import linecache
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -75,7 +75,7 @@ def as_on_a_gpu(tensors: Sequence[torch.Tensor]) -> Iterator[Record]:
     before = function.rewritten_fn, interpreter.FunctionRewriter.ast_transformer
     quick = quick_interpreter.replacements()
     slow = [(owner, name, getattr(owner, name)) for owner, name, _ in quick]
-    _put(quick)
+    quick_interpreter.put(quick)
     function.rewritten_fn, interpreter.FunctionRewriter.ast_transformer = _rewriting()
     interpreter.interpreter_semantic.logical = _logical
     storages = (x.untyped_storage() for x in tensors)
@@ -91,13 +91,8 @@ def as_on_a_gpu(tensors: Sequence[torch.Tensor]) -> Iterator[Record]:
             delattr(builder, name)  # the class's own show again
         del interpreter.interpreter_semantic.logical
         function.rewritten_fn, interpreter.FunctionRewriter.ast_transformer = before
-        _put(slow)
+        quick_interpreter.put(slow)
         quick_interpreter.put_back()
-
-
-def _put(members: Iterable[tuple[Any, str, Any]]) -> None:
-    for owner, name, value in members:
-        setattr(owner, name, value)
 
 
 Ranges = Sequence[tuple[int, int]]  # of addresses: the first, and the end

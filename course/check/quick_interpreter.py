@@ -9,7 +9,7 @@ the shape is computed once. And whether sums of integers overflow is found with 
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -36,13 +36,18 @@ def _remember(names: dict[Any, list[str]]) -> None:
     _builtins[:] = [Replacement(*where, getattr(*where)) for where in found]
 
 
+def put(members: Iterable[tuple[Any, str, Any]]) -> None:
+    """Set members of owners: (owner, name, value) each."""
+    for owner, name, value in members:
+        setattr(owner, name, value)
+
+
 def put_back() -> None:
     """Put the builtins of `tl` back where a kernel whose time was up has left them replaced."""
     import triton.language as tl
 
     if _builtins and not tl.core.is_builtin(tl.load):
-        for owner, name, member in _builtins:
-            setattr(owner, name, member)
+        put(_builtins)
 
 
 @cache
