@@ -1,0 +1,192 @@
+"""What an eight-bit KV cache does to the perplexity of two models.
+
+    python -m benchmarks quality [--quick] [--out FILE]
+
+The model of this course (bytes) and SmolLM2-135M-Instruct (after `make model`) predict the same
+text: `unseen.txt`, the prose of lessons 11 and 12 as they were when both models had long been
+trained. Every cache rounds what it stores; everything else is fp32. Nothing here is timed, so any
+machine gives the same table, but for the last digits. Text, models and formats are named in the
+record: run it again and compare.
+"""
+
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Iterator
+from hashlib import sha256
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from benchmarks.protocol import RESULTS, save
+from reference import checkpoint
+from reference.flash_decoding_cpu import flash_decode_threads
+from reference.perplexity import compare, cut, perplexity, token_losses
+from reference.pretrained import SMOLLM2
+from reference.pretrained import load as load_pretrained
+from reference.quantized_cache import (
+    STATIC,
+    Format,
+    QuantizedKVCache,
+    cached_keys_and_values,
+    calibrate,
+)
+from reference.transformer import Transformer
+
+TEXT = Path(__file__).with_name("unseen.txt")
+CALIBRATION = checkpoint.WEIGHTS / "held_out.txt"
+LENGTH = 512  # tokens per window: the context of the smaller model
+CALIBRATION_WINDOWS = 4
+
+FP32, BF16 = Format(torch.float32), Format(torch.bfloat16)
+INT8, E4M3, E5M2 = torch.int8, torch.float8_e4m3fn, torch.float8_e5m2
+SAME = [FP32, BF16, *(Format(*x) for x in product((INT8, E4M3, E5M2), ("tensor", "head", "token")))]
+DIFFERENT = [
+    (Format(INT8, "tensor"), BF16),
+    (BF16, Format(INT8, "tensor")),
+    (Format(E4M3, "tensor"), BF16),
+    (BF16, Format(E4M3, "tensor")),
+    (Format(E5M2, "tensor"), BF16),
+    (BF16, Format(E5M2, "tensor")),
+    (Format(INT8, "token"), Format(E5M2, "tensor")),
+    (Format(E5M2, "tensor"), Format(INT8, "token")),
+    (Format(INT8, "channel"), Format(INT8, "token")),
+]
+FORMATS = [(format, format) for format in SAME] + DIFFERENT
+"""Pairs (K, V). The first is what all others are compared with."""
+
+PROTOCOL = (
+    f"windows of {LENGTH} tokens of benchmarks/unseen.txt, each from an empty cache, all tokens "
+    "but the first predicted; weights and arithmetic fp32, K (rotated) and V rounded when stored; "
+    f"static scales: the largest magnitudes of the first {CALIBRATION_WINDOWS} windows of "
+    "reference/weights/held_out.txt, what exceeds them is clamped; ratio = perplexity / perplexity "
+    "with an fp32 cache; low, high: its 95 % interval, 10,000 bootstrap draws of whole windows; "
+    "window_losses: nats per token of each window; channels: the largest |x| of each channel of K "
+    "and V over the calibration windows, `spread` = largest / median over a layer's channels."
+)
+
+
+class Subject(NamedTuple):
+    """A model, its text and its calibration text in windows int64 (n, LENGTH), its file's sum."""
+
+    name: str
+    model: Transformer
+    windows: Tensor
+    calibration: Tensor
+    sum: str
+
+
+def as_bytes(text: str) -> Tensor:
+    """The tokens of the course's own model: UTF-8 bytes, int64 (n,)."""
+    return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).long()
+
+
+def subjects() -> Iterator[Subject]:
+    """The two models. Raises FileNotFoundError, at the second, before `make model`."""
+    file = checkpoint.WEIGHTS / checkpoint.FILE
+    yield _subject("bytes", checkpoint.load(), as_bytes, file)
+    model, tokenizer = load_pretrained()
+    yield _subject("smollm2", model, lambda text: torch.tensor(tokenizer.encode(text)), SMOLLM2)
+
+
+def _subject(name: str, model: Transformer, encode: Callable[[str], Tensor], file: Path) -> Subject:
+    windows, calibration = (
+        cut(encode(path.read_text(encoding="utf-8")), LENGTH) for path in (TEXT, CALIBRATION)
+    )
+    total = sha256(file.read_bytes()).hexdigest()
+    return Subject(name, model, windows, calibration[:CALIBRATION_WINDOWS], total)
+
+
+def losses(subject: Subject, k: Format, v: Format, windows: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The losses (LENGTH − 1,) of each window, read through a cache in these formats."""
+    model, attend = subject.model, flash_decode_threads
+    static = k.per in STATIC or v.per in STATIC
+    scales = calibrate(model, subject.calibration, k, v, attend) if static else (None, None)
+
+    def make_cache() -> QuantizedKVCache:
+        return QuantizedKVCache(model.config, k, v, scales=scales, capacity=LENGTH)
+
+    return token_losses(model, windows, make_cache, attend)
+
+
+def measure(subject: Subject, formats: list[tuple[Format, Format]]) -> list[dict[str, Any]]:
+    """One row per pair of formats; the first pair is the one that all are compared with."""
+    rows, before = [], None
+    bar = tqdm(total=len(formats) * len(subject.windows), desc=subject.name, unit="window")
+    for k, v in formats:
+        after = []
+        for loss in losses(subject, k, v, subject.windows):
+            after.append(loss)
+            bar.update()
+        found = torch.stack(after)
+        before = found if before is None else before
+        ratio = compare(found, before)
+        config = subject.model.config
+        per_head = k.bytes_per_token(config.D) + v.bytes_per_token(config.D)
+        rows.append({
+            "model": subject.name,
+            "k": str(k),
+            "v": str(v),
+            "perplexity": round(perplexity(found), 5),
+            **{name: round(x, 6) for name, x in ratio._asdict().items()},
+            "bytes_per_token": config.layers * config.Hkv * per_head,
+            "tokens": found.numel(),
+            "window_losses": [round(x, 6) for x in found.mean(1).tolist()],
+        })  # fmt: skip
+    bar.close()
+    return rows
+
+
+def channels(subject: Subject) -> dict[str, Any]:
+    """How much the channels of K and of V differ in size: in every layer, and one layer whole."""
+    largest: dict[str, Tensor] = {}
+    for window in subject.calibration:
+        found = cached_keys_and_values(subject.model, window, flash_decode_threads)
+        for name, x in zip("kv", found, strict=True):
+            most = x.abs().amax(1)  # (layers, Hkv, D)
+            largest[name] = torch.maximum(largest.get(name, most), most)
+    spread = {
+        name: x.flatten(1).amax(1) / x.flatten(1).median(1).values for name, x in largest.items()
+    }
+    layer = int(spread["k"].argmax())
+    return {
+        "layer": layer,
+        **{
+            name: [[round(c, 4) for c in head] for head in x[layer].tolist()]
+            for name, x in largest.items()
+        },
+        **{f"{name}_spread": [round(s, 3) for s in x.tolist()] for name, x in spread.items()},
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as text."""
+    head = f"{'model':8} {'K':17} {'V':17} {'perplexity':>10}   ratio (95 % interval)"
+    return "\n".join([head, *(
+        f"{r['model']:8} {r['k']:17} {r['v']:17} {r['perplexity']:>10.4f}   "
+        f"{r['ratio']:.4f} ({r['low']:.4f} to {r['high']:.4f})"
+        for r in rows
+    )])  # fmt: skip
+
+
+def main(options: Namespace) -> None:
+    """Measure both models, print the table, write the record."""
+    rows, models, outliers = [], {}, {}
+    formats = [(FP32, FP32), (Format(E5M2, "tensor"),) * 2] if options.quick else FORMATS
+    try:
+        for subject in subjects():
+            if options.quick:
+                subject = subject._replace(windows=subject.windows[:2])
+            rows += measure(subject, formats)
+            models[subject.name], outliers[subject.name] = subject.sum, channels(subject)
+            if options.quick:
+                break
+    except FileNotFoundError as error:
+        raise SystemExit(str(error)) from error
+    print(table(rows))
+    path = Path(options.out) if options.out else RESULTS / "quality.json"
+    text = sha256(TEXT.read_bytes()).hexdigest()
+    save(path, PROTOCOL, rows, models=models, text=text, channels=outliers)
+    print(f"written: {path}")
