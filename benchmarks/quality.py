@@ -83,12 +83,16 @@ def as_bytes(text: str) -> Tensor:
     return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).long()
 
 
-def subjects() -> Iterator[Subject]:
-    """The two models. Raises FileNotFoundError, at the second, before `make model`."""
+def small_model() -> Subject:
+    """The course's own model, whose tokens are bytes."""
     file = checkpoint.WEIGHTS / checkpoint.FILE
-    yield _subject("bytes", checkpoint.load(), as_bytes, file)
+    return _subject("bytes", checkpoint.load(), as_bytes, file)
+
+
+def smollm2() -> Subject:
+    """SmolLM2. Raises FileNotFoundError before `make model`."""
     model, tokenizer = load_pretrained()
-    yield _subject("smollm2", model, lambda text: torch.tensor(tokenizer.encode(text)), SMOLLM2)
+    return _subject("smollm2", model, lambda text: torch.tensor(tokenizer.encode(text)), SMOLLM2)
 
 
 def _subject(name: str, model: Transformer, encode: Callable[[str], Tensor], file: Path) -> Subject:
@@ -173,20 +177,19 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main(options: Namespace) -> None:
     """Measure both models, print the table, write the record."""
-    rows, models, outliers = [], {}, {}
-    formats = [(FP32, FP32), (Format(E5M2, "tensor"),) * 2] if options.quick else FORMATS
     try:
-        for subject in subjects():
-            if options.quick:
-                subject = subject._replace(windows=subject.windows[:2])
-            rows += measure(subject, formats)
-            models[subject.name], outliers[subject.name] = subject.sum, channels(subject)
-            if options.quick:
-                break
+        subjects = [small_model()] if options.quick else [smollm2(), small_model()]
     except FileNotFoundError as error:
         raise SystemExit(str(error)) from error
+    formats = FORMATS
+    if options.quick:
+        formats = [(FP32, FP32), (Format(E5M2, "tensor"),) * 2]
+        subjects = [subject._replace(windows=subject.windows[:2]) for subject in subjects]
+    rows = [row for subject in subjects for row in measure(subject, formats)]
     print(table(rows))
     path = Path(options.out) if options.out else RESULTS / "quality.json"
     text = sha256(TEXT.read_bytes()).hexdigest()
+    models = {subject.name: subject.sum for subject in subjects}
+    outliers = {subject.name: channels(subject) for subject in subjects}
     save(path, PROTOCOL, rows, models=models, text=text, channels=outliers)
     print(f"written: {path}")
