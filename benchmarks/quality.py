@@ -178,7 +178,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main(options: Namespace) -> None:
     """Measure both models, print the table, write the record."""
     try:
-        subjects = [small_model()] if options.quick else [smollm2(), small_model()]
+        subjects = [small_model()] if options.quick else [small_model(), smollm2()]
     except FileNotFoundError as error:
         raise SystemExit(str(error)) from error
     formats = FORMATS

@@ -34,11 +34,16 @@ def choose_chunk(length: int, Hkv: int, threads: int) -> int:
     """Keys per split: CHUNK, or fewer if that would leave threads without a task.
 
     Aims at two tasks (split × KV head) per thread, but never fewer than 64 keys: below that,
-    starting a task costs more than its reads.
+    starting a task costs more than its reads. So do a second call and the merge where a cache of
+    up to CHUNK keys has a head for every thread: it stays whole.
 
     >>> choose_chunk(32768, Hkv=8, threads=2), choose_chunk(4096, Hkv=1, threads=16)
     (512, 128)
+    >>> choose_chunk(500, Hkv=3, threads=2)
+    500
     """
+    if 0 < length <= CHUNK and Hkv >= threads:
+        return length
     return max(64, min(CHUNK, length * Hkv // (2 * threads)))
 
 
@@ -178,8 +183,12 @@ def _merged_row(
     else:
         chunk = math.ceil(length / num_splits)
     o_s, lse_s = decode_row(q, caches, b, length, chunk, causal, scale)
-    weights = torch.softmax(lse_s, 0)  # exp(lse_s − lse): they sum to 1 over the splits
-    o = unfold_queries((o_s * weights.unsqueeze(-1)).sum(0), Lq).to(q.dtype)
+    if len(lse_s) == 1:  # nothing to merge
+        merged = o_s[0]
+    else:
+        weights = torch.softmax(lse_s, 0)  # exp(lse_s − lse): they sum to 1 over the splits
+        merged = (o_s * weights.unsqueeze(-1)).sum(0)
+    o = unfold_queries(merged, Lq).to(q.dtype)
     lse = unfold_queries(torch.logsumexp(lse_s, 0), Lq) if return_lse else None
     if causal and Lq > length:  # queries before the first key
         o[: Lq - length] = 0.0

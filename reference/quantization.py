@@ -56,7 +56,7 @@ def quantize(x: Tensor, dtype: torch.dtype, per: str = "tensor") -> tuple[Tensor
     if not x.isfinite().all():
         raise ValueError("x must be finite: one inf or nan would set the scale of all the rest")
     wide = _wide(x)
-    scale = _scale_for(_largest_magnitude(wide, per), dtype)
+    scale = scale_for(_largest_magnitude(wide, per), dtype)
     return round_to_cache(wide, scale, dtype), scale
 
 
@@ -98,7 +98,7 @@ def scale_of_token(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     63.5 becomes 127, and nobody will read 63.5: NaN times anything is NaN.
     """
     finite = x.isfinite()
-    scale = _scale_for(_largest_magnitude(torch.where(finite, _wide(x), 0.0), "token"), dtype)
+    scale = scale_for(_largest_magnitude(torch.where(finite, _wide(x), 0.0), "token"), dtype)
     lost = ~finite.all(-1) & (dtype == torch.int8)
     return scale, torch.where(lost, math.nan, scale)
 
@@ -119,8 +119,8 @@ def _wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _scale_for(amax: Tensor, dtype: torch.dtype) -> Tensor:
-    """The fp32 scale that maps amax to the dtype's largest number; 1 for 0."""
+def scale_for(amax: Tensor, dtype: torch.dtype) -> Tensor:
+    """The fp32 scale, shaped like amax, that maps amax to the dtype's largest number; 1 for 0."""
     smallest = torch.finfo(torch.float32).tiny  # a scale must not underflow to 0
     return torch.where(amax == 0, 1.0, (amax / LARGEST[dtype]).clamp_min(smallest)).float()
 

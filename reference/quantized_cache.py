@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from reference.kv_cache import rotate
-from reference.quantization import LARGEST, dequantize, round_to_cache, scale_of_token
+from reference.quantization import LARGEST, dequantize, round_to_cache, scale_for, scale_of_token
 from reference.transformer import Attend, Config, KVCache, Transformer
 
 STATIC = ("tensor", "head", "channel")
@@ -72,8 +72,7 @@ class Format:
         if self.per not in STATIC:
             return None
         dims = {"tensor": (1, 2, 3), "head": (1, 3), "channel": (1,)}[self.per]
-        largest = x.float().abs().amax(dims)
-        return torch.where(largest == 0, 1.0, largest / LARGEST[self.dtype])
+        return scale_for(x.abs().amax(dims), self.dtype)
 
 
 class Stored:
@@ -108,8 +107,9 @@ class Stored:
         elif self.format.per == "token":
             own, self.scales[layer, b, cells] = scale_of_token(x, dtype)
             self.numbers[layer, b, cells] = round_to_cache(x, own, dtype)
-        elif self.format.per == "channel":  # a scale for each number of a token: divide first
-            self.numbers[layer, b, cells] = round_to_cache(x / self.scales[layer], None, dtype)
+        elif self.format.per == "channel":  # as if each channel were a head of one number
+            one, scale = x.flatten(1)[..., None], self.scales[layer].flatten()
+            self.numbers[layer, b, cells] = round_to_cache(one, scale, dtype).view(x.shape)
         else:
             self.numbers[layer, b, cells] = round_to_cache(x, self.scales[layer], dtype)
 
@@ -118,9 +118,10 @@ class Stored:
         numbers = self.numbers[layer, :, :length]
         if self.scales is None:
             return numbers.to(dtype)
-        if self.format.per == "channel":
-            return (numbers.float() * self.scales[layer]).to(dtype)
         scale = self.scales[layer]
+        if self.format.per == "channel":
+            one = numbers.flatten(2)[..., None]
+            return dequantize(one, scale.flatten(), dtype).view(numbers.shape)
         return dequantize(numbers, scale[:, :length] if scale.ndim == 3 else scale, dtype)
 
 

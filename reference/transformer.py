@@ -143,10 +143,8 @@ class RMSNorm(nn.Module):
         self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (..., width). Computed in fp32 (fp64 for fp64), returned in the dtype of x."""
-        wide = x if x.dtype == torch.float64 else x.float()
-        unit = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return unit.to(x.dtype) * self.weight
+        """x / √(mean x² + eps) · weight for x (..., width), summed in fp32 (fp64 for fp64)."""
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
 class Block(nn.Module):

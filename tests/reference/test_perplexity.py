@@ -65,11 +65,15 @@ def test_the_interval_holds_the_truth_about_95_times_in_100():
 
 
 def test_windows_are_drawn_whole():
-    """Tokens of one window that move together say no more than one of them does."""
+    """Tokens of one window that move together say no more than one of them does.
+
+    Six windows: the mean is drawn within about 2 · 0.5 / √6 of 0.5. Six thousand tokens on their
+    own would give 1.03 for the ratio of the ends.
+    """
     before = torch.zeros(6, 1000, dtype=torch.float64)
     after = torch.tensor([0.0, 0, 0, 1, 1, 1], dtype=torch.float64)[:, None].expand(6, 1000)
     r = compare(after, before)
-    assert math.isclose(r.ratio, math.exp(0.5)) and r.high / r.low > 2
+    assert math.isclose(r.ratio, math.exp(0.5)) and r.high / r.low > 1.8
 
 
 def test_pairing_removes_how_hard_the_windows_are():
