@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from benchmarks.machine import memory_now_and_most
 from benchmarks.protocol import RESULTS, median_ratio, save
 from benchmarks.timing import HostClock, median_and_quartiles, take_turns
 from course.model import sha256
@@ -194,23 +195,6 @@ def read_model(quick: bool) -> Transformer:
 
 
 # ---- memory: each side in a process of its own ---------------------------------------------------
-
-
-def memory_now_and_most() -> tuple[int, int]:
-    """Bytes of memory that this process has now, and has had at most (resident).
-
-    Linux says both in /proc. Its `ru_maxrss` will not do: a new process begins with its parent's.
-    Elsewhere the first is the most so far. Raises ImportError on Windows.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        lines = [line.split() for line in status.read_text(encoding="ascii").splitlines()]
-        found = {line[0]: int(line[1]) * 1024 for line in lines if line[0] in ("VmRSS:", "VmHWM:")}
-        return found["VmRSS:"], found["VmHWM:"]
-    import resource
-
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
-    return most, most
 
 
 def take_memory(side: str, context: int, quick: bool) -> int:
