@@ -201,6 +201,7 @@ def take_memory(side: str, context: int, quick: bool) -> int:
     """Read the model, fill a cache, decode a few tokens; return the bytes this took at its peak."""
     import transformers  # noqa: F401  so that its own size is in what was there before
 
+    torch.arange(1, device="meta")  # and that of torch's compiler, which this loads for both
     before, _ = memory_now_and_most()
     model = read_model(quick)
     ours = Ours(model, context)
