@@ -4,8 +4,9 @@
 
 SmolLM2-135M-Instruct (after `make model`), fp32. Both sides have the same weights, in the same
 memory. Ours attends by `flash_decode_threads`; transformers by SDPA, its default, with its default
-cache. A step's cost depends on how many keys there are and not on what they say, so the caches
-are filled with random numbers, the same ones on both sides, rather than by a prefill of minutes.
+cache. A step's cost depends on how many keys there are, not on their values, so the caches are
+filled with random numbers, the same ones on both sides, rather than by a prefill that takes
+minutes.
 That both give the same logits is checked at every context before anything is timed.
 """
 

@@ -60,6 +60,6 @@ def load(
         return Pretrained(*gguf_file.load(path, dtype, device))
     if path == SMOLLM2:
         raise FileNotFoundError(
-            "SmolLM2 is not here yet: run `make model` (93 MB, once), then the same again."
+            "SmolLM2 is not here yet: run `make model` (93 MB, once), then try again."
         )
     raise FileNotFoundError(f"path must be a folder or a .gguf file; there is nothing at {path}")

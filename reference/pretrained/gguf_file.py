@@ -7,8 +7,8 @@ Two things differ from the other formats.
 2. The rows of q and k are in another order. Rotary embedding rotates pairs of dimensions. Hugging
    Face, and this course, pair i with i + D/2; in the file, pairs are neighbours:
 
-       row of a head, D = 8       0  1  2  3  4  5  6  7
-       in the file it is ours'    0  4  1  5  2  6  3  7
+       row of a head in the file, D = 8    0  1  2  3  4  5  6  7
+       the row that it is here             0  4  1  5  2  6  3  7
 
 Sources: the GGUF specification, github.com/ggml-org/ggml/blob/master/docs/gguf.md; the order of
 rows: `LlamaModel.permute` in llama.cpp's convert_hf_to_gguf.py.
@@ -67,7 +67,7 @@ def _field(header: Header, name: str, default: Any = None) -> Any:
 
 
 def read_config(header: Header) -> Config:
-    """The sizes, from the header. Raises `UnfitError` for what the Transformer is not."""
+    """The sizes, from the header. Raises `UnfitError` for what the Transformer cannot be."""
     kind = _field(header, "general.architecture")
     if kind != "llama":
         raise UnfitError(f"general.architecture must be 'llama'; got {kind!r}")
@@ -95,7 +95,7 @@ def read_config(header: Header) -> Config:
         hidden=_field(header, "llama.feed_forward_length"),
         context=_field(header, "llama.context_length"),
         rope_base=_field(header, "llama.rope.freq_base", 10000.0),
-        # the header's fp32, 9.999999747e-06, says seven digits: 1e-05
+        # fp32 has seven digits: what the header holds, 9.999999747e-06, means 1e-05
         norm_eps=float(f"{_field(header, 'llama.attention.layer_norm_rms_epsilon'):.7g}"),
         tied="output.weight" not in names,
     )

@@ -209,8 +209,8 @@ slip(
 )
 slip(
     "slots from the block",
-    "The slot is the key's number **in its block**. It is its number in the page: the rest of the "
-    "division by PAGE.",
+    "The slot is the key's number **in its block**. It is its number in the page: the remainder of "
+    "the division by PAGE.",
     ("offs_n % PAGE", "tl.arange(0, BLOCK_N)"),
 )
 slip(
@@ -251,8 +251,8 @@ slip(
 )
 slip(
     "pages closely packed",
-    "A page is taken to be **PAGE slots** long. There may be gaps between pages, and the slots may "
-    "not be what lies side by side: use stride_page.",
+    "A page is taken to be **PAGE slots** long. There may be gaps between pages, and in another "
+    "layout a page is not made of slots side by side: use stride_page.",
     ("page * stride_page", "page * PAGE * stride_slot"),
 )
 slip(
