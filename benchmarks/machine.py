@@ -1,4 +1,4 @@
-"""The GPU, the versions and the code that a record was made with."""
+"""The GPU, the versions and the code that a record was made with; memory left and memory used."""
 
 import gc
 import hashlib
@@ -67,3 +67,20 @@ def free_bytes() -> float:
     gc.collect()  # the inputs of the last cell may be in a reference cycle
     torch.cuda.empty_cache()
     return 0.8 * torch.cuda.mem_get_info()[0]
+
+
+def memory_now_and_most() -> tuple[int, int]:
+    """Bytes of memory that this process has now, and the most it has had so far (resident).
+
+    Linux reports both in /proc. Its `ru_maxrss` won't do: a new process starts with its parent's.
+    Elsewhere both are the most so far. Raises ImportError on Windows.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = [line.split() for line in status.read_text(encoding="ascii").splitlines()]
+        found = {line[0]: int(line[1]) * 1024 for line in lines if line[0] in ("VmRSS:", "VmHWM:")}
+        return found["VmRSS:"], found["VmHWM:"]
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+    return most, most

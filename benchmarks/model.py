@@ -4,8 +4,9 @@
 
 SmolLM2-135M-Instruct (after `make model`), fp32. Both sides have the same weights, in the same
 memory. Ours attends by `flash_decode_threads`; transformers by SDPA, its default, with its default
-cache. A step's cost depends on how many keys there are and not on what they say, so the caches
-are filled with random numbers, the same ones on both sides, rather than by a prefill of minutes.
+cache. A step's cost depends on how many keys there are, not on their values, so the caches are
+filled with random numbers, the same ones on both sides, rather than by a prefill that takes
+minutes.
 That both give the same logits is checked at every context before anything is timed.
 """
 
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from benchmarks.machine import memory_now_and_most
 from benchmarks.protocol import RESULTS, median_ratio, save
 from benchmarks.timing import HostClock, median_and_quartiles, take_turns
 from course.model import sha256
@@ -196,27 +198,11 @@ def read_model(quick: bool) -> Transformer:
 # ---- memory: each side in a process of its own ---------------------------------------------------
 
 
-def memory_now_and_most() -> tuple[int, int]:
-    """Bytes of memory that this process has now, and has had at most (resident).
-
-    Linux says both in /proc. Its `ru_maxrss` will not do: a new process begins with its parent's.
-    Elsewhere the first is the most so far. Raises ImportError on Windows.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        lines = [line.split() for line in status.read_text(encoding="ascii").splitlines()]
-        found = {line[0]: int(line[1]) * 1024 for line in lines if line[0] in ("VmRSS:", "VmHWM:")}
-        return found["VmRSS:"], found["VmHWM:"]
-    import resource
-
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
-    return most, most
-
-
 def take_memory(side: str, context: int, quick: bool) -> int:
     """Read the model, fill a cache, decode a few tokens; return the bytes this took at its peak."""
     import transformers  # noqa: F401  so that its own size is in what was there before
 
+    torch.arange(1, device="meta")  # and that of torch's compiler, which this loads for both
     before, _ = memory_now_and_most()
     model = read_model(quick)
     ours = Ours(model, context)

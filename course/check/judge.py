@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import dis
 import inspect
 import os
 import random
-import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from time import process_time
 from typing import Any
 
 from course import progress
 from course.check import catalogue, compiler, conditions
+from course.check.borrowed import borrowed_from_us
 from course.check.compare import Complaint, complain
 from course.check.launches import Watched, is_kernel
 from course.check.observe import (
@@ -27,7 +25,6 @@ from course.check.observe import (
 )
 from course.check.recognise import recognise, seeds
 from course.check.report import Outcome, Report, Status
-from course.check.rewritten import plain
 from course.check.spec import Exercise
 
 UNWRITTEN = "This one is not written yet: put your code in place of `raise NotImplementedError()`."
@@ -127,54 +124,6 @@ def unfit(exercise: Exercise, answer: Any) -> str:
         if "raise NotImplementedError" in source:
             return UNWRITTEN
     return ""
-
-
-def borrowed_from_us(exercise: Exercise, answer: Any) -> str:
-    """Return the first function of `reference` or `kernels` that an answer uses and none of the
-    right answers does, as "reference.online_softmax.merge"; or "".
-
-    Helpers that the learner has defined are looked into as well.
-    """
-    allowed = {name for right in (exercise.right, *exercise.also_right) for name in _ours(right)}
-    return next((name for name in _ours(answer) if name not in allowed), "")
-
-
-def _ours(answer: Any, seen: frozenset = frozenset()) -> Iterator[str]:
-    """Yield the functions of `reference` and `kernels` that an answer is or mentions."""
-    function = plain(answer)
-    if not inspect.isfunction(function) or function in seen:
-        return
-    if function.__module__.split(".")[0] in ("reference", "kernels"):
-        yield f"{function.__module__}.{function.__name__}"
-        return
-    if seen and function.__module__ not in {other.__module__ for other in seen}:
-        return  # another library's: what it uses is not the learner's doing
-    values = [*_globals_used(function)]
-    for value in values:
-        yield from _ours(value, seen | {function})
-
-
-def _globals_used(function: Any) -> Iterator[Any]:
-    """Yield the globals that a function loads, and what it takes from modules by a dot.
-
-    For modules that it imports itself: whatever they have of a name that it takes from anything.
-    """
-    module, imported = None, []
-    for step in dis.get_instructions(function):
-        if step.opname in ("IMPORT_FROM", "LOAD_ATTR", "LOAD_METHOD"):
-            yield from (getattr(other, step.argval, None) for other in imported)
-        if step.opname == "IMPORT_NAME":
-            imported.append(sys.modules.get(step.argval))
-        elif step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-            value = function.__globals__.get(step.argval)
-            module = value if inspect.ismodule(value) else None
-            yield value
-        elif step.opname in ("LOAD_ATTR", "LOAD_METHOD") and module is not None:
-            value = getattr(module, step.argval, None)
-            module = value if inspect.ismodule(value) else None
-            yield value
-        else:
-            module = None
 
 
 def run(exercise: Exercise, index: int, answer: Any, seed: int) -> Outcome:

@@ -5,7 +5,7 @@ In reading order:
     pool            who holds which page: counts, keys, eviction
     tables          which pages a sequence has: reserve, fork, copy on write, take back
     cache           K and V of a model in those pages, as a cache that the model can be given
-    gather          pages brought together in rows again, for attention without block tables
+    gather          pages gathered into rows again, for attention without block tables
     day             a simulated day of requests: what contiguous and paged memory waste
 
 Nothing here computes attention: that is `flash_decode(…, block_table=…)`, in `reference` and in

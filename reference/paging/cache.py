@@ -33,8 +33,8 @@ class PagedKVCache:
 
     config: the sizes of a model. num_pages, page_size (tokens): at least 1. append: the function
     that writes and rotates, called like `reference.kv_cache.append_kv`. poison: fill pages with NaN
-    when they are handed out, and all of them at the start, so that whoever reads what nobody has
-    written gets NaN; it costs a pass over each page.
+    when they are handed out, and all of them at the start, so that reading what nobody has written
+    gives NaN; it costs a pass over each page.
 
     k, v: (layers, num_pages, page_size, Hkv, D). tables: who holds which page. Raises ValueError
     for sizes below 1.
@@ -71,10 +71,10 @@ class PagedKVCache:
         return 2 * self.k[:, 0].numel() * self.k.element_size()
 
     def new(self, tokens: Sequence[int] = (), *, salt: bytes = b"") -> int:
-        """Begin a sequence; with `tokens`, its prompt, in the pages that are known to begin it.
+        """Begin a sequence; with `tokens`, its prompt, in the pages that already hold its start.
 
-        `tables.length(seq)` says how many tokens that spares the model: it has to be given the
-        others. salt: see `page_keys`.
+        `tables.length(seq)` says how many tokens these hold: the model needs only the others. salt:
+        see `page_keys`.
         """
         seq = self.tables.new()
         self.tables.adopt(seq, tokens, salt=salt)
@@ -85,7 +85,7 @@ class PagedKVCache:
         return self.tables.fork(seq)
 
     def free(self, seq: int) -> None:
-        """End a sequence. Raises KeyError if it is not there, or not any more."""
+        """End a sequence. Raises KeyError if there is none, or no longer."""
         self.tables.free(seq)
 
     def record(self, seq: int, tokens: Sequence[int], *, salt: bytes = b"") -> None:
@@ -115,7 +115,7 @@ class Batch:
     """Some sequences of a `PagedKVCache` as the rows of a batch: what `Transformer` is given.
 
     Has the `lengths`, `room` and `attend` of `reference.transformer.KVCache`. Setting `lengths`
-    lower takes tokens back, and releases the pages that hold none then. Raises ValueError for no
+    lower takes tokens back, and releases the pages left empty. Raises ValueError for no
     sequence, or one named twice; KeyError for one that is not there.
     """
 

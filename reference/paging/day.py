@@ -172,7 +172,7 @@ class Outcome:
     """A day under one rule. Shares of memory are averages over the seconds when somebody waited.
 
     held: tokens that are there. later: reserved, and filled before the request ends. never:
-    reserved and never filled (internal fragmentation). free: nobody's, and yet somebody waits.
+    reserved and never filled (internal fragmentation). free: nobody's, though somebody waits.
     scattered: in this share of those seconds the free memory would have done for the next request,
     had it been in one piece (external fragmentation). running: requests at once, over the same
     seconds; most: at any time. median_wait, long_wait (95th percentile): seconds until a request

@@ -1,7 +1,7 @@
-"""Pages brought together in rows again, for attention that knows no block tables.
+"""Pages gathered into rows again, for attention that does not know block tables.
 
-It is what a paged kernel saves: the copy reads and writes every key once more than attention has
-to. Useful for functions that can't be changed, and to say what the block table means.
+This is what a paged kernel avoids: the copy reads and writes every key once more than attention
+needs to. It is of use for functions that can't be changed, and says what the block table means.
 """
 
 from torch import Tensor

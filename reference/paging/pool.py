@@ -2,7 +2,7 @@
 
 A page is in one of three states, and `allocate` looks for one from left to right:
 
-    free        nobody holds it, nothing in it is worth anything
+    free        nobody holds it, and nothing in it is worth keeping
     idle        nobody holds it, but its contents are known by key: a later prompt may want them
     held        one sequence holds it, or several (a common prefix)
 
@@ -35,8 +35,8 @@ def page_keys(
 ) -> list[bytes]:
     """A name for the contents of every full page of `tokens`, 32 bytes each.
 
-    The key of a page is a hash of the page's own tokens and of the key before it. So two pages have
-    one key only if *everything up to their end* is equal, which is what their K and V depend on.
+    The key of a page is a hash of the page's own tokens and of the key before it. So two pages
+    have the same key only if *everything up to their end* is equal: K and V depend on all of it.
     tokens: token ids, 0 … 2^63 − 1. parent: the key of the page before the first; b"": none. salt:
     whatever else K and V depend on (the model, its dtype, an adapter). Raises ValueError for a
     page_size below 1 or a negative token.

@@ -1,4 +1,4 @@
-"""A row too long to hold: its keys come a chunk at a time, and nothing of them is kept.
+"""A row too long to hold: its keys come a chunk at a time, and none of them are kept.
 
 One million keys of D = 64 in fp32 take 256 MiB, and their values as much again. A chunk of 16,384
 takes 8 MiB. Each chunk is a split: a worker's share, of which o and lse stay.

@@ -79,8 +79,8 @@ def running_sum(terms: Tensor, dtype: torch.dtype, *, block: int = 1) -> Tensor:
 def stalls_at(term: float, dtype: torch.dtype) -> float:
     """The total at which adding `term` once more changes nothing, for a sum carried in `dtype`.
 
-    Adding less than half a gap is rounded away, and just half a gap as well where the total is a
-    power of two. Gaps double at powers of two, so the total stops at the first power of two that is
+    Less than half a gap is rounded away, and so is exactly half a gap where the total is a power of
+    two. Gaps double at powers of two, so the total stops at the first power of two that is
     at least term / u. math.inf if `dtype` overflows before that. Raises ValueError unless term > 0.
 
     >>> stalls_at(1.0, torch.float16), stalls_at(0.3, torch.float16), stalls_at(64.0, torch.float16)
@@ -161,7 +161,7 @@ def decode_key_by_key(scores: Tensor, v: Tensor, num_splits: int) -> tuple[Tenso
 def split_bound(scores: Tensor, v: Tensor, num_splits: int, *, coin_flips: bool = False) -> Tensor:
     """How far S splits, each summed key by key in fp32 and then merged, can be from the truth.
 
-    Counting the roundings on the way of a term, twice each: in the numerator and the denominator.
+    Counted are the roundings that a term goes through, twice: in numerator and denominator.
 
         a weight p         R + 2      R = largest max − score: a subtraction that large, and exp
         a split's sums     c          c = n / S keys; one product and c − 1 additions

@@ -7,8 +7,8 @@
                  └→ Tokenizer: text ⇄ numbers, and the chat template around a question
 
 Nothing here computes attention: the model is the Transformer that the byte-level model is, with
-other sizes. In reading order: `weights` (what goes where), `gguf_file` and `huggingface` (two ways
-to store it), `tokenizer`, `terminal` (`python -m reference.generate`).
+other sizes. In reading order: `weights` (what goes where), `gguf_header`, `gguf_file` and
+`huggingface` (two ways to store it), `tokenizer`, `terminal` (`python -m reference.generate`).
 
 Sources: Touvron et al. 2023, "LLaMA"; Allal et al. 2025, "SmolLM2: When Smol Goes Big"
 (arXiv:2502.02737); the GGUF specification, github.com/ggml-org/ggml/blob/master/docs/gguf.md.
@@ -47,7 +47,7 @@ def load(
     """Read a model of the Llama architecture: a GGUF file, or a folder in Hugging Face's format.
 
     path: by default the model that `make model` fetches, 135 million parameters: 538 MB in fp32.
-    Tensors are read one at a time, so little more memory than that is needed.
+    Tensors are read one at a time: little more memory than that is needed.
 
     Raises FileNotFoundError, saying what is missing; `UnfitError`, a ValueError, for what the
     Transformer cannot compute or what is damaged, by name; ImportError without the packages that
@@ -60,6 +60,6 @@ def load(
         return Pretrained(*gguf_file.load(path, dtype, device))
     if path == SMOLLM2:
         raise FileNotFoundError(
-            "SmolLM2 is not here yet: run `make model` (93 MB, once), then the same again."
+            "SmolLM2 is not here yet: run `make model` (93 MB, once), then try again."
         )
     raise FileNotFoundError(f"path must be a folder or a .gguf file; there is nothing at {path}")

@@ -7,8 +7,8 @@ Two things differ from the other formats.
 2. The rows of q and k are in another order. Rotary embedding rotates pairs of dimensions. Hugging
    Face, and this course, pair i with i + D/2; in the file, pairs are neighbours:
 
-       row of a head, D = 8       0  1  2  3  4  5  6  7
-       in the file it is ours'    0  4  1  5  2  6  3  7
+       row of a head in the file, D = 8    0  1  2  3  4  5  6  7
+       the row that it is here             0  4  1  5  2  6  3  7
 
 Sources: the GGUF specification, github.com/ggml-org/ggml/blob/master/docs/gguf.md; the order of
 rows: `LlamaModel.permute` in llama.cpp's convert_hf_to_gguf.py.
@@ -16,19 +16,18 @@ rows: `LlamaModel.permute` in llama.cpp's convert_hf_to_gguf.py.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
+from reference.pretrained.gguf_header import Header, Stored, read_header
 from reference.pretrained.tokenizer import Tokenizer, byte_level
 from reference.pretrained.weights import UnfitError, config_of, empty, fill
 from reference.transformer import Config, Transformer
-
-if TYPE_CHECKING:
-    from gguf import GGUFReader, ReaderTensor
 
 NAMES = {
     "attn_norm": "input_layernorm",
@@ -49,86 +48,89 @@ def load(
     path: Path, dtype: torch.dtype, device: torch.device | str
 ) -> tuple[Transformer, Tokenizer]:
     """Read the file. Raises as `reference.pretrained.load`."""
-    from gguf import GGUFReader
+    with path.open("rb") as file:
+        try:
+            header = read_header(file)
+        except ValueError as error:
+            raise UnfitError(f"{path.name} is no GGUF file, or is damaged: {error}") from error
+        config, tokenizer = read_config(header), read_tokenizer(header)
+        model = fill(empty(config, dtype, device), tensors(file, header, config))
+    return model, tokenizer
 
-    try:
-        reader = GGUFReader(path)
-    except (ValueError, IndexError, KeyError, OverflowError) as error:
-        raise UnfitError(f"{path.name} is no GGUF file, or is damaged: {error}") from error
-    config, tokenizer = read_config(reader), read_tokenizer(reader)
-    reader.fields.clear()  # 100,000 words and merges as arrays: 90 MB that are not needed again
-    return fill(empty(config, dtype, device), tensors(reader, config)), tokenizer
 
-
-def _field(reader: GGUFReader, name: str, default: Any = None) -> Any:
-    """The value of a field of the file's header. Raises `UnfitError` if it has neither."""
-    field = reader.get_field(name)
-    if field is None and default is None:
+def _field(header: Header, name: str, default: Any = None) -> Any:
+    """A field of the header, or the default. Raises `UnfitError` if there is neither."""
+    found = header.fields.get(name, default)
+    if found is None:
         raise UnfitError(f"the file does not say its {name}")
-    return default if field is None else field.contents()
+    return found
 
 
-def read_config(reader: GGUFReader) -> Config:
-    """The sizes, from the header. Raises `UnfitError` for what the Transformer is not."""
-    kind = _field(reader, "general.architecture")
+def read_config(header: Header) -> Config:
+    """The sizes, from the header. Raises `UnfitError` for what the Transformer cannot be."""
+    kind = _field(header, "general.architecture")
     if kind != "llama":
         raise UnfitError(f"general.architecture must be 'llama'; got {kind!r}")
-    scaling = _field(reader, "llama.rope.scaling.type", "none")
+    scaling = _field(header, "llama.rope.scaling.type", "none")
     if scaling != "none":
         raise UnfitError(f"llama.rope.scaling.type must be 'none'; got {scaling!r}")
-    if experts := _field(reader, "llama.expert_count", 0):
+    if experts := _field(header, "llama.expert_count", 0):
         raise UnfitError(f"llama.expert_count must be 0; got {experts}")
     Hq, width = (
-        _field(reader, "llama.attention.head_count"),
-        _field(reader, "llama.embedding_length"),
+        _field(header, "llama.attention.head_count"),
+        _field(header, "llama.embedding_length"),
     )
-    D = _field(reader, "llama.attention.key_length", width // Hq)
+    D = _field(header, "llama.attention.key_length", width // Hq)
     for name in ("llama.rope.dimension_count", "llama.attention.value_length"):
-        if (found := _field(reader, name, D)) != D:
+        if (found := _field(header, name, D)) != D:
             raise UnfitError(f"{name} must be the head dimension, {D}; got {found}")
-    names = {tensor.name for tensor in reader.tensors}
+    names = {tensor.name for tensor in header.tensors}
     return config_of(
-        vocabulary=len(reader.fields["tokenizer.ggml.tokens"].data),
-        layers=_field(reader, "llama.block_count"),
+        vocabulary=len(_field(header, "tokenizer.ggml.tokens")),
+        layers=_field(header, "llama.block_count"),
         width=width,
         Hq=Hq,
-        Hkv=_field(reader, "llama.attention.head_count_kv", Hq),
+        Hkv=_field(header, "llama.attention.head_count_kv", Hq),
         D=D,
-        hidden=_field(reader, "llama.feed_forward_length"),
-        context=_field(reader, "llama.context_length"),
-        rope_base=_field(reader, "llama.rope.freq_base", 10000.0),
-        # the header's fp32, 9.999999747e-06, says seven digits: 1e-05
-        norm_eps=float(f"{_field(reader, 'llama.attention.layer_norm_rms_epsilon'):.7g}"),
+        hidden=_field(header, "llama.feed_forward_length"),
+        context=_field(header, "llama.context_length"),
+        rope_base=_field(header, "llama.rope.freq_base", 10000.0),
+        # fp32 has seven digits: what the header holds, 9.999999747e-06, means 1e-05
+        norm_eps=float(f"{_field(header, 'llama.attention.layer_norm_rms_epsilon'):.7g}"),
         tied="output.weight" not in names,
     )
 
 
-def tensors(reader: GGUFReader, config: Config) -> Iterator[tuple[str, Tensor]]:
-    """Yield each tensor under Hugging Face's name, fp32, its rows in our order."""
+def tensors(file: BinaryIO, header: Header, config: Config) -> Iterator[tuple[str, Tensor]]:
+    """Yield each tensor under Hugging Face's name, fp32, its rows in our order.
+
+    The largest comes first: two copies of it are needed for a while, and no other is there yet.
+    """
     heads = {"attn_q": config.Hq, "attn_k": config.Hkv}
-    for stored in reader.tensors:
+    for stored in sorted(header.tensors, key=lambda x: math.prod(x.shape), reverse=True):
         name, parts = stored.name, stored.name.split(".")
         if parts[0] == "blk" and len(parts) == 4:
             name = f"model.layers.{parts[1]}.{NAMES.get(parts[2], parts[2])}.{parts[3]}"
         elif parts[0] in WHOLE:
             name = f"{WHOLE[parts[0]]}.{parts[-1]}"
         try:
-            x = unpacked(stored)
+            x = unpacked(file, stored)
         except NotImplementedError as error:
-            kind = stored.tensor_type.name
+            kind = stored.kind.name
             raise UnfitError(f"{name} is {kind}, which gguf cannot turn into fp32") from error
         if name.endswith(("q_proj.weight", "k_proj.weight")):
             x = halves_apart(x, heads[parts[2]])
         yield name, x
 
 
-def unpacked(stored: ReaderTensor) -> Tensor:
-    """A tensor in fp32, in memory of its own (the file is mapped, and read-only)."""
+def unpacked(file: BinaryIO, stored: Stored) -> Tensor:
+    """Read a tensor, and return it in fp32."""
     import numpy as np
     from gguf.quants import dequantize
 
-    x = dequantize(np.asarray(stored.data), stored.tensor_type)
-    return torch.from_numpy(x if x.flags.writeable else x.copy())
+    file.seek(stored.start)
+    rows = np.fromfile(file, np.uint8, stored.size).reshape(*stored.shape[:-1], -1)
+    return torch.from_numpy(dequantize(rows, stored.kind))
 
 
 def halves_apart(x: Tensor, heads: int) -> Tensor:
@@ -140,19 +142,19 @@ def halves_apart(x: Tensor, heads: int) -> Tensor:
     return x.unflatten(0, (heads, -1, 2)).transpose(1, 2).reshape(x.shape)
 
 
-def read_tokenizer(reader: GGUFReader) -> Tokenizer:
+def read_tokenizer(header: Header) -> Tokenizer:
     """The byte-level BPE of the file's own vocabulary and merges, and its chat template."""
-    kind = _field(reader, "tokenizer.ggml.model"), _field(reader, "tokenizer.ggml.pre", "none")
+    kind = _field(header, "tokenizer.ggml.model"), _field(header, "tokenizer.ggml.pre", "none")
     if kind != ("gpt2", "smollm"):
         raise UnfitError(f"the tokenizer must be ('gpt2', 'smollm'); got {kind}")
-    tokens = _field(reader, "tokenizer.ggml.tokens")
-    types = _field(reader, "tokenizer.ggml.token_type")
+    tokens = _field(header, "tokenizer.ggml.tokens")
+    types = _field(header, "tokenizer.ggml.token_type")
     special = [token for token, type_ in zip(tokens, types, strict=True) if type_ in SPECIAL]
-    bos, eos = (_field(reader, f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos"))
+    bos, eos = (_field(header, f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos"))
     return Tokenizer(
-        byte_level(tokens, _field(reader, "tokenizer.ggml.merges"), special),
+        byte_level(tokens, _field(header, "tokenizer.ggml.merges"), special),
         stop=[eos],
-        template=_field(reader, "tokenizer.chat_template", ""),
+        template=_field(header, "tokenizer.chat_template", ""),
         bos=tokens[bos],
         eos=tokens[eos],
     )

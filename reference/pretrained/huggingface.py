@@ -22,7 +22,7 @@ from reference.pretrained.tokenizer import Tokenizer
 from reference.pretrained.weights import UnfitError, config_of, empty, fill
 from reference.transformer import Config, Transformer
 
-# What must be so. A key that is absent means the same; LlamaConfig says the defaults.
+# What config.json must say. A missing key means the same: these are LlamaConfig's defaults.
 WANTED = {
     "hidden_act": "silu",
     "attention_bias": False,
@@ -69,7 +69,7 @@ def _json(path: Path, needed: bool = True) -> dict[str, Any]:
 
 
 def read_config(about: dict[str, Any]) -> Config:
-    """The sizes, from config.json. Raises `UnfitError` for what the Transformer is not."""
+    """The sizes, from config.json. Raises `UnfitError` for what the Transformer cannot be."""
     if (kind := about.get("model_type")) != "llama":
         raise UnfitError(f"model_type must be 'llama'; got {kind!r}")
     for name, wanted in WANTED.items():

@@ -124,7 +124,7 @@ class Tokenizer:
         return self.inner.encode(self._rendered(messages), add_special_tokens=False).ids
 
     def _rendered(self, messages: Sequence[Message]) -> str:
-        """The conversation as text. A template comes with a model: it may compute, and no more."""
+        """The conversation as text. A template comes with a model: it may compute, nothing else."""
         from jinja2 import TemplateError
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 

@@ -8,11 +8,12 @@ so each tensor's place is a view of some parameter, and is filled without a seco
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from reference.kv_cache import rotary_table
 from reference.transformer import Config, Transformer
 
 
@@ -28,13 +29,28 @@ def config_of(**sizes: object) -> Config:
         raise UnfitError(f"these sizes make no model: {error}") from error
 
 
+class Undrawn(TorchFunctionMode):
+    """Within it, no weights are drawn: tensors stay as they are."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        """Call the function, unless it draws."""
+        kwargs = kwargs or {}
+        if function in (nn.init.normal_, nn.init.kaiming_uniform_):
+            return kwargs["tensor"]
+        return function(*args, **kwargs)
+
+
 def empty(config: Config, dtype: torch.dtype, device: torch.device | str) -> Transformer:
-    """A Transformer whose weights are not yet set: drawing 135 million of them takes seconds."""
-    with torch.device("meta"):  # sizes without memory
+    """A Transformer whose weights are not yet set: drawing 135 million of them takes seconds.
+
+    Memory that nobody has written takes no room. (On "meta" none would be needed at all, but the
+    first operation there makes torch load its compiler: 150 MB.)
+    """
+    with Undrawn():
         model = Transformer(config)
-    model = model.to(dtype).to_empty(device=device)
-    model.angles = rotary_table(config.context, config.D, config.rope_base)
-    return model.requires_grad_(False).eval()
+    return model.to(dtype=dtype, device=device).requires_grad_(False).eval()
 
 
 def places(model: Transformer) -> dict[str, Tensor]:

@@ -43,6 +43,7 @@ MAY_ALSO_IMPORT = {
     "reference/checkpoint.py": {"safetensors"},
     "reference/train.py": {"tqdm"},
     "reference/pretrained/gguf_file.py": {"gguf", "numpy"},
+    "reference/pretrained/gguf_header.py": {"gguf"},
     "reference/pretrained/huggingface.py": {"safetensors", "tokenizers"},
     "reference/pretrained/tokenizer.py": {"jinja2", "tokenizers"},
     "course/launch.py": {"zmq"},  # in a function: asked whether it can encrypt, once installed

@@ -3,8 +3,10 @@
 import math
 import re
 
+import pytest
 import torch
 
+from course.check.lesson_11.find_rounding import MOST, BlackBox
 from course.notebooks.files import ROOT, read
 from kernels.heuristics import choose_num_splits
 from reference.precision import MUSEUM
@@ -48,3 +50,13 @@ def test_lesson_and_exercise_show_the_same_piece():
     o, lse = torch.full((S, v.shape[1]), 4.0), torch.full((S,), 4.0)
     got, _ = names["shipped"](scores, v, S, window, o, lse)
     torch.testing.assert_close(got, piece.broken(*piece.make_input()))
+
+
+def test_a_sum_of_the_exercise_takes_as_many_numbers_as_its_text_says():
+    text = "".join(cell["source"] for cell in read(ROOT / "solutions/11_precision.ipynb")["cells"])
+    assert f"at most {MOST:,} numbers" in text
+    total = BlackBox(0, 64, False)
+    assert total(torch.ones(MOST)) == MOST
+    for x in (torch.ones(MOST + 1), torch.ones(2, 3)):
+        with pytest.raises(ValueError, match=r"of at most 10,000 numbers; got"):
+            total(x)

@@ -167,7 +167,7 @@ def test_a_long_row_in_three_ways():
 
 MILLION = """
 import torch
-from benchmarks.model import memory_now_and_most
+from benchmarks.machine import memory_now_and_most
 from reference.precision import chunks, decode_long
 torch.manual_seed(0)
 q = torch.randn(4, 32)

@@ -36,6 +36,7 @@ def by_a_table(total):
 
 
 ROUNDS = ("none", "carry", "terms", "result")
+MOST = 10_000  # terms in a sum, as the exercise says
 
 
 class BlackBox:
@@ -51,7 +52,10 @@ class BlackBox:
         self._how = how
 
     def __call__(self, x):
-        """Return the sum, a Python float."""
+        """Return the sum, a Python float. Raises ValueError for what the exercise excludes."""
+        if x.dim() != 1 or len(x) > MOST:
+            wanted = f"a 1-D tensor of at most {MOST:,} numbers"
+            raise ValueError(f"x must be {wanted}; got shape {tuple(x.shape)}")
         where, tile, flush = self._how
         rounds = ROUNDS[where]
         x = x.half().float() if rounds == "terms" else x.float()
@@ -75,7 +79,7 @@ def from_the_left(x):
 
 
 def seen(answer, rounds, tile, flush=False):
-    """Let the answer judge a sum; how it writes the word is not the question."""
+    """Let the answer judge a sum; case and surrounding spaces do not matter."""
 
     def tidy(total):
         word = answer(total)
@@ -95,7 +99,7 @@ def seen(answer, rounds, tile, flush=False):
 
 
 def any_tile(rng):
-    """Return a number of terms, most often no power of two."""
+    """Return a number of terms, most often not a power of two."""
     return integer(rng, 2, 64)
 
 
@@ -121,7 +125,7 @@ def terms_without_subnormals(answer, rng):
     return seen(answer, "terms", integer(rng, 1, 64), flush=True)
 
 
-@holds("all is fp32, but for the result")
+@holds("everything is fp32 except the result")
 def result(answer, rng):
     return [seen(answer, "result", tile) for tile in (1, any_tile(rng))]
 
@@ -144,23 +148,23 @@ slip(
 slip(
     "terms too large",
     "Its small terms are **not small enough for a tile**: 64 of them together are several gaps of "
-    "fp16, and these are added without loss.",
+    "fp16, and they are added without loss.",
     ("2.0**-7", "2.0**-4"),
     ("2080", "2304"),
     see=STALL,
 )
 slip(
     "total not in fp16",
-    "For the running total it asks for a **sum that is no number of fp16**, or too large for it. "
-    "Then a sum that only rounds its result is wrong, too, and is taken for one with an fp16 "
-    "total.",
+    "For the running total it asks for a **sum that fp16 does not have**, or that is too large for "
+    "it. Then a sum that only rounds its result is wrong as well, and is taken for one with an "
+    "fp16 total.",
     ("2.0**-7", "2.0**-12"),
     ("2080", "2049"),
 )
 slip(
     "terms that are flushed",
     "For the running total it takes terms **below 2^-14**. Where subnormal numbers become 0, a sum "
-    "that rounds its terms loses them, too, and is taken for one with an fp16 total.",
+    "that rounds its terms loses them as well, and is taken for one with an fp16 total.",
     (DROPS, "torch.cat([torch.tensor([1.0]), torch.full((8192,), 2.0**-18)])"),
     ("2080", "1.03125"),
 )
@@ -248,19 +252,17 @@ slip(
     "that nothing was rounded there.",
     ("!= 2080", "== 2080"),
 )
-
-
 slip(
     "carry alone",
-    "It asks about the **running total alone**: terms and result that are rounded come out as "
-    "honest.",
+    "It asks about the **running total alone**: a sum that rounds its terms or its result passes "
+    "as honest.",
     ("total(torch.full((4096,), 2.0**-26)) != 2.0**-14", "False"),
     ("total(torch.ones(2049)) != 2049", "False"),
 )
 slip(
     "always carry",
-    "It says **carry every time**: what it asks first is wrong for every sum. Work out what a sum "
-    "in fp32 must give.",
+    "It says **carry every time**: no sum passes its first question, not even one in fp32. Work "
+    "out what fp32 must give.",
     ("total(drops) != 2080", "True"),
 )
 slip(
@@ -273,8 +275,8 @@ slip(
 )
 slip(
     "carry and result swapped",
-    "Two names are **swapped**: a carry is the running total, rounded again and again; the result "
-    "is rounded once, when all has been added.",
+    'Two names are **swapped**: "carry" is a running total, rounded again and again; "result" is '
+    "rounded once, when everything has been added.",
     ('return "carry"', 'return "x"'),
     ('return "result"', 'return "carry"'),
     ('return "x"', 'return "result"'),

@@ -40,7 +40,7 @@ def step_by_step(n, S, tile, V, L):
 
 
 def ask(answer, *call):
-    """call: n, S, tile, V, L. What is worked out in fp32 is exact enough."""
+    """call: n, S, tile, V, L. An answer computed in fp32 is exact enough."""
     return Seen.of(answer, call, wanted=tolerance(*call), atol=0.0, rtol=1e-6)
 
 
@@ -129,13 +129,13 @@ def kept(answer, rng):
 slip(
     "eps for u",
     "This takes eps for u. eps is the whole gap between 1 and the next number; **one rounding "
-    "moves by half of it**, 2^-24 in fp32.",
+    "moves by at most half of it**, 2^-24 in fp32.",
     ("2**-24", "2**-23"),
     see="1 · A sum has an order",
 )
 slip(
     "fp16",
-    "This takes the u of **fp16**, 2^-11. The sums are made in fp32, whatever the cache is.",
+    "This takes the u of **fp16**, 2^-11. The sums are made in fp32, whatever the cache holds.",
     ("2**-24", "2**-11"),
 )
 slip(
@@ -146,14 +146,14 @@ slip(
 )
 slip(
     "no u",
-    "This is a **number of roundings** times V. One rounding moves by u of a value's size, and u "
-    "does not appear.",
+    "u does not appear: this is a **number of roundings** times V. One rounding moves a value by "
+    "at most u of its size.",
     ("2**-24 * V", "V"),
 )
 slip(
     "compound",
     "The errors are **compounded**, as interest is: (1 + u) to the power of their number. That is "
-    "a bound, too. But the exercise asks for the count to first order: r · u.",
+    "a bound as well, but the exercise asks for the count to first order: r · u.",
     ("2**-24 * V * count", "V * math.expm1(count * math.log1p(2**-24))"),
 )
 slip(
@@ -201,7 +201,7 @@ slip(
     ("math.ceil(n / S)", "n / S"),
     ("math.ceil(c / b)", "c / b"),
 )
-slip("all keys", "Each sum is made over **one split's keys**, not over all n.", ("n / S", "n / 1"))
+slip("all keys", "Each sum runs over **one split's keys**, not over all n.", ("n / S", "n / 1"))
 slip(
     "rounded down",
     "The number of keys of a split is rounded **down**: the largest split decides, so round up.",
@@ -256,7 +256,7 @@ slip(
 slip(
     "numerator alone",
     "Only **the numerator** is counted. The denominator is a sum of as many terms, and the "
-    "quotient takes over the errors of both.",
+    "quotient inherits the errors of both.",
     ("2 * (b + T - 1)", "(b + T - 1)"),
     ("2 * (S + L)", "(S + L)"),
 )
@@ -293,7 +293,7 @@ slip(
 )
 slip(
     "lse once",
-    "The error of the lse is counted **once**. The weights stand in the numerator and in the "
+    "The error of the lse is counted **once**. The weights are in the numerator and in the "
     "denominator.",
     ("2 * (S + L)", "2 * S + L"),
     see=LSE,
@@ -308,7 +308,7 @@ slip(
 slip(
     "coin flips",
     "This takes the **square root** of the count: what to expect of errors that cancel. A "
-    "tolerance must hold for a right program always, so count the worst case.",
+    "tolerance must never fail a right program, so count the worst case.",
     ("V * count", "V * math.sqrt(count)"),
 )
 

@@ -60,8 +60,8 @@ def truth(scores, v, window):
 def ask(answer, scores, v, S, window, left, given):
     """Call the answer with scratch that holds `left`; a number, or one for o and one for lse.
 
-    A sum of n terms is off by at most n roundings of the size of a value, and a weight by as many
-    as its lse is large.
+    A sum of n terms is off by at most n roundings of the size of a value, and a weight by about
+    |lse| roundings.
     """
     left = left if isinstance(left, tuple) else (left, left)
     o, lse = torch.full((S, v.shape[1]), left[0]), torch.full((S,), left[1])

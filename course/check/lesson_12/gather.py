@@ -155,8 +155,8 @@ slip(
 )
 slip(
     "the first slot",
-    "Of every page the **first slot** is read, over and over. The slot is the rest of the division "
-    "by the page size.",
+    "Of every page the **first slot** is read, over and over. The slot is the remainder of the "
+    "division by the page size.",
     ("place % page_size", "place * 0"),
 )
 slip(
@@ -237,7 +237,7 @@ slip(
 )
 slip(
     "in fp32",
-    "The numbers are right, but they come in **fp32**. Fetching changes no dtype.",
+    "The numbers are right, but they come in **fp32**. Fetching does not change the dtype.",
     ("    return rows", "    return rows.float()"),
 )
 slip(

@@ -60,7 +60,10 @@ def by_pointers(
     stride_page, stride_slot, stride_head, stride_table,
     scale, G, PAGE: tl.constexpr, D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """The same with the table's row and the head's column found once, before the loop."""
+    """The table's row and the head's column are found once, and K is loaded without a mask.
+
+    K may hold anything where there is no key, as its scores are replaced; page 0 always exists.
+    """
     split, kv_head, b = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     S, Hkv, B = tl.num_programs(0), tl.num_programs(1), tl.num_programs(2)
     length = tl.load(lengths_ptr + b)
@@ -82,7 +85,7 @@ def by_pointers(
         page, slot = offs_n // PAGE, offs_n - offs_n // PAGE * PAGE
         page = tl.load(table_ptr + page, mask=exists, other=0).to(tl.int64)
         cells = page * stride_page + slot * stride_slot + offs_d[None, :]
-        k = tl.load(k_ptr + cells, mask=exists, other=0.0)
+        k = tl.load(k_ptr + cells)
         scores = scale * tl.dot(q, tl.trans(k), input_precision="ieee")
         scores = tl.where(tl.trans(exists), scores, float("-inf"))
         m_new = tl.maximum(m, tl.max(scores, 1))
@@ -110,7 +113,8 @@ def large_pages(answer, rng):
 
 @holds("pages smaller than a block: several look-ups in each")
 def small_pages(answer, rng):
-    return ask(answer, rng, lengths=[integer(rng, 33, 46)], page=4)
+    """At most 44 keys: then the last of 48 lanes lead past the end of the table."""
+    return ask(answer, rng, lengths=[integer(rng, 33, 44)], page=4)
 
 
 @holds("pages of 24, 5 and 1: no power of two, and a token each")
@@ -139,7 +143,7 @@ def heads_and_strides(answer, rng):
 def splits(answer, rng):
     return [
         ask(answer, rng, lengths=[integer(rng, 66, 79), 40], S=3, page=8, G=2),
-        ask(answer, rng, lengths=[integer(rng, 17, 31), 1], S=5, page=32, Hkv=2),
+        ask(answer, rng, lengths=[integer(rng, 17, 31), 1, 1], S=5, page=32, Hkv=2),
     ]
 
 
@@ -205,8 +209,8 @@ slip(
 )
 slip(
     "slots from the block",
-    "The slot is the key's number **in its block**. It is its number in the page: the rest of the "
-    "division by PAGE.",
+    "The slot is the key's number **in its block**. It is its number in the page: the remainder of "
+    "the division by PAGE.",
     ("offs_n % PAGE", "tl.arange(0, BLOCK_N)"),
 )
 slip(
@@ -247,8 +251,8 @@ slip(
 )
 slip(
     "pages closely packed",
-    "A page is taken to be **PAGE slots** long. There may be gaps between pages, and the slots may "
-    "not be what lies side by side: use stride_page.",
+    "A page is taken to be **PAGE slots** long. There may be gaps between pages, and in another "
+    "layout a page is not made of slots side by side: use stride_page.",
     ("page * stride_page", "page * PAGE * stride_slot"),
 )
 slip(
@@ -286,7 +290,29 @@ slip(
         "v = tl.load(v_ptr + offs[:, None] + offs_d[None, :])",
     ),
 )
-
+slip(
+    "no mask on the table",
+    "The table's load has **no mask**: for keys that don't exist it reads past the end of the "
+    "row's entries, and of the table itself.",
+    ("tl.load(entry, mask=mask_n, other=0)", "tl.load(entry)"),
+)
+slip(
+    "masks for V alone",
+    "The loads of the table and of K have **no mask**. The scores of keys that don't exist are "
+    "replaced, but to load them, K follows entries that lead nowhere.",
+    ("tl.load(entry, mask=mask_n, other=0)", "tl.load(entry)"),
+    (
+        "k = tl.load(k_ptr + offs[:, None] + offs_d[None, :], mask=mask_n[:, None], other=0.0)",
+        "k = tl.load(k_ptr + offs[:, None] + offs_d[None, :])",
+    ),
+)
+slip(
+    "no masks",
+    "**None of the loads has a mask**: for keys that don't exist, entries are read that lead "
+    "nowhere, and values that may be NaN.",
+    ("tl.load(entry, mask=mask_n, other=0)", "tl.load(entry)"),
+    (", mask=mask_n[:, None], other=0.0", ""),
+)
 slip(
     "K and V exchanged",
     "Keys and values are **exchanged**: K comes from v_ptr, V from k_ptr.",

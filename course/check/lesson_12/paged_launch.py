@@ -14,13 +14,13 @@ def paged(rows, lengths, page, rng, *, room=0, shared=0):
     """Cut k and v, each (B, capacity, Hkv, D), into shuffled pages; returns these and the table.
 
     What no key fills is NaN. room: unused columns of the table. shared: pages that all rows begin
-    with; their numbers must be equal in all rows. Dead entries name a page of NaN.
+    with; their numbers must be equal in all rows. Dead entries name the page after the last one:
+    it lies in the NaN around the pages, where a read is noticed and does a GPU no harm.
     """
     counts = [math.ceil(length / page) for length in lengths]
     total = sum(counts) - shared * (len(lengths) - 1) + 2
     numbers = torch.randperm(total, generator=rng).tolist()
-    nobodys = numbers.pop()
-    table = torch.full((len(lengths), max([1, *counts]) + room), nobodys, dtype=torch.int32)
+    table = torch.full((len(lengths), max([1, *counts]) + room), total, dtype=torch.int32)
     common = [numbers.pop() for _ in range(shared)]
     pools = [torch.full((total, page, *x.shape[2:]), math.nan) for x in rows]
     for b, (length, count) in enumerate(zip(lengths, counts, strict=True)):

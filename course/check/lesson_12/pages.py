@@ -165,7 +165,7 @@ slip(
 )
 slip(
     "the copied page is kept",
-    "After a copy the sequence still counts as a **holder of the old page**, which then is never "
+    "After a copy the sequence still counts as a **holder of the old page**, which is then never "
     "free again. Take one reference away.",
     ("            self.references[copied] -= 1\n", ""),
     see=COPIES,
@@ -270,14 +270,14 @@ slip(
 )
 slip(
     "another kind of error",
-    "That no page is free is noticed, but it must be a **MemoryError**: the caller asks for that.",
+    "It notices that no page is free, but must raise a **MemoryError**: callers catch that one.",
     ('MemoryError("every page is held")', 'IndexError("every page is held")'),
     see=COUNTS,
 )
 slip(
     "no page as an answer",
-    "Where no page is free, the answer is **-1 or the like** in place of an error, and the token "
-    "goes into a page that is not there, or is somebody's.",
+    "When no page is free, the answer is **-1 or the like** instead of an error, and the token "
+    "goes into a page that does not exist, or belongs to somebody.",
     ('raise MemoryError("every page is held")', "return -1"),
     see=COUNTS,
 )
@@ -334,8 +334,8 @@ slip(
 )
 slip(
     "the first page decides",
-    "Whether a copy is needed is asked of the **first page** of the table. It is the last one that "
-    "is going to be written.",
+    "Whether a copy is needed is asked of the **first page** of the table, or of any. It is the "
+    "last one that is going to be written.",
     ("self.references[table[-1]] > 1", "self.references[table[0]] > 1"),
     see=COPIES,
 )

@@ -2,7 +2,7 @@
 
 Beside the allocator there is a memory, to which the check writes every token where `append` says,
 and copies pages where it says so. What a sequence then *reads* is compared, not the numbers of its
-pages: which free page is taken is nobody's business.
+pages: which free page is taken is up to the answer.
 """
 
 import contextlib
@@ -13,11 +13,14 @@ from reference.paging import OutOfPages, PageTables
 
 APPEND, FORK, FREE = "append", "fork", "free"
 REFUSED = "MemoryError"
-NONE = "nothing is known of it"
+NONE = "not there"
 
 
 def seen(answer, num_pages, page_size, ops):
-    """Run the script on the answer and on the right one; an observation per operation."""
+    """Run the script on the answer and on the right one; an observation per operation.
+
+    An error after something else has gone wrong ends the script: it comes of that, and is not told.
+    """
     got = Watcher(answer, num_pages, page_size)
     wanted = Watcher(Reference, num_pages, page_size)
     found, told = [], []
@@ -29,6 +32,8 @@ def seen(answer, num_pages, page_size, ops):
             right = wanted.run(op)
             happened = got.run(op, refused=right[op[0]] == REFUSED)
         except Exception as error:
+            if any(one.got != one.wanted for one in found):
+                return found
             error.add_note(given)
             raise
         found.append(Seen(*differing(happened, right), given + got.error))
@@ -119,7 +124,7 @@ class Watcher:
     def run(self, op, refused=False):
         """Carry out one operation; say what it did, who reads what, and who holds how much.
 
-        refused: a MemoryError is due, and of any other error it is only said that it is another.
+        refused: a MemoryError is due; any other error is noted as another one, whatever it says.
         """
         what, *seqs = op
         try:
@@ -142,7 +147,10 @@ class Watcher:
         """Append, and write the token where it was told to; returns in words where that is."""
         before = [*self.of.tables.get(seq, ())]
         held = {page for page, n in enumerate(self.of.references) if n}
-        page, slot, copied = self.of.append(seq)
+        place = self.of.append(seq)
+        if not isinstance(place, (tuple, list)) or len(place) != 3:
+            return f"returned {place!r}, not (page, slot, copied)"
+        page, slot, copied = place
         if copied is not None:
             for i in range(self.size):
                 if (copied, i) in self.memory:

@@ -3,9 +3,9 @@
 A `Piece` has a broken and a mended version of one function, an input that tells them apart, the
 truth in fp64, and where it was reported. The functions are written for this course; no code is
 taken from the projects. Every one of these bugs passed the tests of its project, and most of them
-gave plausible numbers: none is a typing error that the first run would have shown.
+gave plausible numbers: none is a typo that the first run would have shown.
 
-    scoring   from scores to weights          reading    which number lies where
+    scoring   from scores to weights          reading    which number is where
     merging   from partials to the answer     batching   what a row owes to the other rows
 """
 

@@ -1,4 +1,4 @@
-"""Museum, second room: which number lies where, and which of them may be touched."""
+"""Museum, second room: which number is where, and which of them may be touched."""
 
 import torch
 from torch import Tensor
@@ -40,9 +40,9 @@ NAN_TAIL = Piece(
     project="FlashAttention-3",
     link="https://github.com/Dao-AILab/flash-attention/issues/1745",
     what="A cache whose unused cells hold NaN gives NaN, though no valid key is NaN.",
-    why="The scores behind the end are masked, so their weights are exactly 0. But the values "
+    why="The scores past the end are masked, so their weights are exactly 0. But the values "
     "there are loaded and multiplied all the same, and 0 · NaN is NaN.",
-    fix="Mask what is loaded, too: values behind the end are set to 0, not weighted by 0.",
+    fix="Mask what is loaded, too: values past the end are set to 0, not weighted by 0.",
     broken=_mask_scores_only,
     mended=_mask_scores_and_values,
     make_input=_cache_with_nan_tail,

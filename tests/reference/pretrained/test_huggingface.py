@@ -10,7 +10,7 @@ from small_models import some_tokens
 
 from course.check.guards import empty_is_nan
 from reference.pretrained import UnfitError, load
-from reference.pretrained.weights import places
+from reference.pretrained.weights import empty, places
 from reference.transformer import Config
 
 
@@ -31,6 +31,14 @@ def test_what_is_written_is_read(tmp_path, config, shards):
     tokens = some_tokens(1, 20)
     assert torch.equal(model(tokens), wanted(tokens))
     assert (len(tokenizer), tokenizer.stop) == (config.vocabulary, {2})
+
+
+def test_an_empty_model_draws_nothing():
+    before = torch.get_rng_state()
+    with empty_is_nan():
+        model = empty(UNTIED, torch.float32, "cpu")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(x.isnan().all() for x in model.parameters() if x.ndim == 2)
 
 
 def test_every_place_is_a_part_of_the_model_and_no_two_share_memory():
