@@ -38,7 +38,7 @@ class Undrawn(TorchFunctionMode):
         """Call the function, unless it draws."""
         kwargs = kwargs or {}
         if function in (nn.init.normal_, nn.init.kaiming_uniform_):
-            return kwargs["tensor"]
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
         return function(*args, **kwargs)
 
 
