@@ -169,6 +169,6 @@ def a_given_scale(answer, rng):
 QUANTIZE = Exercise.of(
     __name__,
     "13.1 quantize",
-    title="Quantize a cache",
+    title="Quantise a cache",
     section=ROUNDING,
 )

@@ -220,15 +220,15 @@ slip(
 )
 slip(
     "not clamped",
-    "What is too large for int8 **wraps around** in the cast: 200 becomes -56. Clamp the quotient "
-    "first.",
+    "What is too large for int8 is **left to the cast**. What that makes of 200 is undefined: -56, "
+    "for example. Clamp the quotient first.",
     (".clamp(-127, 127)", ""),
     see=EDGES,
 )
 slip(
     "clamped after the cast",
-    "The numbers are clamped **after** the cast. By then 200 has become -56. Clamp first, then "
-    "cast.",
+    "The numbers are clamped **after** the cast. By then 200 has become -56, or anything else. "
+    "Clamp first, then cast.",
     (".clamp(-127, 127).to(torch.int8)", ".to(torch.int8).clamp(-127, 127)"),
     see=EDGES,
 )
@@ -241,8 +241,8 @@ slip(
 )
 slip(
     "only one side clamped",
-    "Only **large positive** numbers are held back; large negative ones wrap around. Clamp both "
-    "sides.",
+    "Only **large positive** numbers are held back; large negative ones are left to the cast. "
+    "Clamp both sides.",
     ("clamp(-127, 127)", "clamp(max=127)"),
     see=EDGES,
 )
