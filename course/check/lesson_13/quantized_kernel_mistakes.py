@@ -254,6 +254,22 @@ slip(
     ("step(m_log2, l, acc,", 'step(tl.full((BLOCK_M,), float("-inf"), tl.float32), l, acc,'),
 )
 slip(
+    "acc on the old ruler",
+    "acc is **not rescaled**: `online_softmax_step` returns it on the new ruler, to go on with.",
+    (STEP, "m_log2, l, _, p = online_softmax_step(m_log2, l, acc, scores_log2)\n"),
+)
+slip(
+    "l not carried",
+    "l is **that of the last block**: what came before is not in it. Pass l to the step.",
+    ("step(m_log2, l, acc,", "step(m_log2, tl.zeros_like(l), acc,"),
+)
+slip(
+    "in TF32",
+    "The numbers are right here. But a **`tl.dot` of fp32 tiles** rounds its inputs to TF32 on a "
+    'GPU, unless it is given input_precision="ieee". `dot` does that.',
+    ("dot(q, tl.trans(k), no_scores)", "tl.dot(q, tl.trans(k))"),
+)
+slip(
     "keys and values exchanged",
     "Keys and values are **exchanged**: the scores are q · k, the weights multiply v.",
     ("dot(q, tl.trans(k)", "dot(q, tl.trans(w)"),
