@@ -1,0 +1,215 @@
+"""Exercise 13.4: the smallest cache whose perplexity stays within a budget."""
+
+import itertools
+from typing import NamedTuple
+
+import torch
+
+import course.check.lesson_13.choose_mistakes  # noqa: F401 — marks the mistakes
+from course.check.draw import integer
+from course.check.lesson_13.choose_mistakes import BYTES, MEASURED, OUTLIERS
+from course.check.observe import ChangedInput
+from course.check.seen import Seen
+from course.check.spec import Exercise, also_right, holds, mistake, right
+
+
+class Measured(NamedTuple):
+    """Perplexity through a cache in these formats, divided by that through an fp32 cache."""
+
+    k: str
+    v: str
+    ratio: float
+    low: float
+    high: float
+    bytes_per_token: int
+
+
+@right
+def choose(measured, budget):
+    fits = [row for row in measured if row.high <= 1 + budget]
+    return min(fits, key=lambda row: (row.bytes_per_token, row.high), default=None)
+
+
+@also_right
+def one_by_one(measured, budget):
+    """Keep the best so far."""
+    best = None
+    for row in measured:
+        if row.high - 1 > budget:
+            continue
+        smaller = best is None or row.bytes_per_token < best.bytes_per_token
+        if smaller or (row.bytes_per_token == best.bytes_per_token and row.high < best.high):
+            best = row
+    return best
+
+
+@also_right
+def sorted_twice(measured, budget):
+    """Sort by the second criterion, then by the first; the first that fits."""
+    rows = sorted(sorted(measured, key=lambda row: row.high), key=lambda row: row.bytes_per_token)
+    return next((row for row in rows if row.high <= 1.0 + budget), None)
+
+
+FORMATS = [
+    f"{dtype} per {per}"
+    for dtype, per in itertools.product(("int8", "e4m3", "e5m2"), ("tensor", "head", "token"))
+]
+
+
+def row(bytes_per_token, ratio, width=0.0, k="int8 per token", v="int8 per token"):
+    """Return a Measured whose interval is `width` to either side of the ratio."""
+    return Measured(k, v, ratio, ratio - width, ratio + width, bytes_per_token)
+
+
+def table(rng, count):
+    """Return `count` random rows; some have equally many bytes, and none the same upper bound.
+
+    No upper bound is as near to 1 + a multiple of 0.001 as rounding could matter.
+    """
+    rows = []
+    for i in range(count):
+        cost, width = (0.06 * torch.rand(2, generator=rng)).tolist()
+        k, v = (FORMATS[integer(rng, 0, 8)] for _ in "kv")
+        ratio = round(1.0 - 0.005 + cost, 5)
+        high, low = round(ratio + width / 2, 3) + 4e-4 + 1e-6 * i, round(ratio - width / 2, 5)
+        rows.append(Measured(k, v, ratio, low, high, 8 * integer(rng, 40, 60)))
+    return rows
+
+
+def ask(answer, measured, budget, given=""):
+    """Ask for a choice from a list, which must stay as it is."""
+
+    def asked(rows, budget):
+        chosen = answer(rows, budget)
+        if rows != measured:
+            raise ChangedInput("measured")
+        return chosen
+
+    short = "; ".join(
+        f"{x.bytes_per_token} B: {x.ratio:.5g} ({x.low:.5g} to {x.high:.5g})" for x in measured[:5]
+    )
+    more = f"; and {len(measured) - 5} more" if len(measured) > 5 else ""
+    told = f"budget {budget:g}{given}; {short or 'no rows'}{more}"
+    return Seen.of(asked, ([*measured], budget), wanted=choose(measured, budget), given=told)
+
+
+BY_HAND = (
+    Measured("bf16", "bf16", 1.0, 0.999, 1.001, 1024),
+    Measured("int8 per token", "int8 per token", 1.004, 1.001, 1.007, 544),
+    Measured("int8 per tensor", "int8 per tensor", 1.009, 1.002, 1.016, 512),
+    Measured("e5m2 per tensor", "int8 per token", 1.06, 1.04, 1.08, 528),
+)
+
+
+@holds("four rows, and a budget of 1 %, 2 %, 10 % and 0.2 %")
+def by_hand(answer, rng):
+    return [ask(answer, [*BY_HAND], budget) for budget in (0.01, 0.02, 0.1, 0.002)]
+
+
+@holds("of those that fit the smallest, not the one nearest to 1", see=BYTES)
+def fewest_bytes(answer, rng):
+    rows = [row(900, 1.001, 0.001), row(544, 1.006, 0.002), row(700, 1.003, 0.001)]
+    return ask(answer, _shuffled(rng, rows), 0.01)
+
+
+@holds("the upper bound decides: within the interval the truth may lie anywhere")
+def upper_bound(answer, rng):
+    """The smallest would fit by its ratio, and the next one by its lower bound."""
+    rows = [row(512, 1.008, 0.006), row(520, 1.012, 0.004), row(640, 1.009, 0.0006)]
+    return ask(answer, _shuffled(rng, rows), 0.01)
+
+
+@holds("an upper bound of exactly 1 + budget still fits")
+def to_the_bound(answer, rng):
+    rows = [row(640, 1.0, 0.0), Measured("bf16", "int8 per head", 1.0, 1.0, 1 + 2**-6, 512)]
+    return ask(answer, _shuffled(rng, rows), 2**-6)
+
+
+@holds("with equally many bytes, the smaller upper bound")
+def equal_bytes(answer, rng):
+    """In both orders. Another has the smallest ratio, the lowest bound, the first name."""
+    rows = _shuffled(rng, [
+        Measured("int8 per head", "e4m3 per head", 1.005, 1.004, 1.006, 512),
+        Measured("int8 per tensor", "int8 per tensor", 1.002, 1.0, 1.008, 512),
+        Measured("e5m2 per head", "int8 per tensor", 1.004, 0.99, 1.009, 512),
+        Measured("bf16", "int8 per tensor", 1.006, 1.003, 1.01, 512),
+        Measured("int8 per token", "int8 per token", 1.007, 1.001, 1.012, 512),
+        row(700, 1.0),
+    ])  # fmt: skip
+    return [ask(answer, rows, 0.02), ask(answer, rows[::-1], 0.02)]
+
+
+@holds("nothing fits, or there is nothing: None")
+def nothing_fits(answer, rng):
+    rows = [row(512, 1.03, 0.01), row(900, 1.02, 0.005)]
+    return [ask(answer, rows, 0.01), ask(answer, [], 0.5)]
+
+
+@holds("K and V in different formats, and in the same", see=OUTLIERS)
+def two_formats(answer, rng):
+    mixed = row(520, 1.004, 0.002, "bf16", "int8 per head")
+    rows = [mixed, row(600, 1.001, 0.001), row(512, 1.05, 0.01, "e5m2 per head", "e5m2 per head")]
+    return ask(answer, _shuffled(rng, rows), 0.01)
+
+
+@holds("a wide interval around 1 says nothing, a narrow one beside it does")
+def noise(answer, rng):
+    """The first contains 1 and is smaller; the second does not, and costs less than the budget."""
+    rows = [row(512, 1.001, 0.05), row(600, 1.004, 0.001), row(900, 1.0, 0.001)]
+    return ask(answer, _shuffled(rng, rows), 0.01)
+
+
+@holds("a budget of 0, and rows that are better than fp32")
+def no_budget(answer, rng):
+    """Far better than the budget is wide: that is no reason against them."""
+    rows = [row(600, 0.99, 0.004), row(512, 1.0, 0.003), row(900, 0.97, 0.01)]
+    return [ask(answer, _shuffled(rng, rows), 0.0), ask(answer, [row(640, 0.9, 0.01)], 0.005)]
+
+
+@holds("long tables at random, and several budgets")
+def any_table(answer, rng):
+    return [
+        ask(answer, table(rng, integer(rng, 6, 30)), budget) for budget in (0.005, 0.02, 0.04, 0.5)
+    ]
+
+
+def _shuffled(rng, rows):
+    return [rows[i] for i in torch.randperm(len(rows), generator=rng).tolist()]
+
+
+@mistake(
+    "It returns the **place** of the row in the list. Asked for is the row itself.",
+    name="a place in the list",
+)
+def place(measured, budget):
+    chosen = choose(measured, budget)
+    return None if chosen is None else measured.index(chosen)
+
+
+@mistake(
+    "It **sorts the list that it is given**: the caller's table is in another order afterwards. "
+    "`sorted` makes a new one.",
+    name="sorts the table",
+)
+def sorts(measured, budget):
+    measured.sort(key=lambda row: (row.bytes_per_token, row.high))
+    return next((row for row in measured if row.high <= 1 + budget), None)
+
+
+@mistake(
+    "It takes **the first row that does not fit** for the end of the table. The rows are in no "
+    "particular order: look at all.",
+    name="stops too early",
+)
+def stops(measured, budget):
+    fits = itertools.takewhile(lambda row: row.high <= 1 + budget, measured)
+    return choose(list(fits), budget)
+
+
+CHOOSE = Exercise.of(
+    __name__,
+    "13.4 choose",
+    title="Choose the format under a budget",
+    section=MEASURED,
+    returns_none=True,
+)

@@ -1,0 +1,314 @@
+"""Exercise 13.2's mistakes."""
+
+from course.check.spec import slip
+
+FOLDING = "3 · Fold the scale"
+SHAPES = "2 · One scale for whom?"
+CASTS = "8 · At the edges"
+
+SCORES = "scale * (q @ k.float().T) * k_scale  # (G, Lk)"
+NUMERATOR = "(p * v_scale) @ v.float()"
+RETURNED = "return o, m + l.log()"
+
+slip(
+    "v_scale in l as well",
+    "The weights are multiplied by v_scale **before they are summed up** to l. l counts the "
+    "weights themselves; the scales belong to the values, so to the numerator alone.",
+    ("    l =", "    p = p * v_scale\n    l ="),
+    ("(p * v_scale)", "p"),
+)
+slip(
+    "o divided by another l",
+    "o is divided by the sum of the weights **times v_scale**, though the lse has the right l. "
+    "v_scale belongs to the numerator alone.",
+    ("/ l[:, None]", "/ (p * v_scale).sum(-1)[:, None]"),
+)
+slip(
+    "v_scale in the lse",
+    "o is right, but the lse is made of the weights **times v_scale**. It tells of the scores, "
+    "and the values have no part in them.",
+    (RETURNED, "return o, m + (p * v_scale).sum(-1).log()"),
+)
+slip(
+    "no k_scale",
+    "**k_scale does not appear**: the scores are those of the stored whole numbers. Multiply the "
+    "scores of each key by its scale.",
+    (" * k_scale", ""),
+)
+slip(
+    "no v_scale",
+    "**v_scale does not appear**: the values are the stored whole numbers. Multiply the weights of "
+    "each key by the scale of its value.",
+    ("(p * v_scale)", "p"),
+)
+slip(
+    "no scales at all",
+    "Neither k_scale nor v_scale appears: this attends to **the stored whole numbers**.",
+    (" * k_scale", ""),
+    ("(p * v_scale)", "p"),
+)
+slip(
+    "the two scales swapped",
+    "The scales are **swapped**: k_scale belongs to the scores, v_scale to the weights that meet "
+    "the values.",
+    (" * k_scale", " * w_scale"),
+    ("p * v_scale", "p * k_scale"),
+    ("w_scale", "v_scale"),
+)
+slip(
+    "k_scale for both",
+    "**k_scale** is used for the values as well. They have scales of their own: v_scale.",
+    ("p * v_scale", "p * k_scale"),
+)
+slip(
+    "v_scale for both",
+    "**v_scale** is used for the keys as well. They have scales of their own: k_scale.",
+    (") * k_scale", ") * v_scale"),
+)
+slip(
+    "k_scale after the softmax",
+    "k_scale meets **the weights, after the softmax**. It belongs to the scores: exp of a product "
+    "is not the product of the exps.",
+    (" * k_scale", ""),
+    ("p * v_scale", "p * k_scale * v_scale"),
+)
+slip(
+    "k_scale on the exponentials",
+    "k_scale multiplies **exp of the scores**. It belongs inside: the score itself is q · k times "
+    "the key's scale.",
+    (" * k_scale", ""),
+    ("torch.exp(scores - m[:, None])", "torch.exp(scores - m[:, None]) * k_scale"),
+)
+slip(
+    "k_scale twice",
+    "The scores are multiplied by k_scale **twice**.",
+    (" * k_scale", " * k_scale**2"),
+)
+slip(
+    "v_scale twice",
+    "The weights are multiplied by v_scale **twice**.",
+    ("p * v_scale", "p * v_scale**2"),
+)
+slip(
+    "divided by k_scale",
+    "The scores are **divided** by k_scale. A stored number times its scale is the key: multiply.",
+    (" * k_scale", " / k_scale"),
+    see=SHAPES,
+)
+slip(
+    "divided by v_scale",
+    "The weights are **divided** by v_scale. A stored number times its scale is the value: "
+    "multiply.",
+    ("p * v_scale", "p / v_scale"),
+    see=SHAPES,
+)
+slip(
+    "the mean of v_scale",
+    "o is multiplied by **the mean of v_scale**. Each value has its own scale, so it has to come "
+    "in before the sum over the keys.",
+    ("p * v_scale", "p * v_scale.mean()"),
+    see=SHAPES,
+)
+slip(
+    "the mean of k_scale",
+    "The scores are multiplied by **the mean of k_scale**. Each key has its own.",
+    (" * k_scale", " * k_scale.mean()"),
+    see=SHAPES,
+)
+slip(
+    "the largest v_scale",
+    "All values get **the largest v_scale**. Each has its own.",
+    ("p * v_scale", "p * v_scale.max()"),
+    see=SHAPES,
+)
+slip(
+    "the largest k_scale",
+    "All keys get **the largest k_scale**. Each has its own.",
+    (" * k_scale", " * k_scale.max()"),
+    see=SHAPES,
+)
+slip(
+    "the first k_scale",
+    "All keys get the scale of **the first**. Each has its own.",
+    (" * k_scale", " * k_scale[0]"),
+    see=SHAPES,
+)
+slip(
+    "the first v_scale",
+    "All values get the scale of **the first**. Each has its own.",
+    ("p * v_scale", "p * v_scale[0]"),
+    see=SHAPES,
+)
+slip(
+    "k_scale relative to the largest",
+    "k_scale is divided by its largest, and **the largest never comes back**.",
+    (" * k_scale", " * (k_scale / k_scale.max())"),
+)
+slip(
+    "v_scale relative to the largest",
+    "v_scale is divided by its largest, so that p stays near 1, and **the largest never comes "
+    "back**: multiply o by it.",
+    ("p * v_scale", "p * (v_scale / v_scale.max())"),
+)
+slip(
+    "k_scale added",
+    "k_scale is **added** to the scores. It is a factor.",
+    (") * k_scale", ") + k_scale"),
+)
+slip(
+    "k_scale down the rows",
+    "k_scale is laid along **the query heads**. It belongs to the keys, the last dimension of the "
+    "scores. With as many heads as keys, nothing but wrong numbers shows it.",
+    (" * k_scale", " * k_scale[:, None]"),
+    see=SHAPES,
+)
+slip(
+    "v_scale down the rows",
+    "v_scale is laid along **the query heads**. It belongs to the keys, the last dimension of p. "
+    "With as many heads as keys, nothing but wrong numbers shows it.",
+    ("p * v_scale", "p * v_scale[:, None]"),
+    see=SHAPES,
+)
+slip(
+    "v_scale on the columns",
+    "v_scale multiplies **the columns of o**. After the sum over the keys it is too late: it "
+    "belongs to p.",
+    (NUMERATOR, "p @ v.float() * v_scale"),
+)
+slip(
+    "v_scale after the sum",
+    "o is multiplied by **the sum of v_scale**. After the sum over the keys it is too late: each "
+    "weight has to meet its own scale first.",
+    (NUMERATOR, "p @ v.float() * v_scale.sum()"),
+)
+slip(
+    "a maximum before the scales",
+    "The maximum is that of the scores **before k_scale**. What is then left after subtracting it "
+    "can be anything: exp overflows, or all of it is 0.",
+    ("m = scores.amax(-1)", "m = (scores / k_scale).amax(-1)"),
+)
+slip(
+    "no maximum",
+    "exp is taken of the scores **as they are**: at 200 it overflows, and at -200 all are 0. "
+    "Subtract the largest first.",
+    ("scores - m[:, None]", "scores"),
+    (RETURNED, "return o, l.log()"),
+)
+slip(
+    "the maximum of another row",
+    "One maximum serves **all query heads**. Subtract each row's own: where another's is far "
+    "larger, all exponentials are 0.",
+    ("m = scores.amax(-1)", "m = scores.amax().expand(len(q))"),
+)
+slip(
+    "an lse without k_scale",
+    "o is right, but the lse is that of the scores **without k_scale**.",
+    (RETURNED, "return o, torch.logsumexp(scores / k_scale, -1)"),
+)
+slip(
+    "an lse without the maximum",
+    "The lse **lacks the maximum** that was subtracted: it is m + log l.",
+    (RETURNED, "return o, l.log()"),
+)
+slip(
+    "an lse in base 2",
+    "The lse is in **base 2**. Outside a kernel it is the natural logarithm.",
+    (RETURNED, "return o, (m + l.log()) / torch.log(torch.tensor(2.0))"),
+)
+slip(
+    "log2 of l",
+    "The lse adds the **base-2 logarithm** of l to m. Both are natural here.",
+    ("l.log()", "l.log2()"),
+)
+slip(
+    "exp2",
+    "The weights are **powers of 2** of the scores, and the logarithm is natural: the two do not "
+    "belong together unless the scores are multiplied by log2(e).",
+    ("torch.exp(", "torch.exp2("),
+)
+slip(
+    "scale forgotten",
+    "The softmax's own **scale** does not appear. It is a factor of the scores, like k_scale.",
+    ("scale * (q", "(q"),
+)
+slip(
+    "a scale of its own",
+    "The scores are multiplied by **1/√D**, and not by the scale that was given.",
+    ("scale * (q", "q.shape[1] ** -0.5 * (q"),
+)
+slip(
+    "not normalised",
+    "o is **not divided by l**.",
+    (" / l[:, None]", ""),
+)
+slip(
+    "a softmax over the heads",
+    "The softmax runs **over the query heads**. It runs over the keys, the last dimension of the "
+    "scores.",
+    ("scores.amax(-1)", "scores.amax(0)"),
+    ("scores - m[:, None]", "scores - m"),
+    ("p.sum(-1)", "p.sum(0)"),
+    ("/ l[:, None]", "/ l.mean()"),
+)
+slip(
+    "q in eight bits",
+    "q is **cast to int8** to meet k: what is after the point is lost. Widen k instead, in the "
+    "registers of the product.",
+    ("(q @ k.float().T)", "(q.to(torch.int8).float() @ k.float().T)"),
+    see=CASTS,
+)
+slip(
+    "scores in fp16",
+    "The scores pass through **fp16**: near 4 they are off by a thousandth, and so is every "
+    "weight. Only the cache has few bits; compute in fp32.",
+    (SCORES, "(scale * (q @ k.float().T) * k_scale).half().float()"),
+    see="4 · What the rounding does",
+)
+slip(
+    "the scales in eight bits",
+    "The scales are **cast to int8** to meet K: most of them become 0. The product is a float.",
+    (" * k_scale", " * k_scale.to(torch.int8)"),
+    see=CASTS,
+)
+slip(
+    "K multiplied by its scales",
+    "The numbers are right. But **K was multiplied by its scales** first: Lk · D products, and a "
+    "tensor four times as large as the one that was stored. The scores need only Lk for each query "
+    "head.",
+    (SCORES, "scale * (q @ (k.float() * k_scale[:, None]).T)"),
+)
+slip(
+    "V multiplied by its scales",
+    "The numbers are right. But **V was multiplied by its scales** first: Lk · Dv products, and a "
+    "tensor four times as large as the one that was stored. The weights need only Lk for each "
+    "query head.",
+    (NUMERATOR, "p @ (v.float() * v_scale[:, None])"),
+)
+slip(
+    "both multiplied by their scales",
+    "The numbers are right. But **K and V were multiplied by their scales** first, so the cache "
+    "was written out wide again. Give the scales to the scores and to the weights: they are fewer.",
+    (SCORES, "scale * (q @ (k.float() * k_scale[:, None]).T)"),
+    (NUMERATOR, "p @ (v.float() * v_scale[:, None])"),
+)
+slip(
+    "something larger than K",
+    "The numbers are right. But on the way there is **a tensor larger than K**: products entry by "
+    "entry, or a copy of K for each query head. A matrix product sums as it goes.",
+    ("(q @ k.float().T)", "(q[:, None] * k.float()).sum(-1)"),
+)
+slip(
+    "a dimension too many",
+    "The lse has the shape **(G, 1)**. Asked for is (G,).",
+    (RETURNED, "return o, (m + l.log())[:, None]"),
+)
+slip(
+    "the lse comes first",
+    "The two come **in the wrong order**: asked for is (o, lse).",
+    (RETURNED, "return m + l.log(), o"),
+)
+slip(
+    "no lse",
+    "Only **o** comes back. The lse is what a merge needs: return both.",
+    (RETURNED, "return o"),
+)

@@ -1,0 +1,340 @@
+"""Exercise 13.1's mistakes."""
+
+from course.check.spec import slip
+
+ROUNDING = "1 · Three ways to spend eight bits"
+SCALES = "2 · One scale for whom?"
+EDGES = "8 · At the edges"
+
+LARGEST = "x.abs().amax(-1)  # (B, Lk, Hkv)"
+SCALE = "torch.where(largest == 0, 1.0, largest / 127)"
+ROUNDED = "torch.round(x / scale[..., None])"
+WHOLE = "y.clamp(-127, 127).to(torch.int8)"
+RETURNED = "return " + WHOLE + ", scale"
+
+slip(
+    "the largest becomes 128",
+    "The scale is max|x| / **128**. int8 ends at 127, so the largest numbers do not fit: they are "
+    "cut off.",
+    ("largest / 127", "largest / 128"),
+)
+slip(
+    "the largest becomes 255",
+    "The scale is max|x| / **255**, the number of steps in eight bits. They are shared by both "
+    "signs: one side has 127.",
+    ("largest / 127", "largest / 255"),
+)
+slip(
+    "the largest becomes 256",
+    "The scale is max|x| / **256**. Eight bits have 256 values, and the two signs share them: one "
+    "side has 127.",
+    ("largest / 127", "largest / 256"),
+)
+slip(
+    "e4m3's largest",
+    "The scale is max|x| / **448**. That is the largest number of e4m3; int8 ends at 127.",
+    ("largest / 127", "largest / 448"),
+)
+slip(
+    "half of the steps",
+    "The largest number becomes **63 or 64**: half of the steps that int8 has are never used.",
+    ("largest / 127", "largest / 63.5"),
+)
+slip(
+    "cut off, not rounded",
+    "What is after the point is **cut off**; a cast to int8 does the same. That is off by up to a "
+    "whole scale, and always towards 0. Round first.",
+    ("torch.round(", "torch.trunc("),
+)
+slip(
+    "rounded down",
+    "The quotients are rounded **down**. Round them to the nearest whole number.",
+    ("torch.round(", "torch.floor("),
+)
+slip(
+    "rounded up",
+    "The quotients are rounded **up**. Round them to the nearest whole number.",
+    ("torch.round(", "torch.ceil("),
+)
+slip(
+    "ties go up",
+    "Halves are rounded **up**, as floor(x + ½) does. Half of them should go down: ties go to the "
+    "even number.",
+    (ROUNDED, "torch.floor(x / scale[..., None] + 0.5)"),
+)
+slip(
+    "ties go away from zero",
+    "Halves are rounded **away from zero**. Ties go to the even number, so that half of them go "
+    "each way.",
+    (ROUNDED, "torch.sign(x) * torch.floor((x / scale[..., None]).abs() + 0.5)"),
+)
+slip(
+    "ties go towards zero",
+    "Halves are rounded **towards zero**. Ties go to the even number, so that half of them go each "
+    "way.",
+    (ROUNDED, "torch.sign(x) * torch.ceil((x / scale[..., None]).abs() - 0.5)"),
+)
+slip(
+    "half a step added",
+    "½ is added **before rounding to the nearest**. Rounding knows where the middle is: everything "
+    "comes out half a step too large.",
+    ("x / scale[..., None])", "x / scale[..., None] + 0.5)"),
+)
+slip(
+    "rounded before dividing",
+    "x is rounded **before** it is divided by its scale. What is smaller than ½ is 0 by then.",
+    (ROUNDED, "torch.round(torch.round(x) / scale[..., None])"),
+)
+slip(
+    "an offset, and no sign",
+    "The numbers are stored as **uint8**, 128 higher. Asked for is int8, with zero at 0: then "
+    "stored · scale is the number, and nothing has to be subtracted.",
+    (WHOLE, "(y.clamp(-127, 127) + 128).to(torch.uint8)"),
+)
+slip(
+    "no sign",
+    "The numbers are stored as **uint8**, which has no negative ones. Asked for is int8.",
+    (WHOLE, "y.clamp(-127, 127).to(torch.uint8)"),
+)
+slip(
+    "still floats",
+    "The numbers are rounded, but they come as **fp32**: four bytes each. Cast them to int8.",
+    (WHOLE, "y.clamp(-127, 127)"),
+)
+slip(
+    "whole numbers of 32 bits",
+    "The numbers come as **int32**: four bytes each. Cast them to int8.",
+    ("torch.int8", "torch.int32"),
+)
+slip(
+    "read back already",
+    "The numbers come **multiplied by their scale** again. What is stored is the whole number.",
+    (WHOLE, "y.clamp(-127, 127) * scale[..., None]"),
+)
+slip(
+    "one scale for all",
+    "There is **one scale** for the whole tensor. Each token and head has its own: (B, Lk, Hkv).",
+    (LARGEST, "x.abs().amax()"),
+    ("scale[..., None]", "scale.expand(x.shape[:-1])[..., None]"),
+    see=SCALES,
+)
+slip(
+    "one scale for all, repeated",
+    "Every token has the **same scale**, that of the largest number of all. Then one large token "
+    "costs all others their digits.",
+    (LARGEST, "x.abs().amax().expand(x.shape[:-1])"),
+    see=SCALES,
+)
+slip(
+    "a scale for each KV head",
+    "There is one scale for **each KV head**, (Hkv,). Each token has its own as well: take the "
+    "maximum over D alone.",
+    (LARGEST, "x.abs().amax((0, 1, 3))"),
+    see=SCALES,
+)
+slip(
+    "a head's scale, repeated",
+    "All tokens of a KV head have **the same scale**. Each token has its own: take the maximum "
+    "over D alone.",
+    (LARGEST, "x.abs().amax((0, 1, 3)).expand(x.shape[:-1])"),
+    see=SCALES,
+)
+slip(
+    "a row's scale, repeated",
+    "All tokens of a row have **the same scale** in each head. Each token has its own: take the "
+    "maximum over D alone.",
+    (LARGEST, "x.abs().amax((1, 3), keepdim=True)[..., 0].expand(x.shape[:-1])"),
+    see=SCALES,
+)
+slip(
+    "a token's heads share a scale",
+    "The KV heads of a token **share a scale**. Each head of it has its own.",
+    (LARGEST, "x.abs().amax((2, 3), keepdim=True)[..., 0].expand(x.shape[:-1])"),
+    see=SCALES,
+)
+slip(
+    "a scale for each channel",
+    "The maximum is taken **over the tokens**: a scale for each channel. Take it over D, the last "
+    "dimension.",
+    (LARGEST, "x.abs().amax(1)"),
+    ("scale[..., None]", "scale[:, None]"),
+    see=SCALES,
+)
+slip(
+    "a maximum over the heads",
+    "The maximum is taken **over the KV heads**. Take it over D, the last dimension.",
+    (LARGEST, "x.abs().amax(2)"),
+    ("scale[..., None]", "scale[:, :, None]"),
+    see=SCALES,
+)
+slip(
+    "no absolute value",
+    "The scale is made of the **largest number**, not of the largest magnitude: where the largest "
+    "is negative, it does not fit.",
+    ("x.abs().amax(-1)", "x.amax(-1)"),
+    see=SCALES,
+)
+slip(
+    "from the smallest to the largest",
+    "The scale is made of the **range**, from the smallest number to the largest. Zero lies in the "
+    "middle of int8, so the larger side decides: max|x| / 127.",
+    (SCALE, "torch.where(largest == 0, 1.0, (x.amax(-1) - x.amin(-1)) / 254)"),
+    see=SCALES,
+)
+slip(
+    "a mean",
+    "The scale is made of the **mean** of |x|. Whatever is larger than 127 of these does not fit; "
+    "the largest one decides.",
+    ("x.abs().amax(-1)", "x.abs().mean(-1)"),
+    see=SCALES,
+)
+slip(
+    "zeros divided by zero",
+    "A token of zeros has the scale **0**, and 0 / 0 is not a number. Its scale must be 1.",
+    (SCALE, "largest / 127"),
+)
+slip(
+    "a scale of 1/127",
+    "A token of zeros has the scale **1/127**. Its largest number is 0, and its scale is 1.",
+    (SCALE, "torch.where(largest == 0, 1.0, largest) / 127"),
+)
+slip(
+    "something added to the scale",
+    "A **small number is added** to the scale, so that it is never 0. It makes every scale too "
+    "large, and a token of 1e-30 is lost. Ask for zeros instead.",
+    (SCALE, "largest / 127 + 1e-8"),
+)
+slip(
+    "a smallest scale",
+    "The scale is held **above some small number**. It keeps the division from failing, but a "
+    "token of 1e-30 is lost, and one of zeros has another scale than 1.",
+    (SCALE, "(largest / 127).clamp_min(1e-8)"),
+)
+slip(
+    "clamped before dividing",
+    "x is clamped to ±127 **before** it is divided by its scale. int8 holds the quotient: clamp "
+    "that.",
+    ("x / scale[..., None]", "x.clamp(-127, 127) / scale[..., None]"),
+    (".clamp(-127, 127).to", ".to"),
+    see=EDGES,
+)
+slip(
+    "not clamped",
+    "What is too large for int8 is **left to the cast**. What that makes of 200 is undefined: -56, "
+    "for example. Clamp the quotient first.",
+    (".clamp(-127, 127)", ""),
+    see=EDGES,
+)
+slip(
+    "clamped after the cast",
+    "The numbers are clamped **after** the cast. By then 200 has become -56, or anything else. "
+    "Clamp first, then cast.",
+    (".clamp(-127, 127).to(torch.int8)", ".to(torch.int8).clamp(-127, 127)"),
+    see=EDGES,
+)
+slip(
+    "down to -128",
+    "Some numbers become **-128**. int8 has it, but both signs end at 127 here: -128 is kept as "
+    "the mark of what is no finite number.",
+    ("clamp(-127, 127)", "clamp(-128, 127)"),
+    see=EDGES,
+)
+slip(
+    "only one side clamped",
+    "Only **large positive** numbers are held back; large negative ones are left to the cast. "
+    "Clamp both sides.",
+    ("clamp(-127, 127)", "clamp(max=127)"),
+    see=EDGES,
+)
+slip(
+    "the scale given is ignored",
+    "A scale that is **given is not used**: the token's own is worked out instead. What has been "
+    "given is what the reader of the cache will multiply by.",
+    ("    if scale is None:\n", "    if True:\n"),
+    see=EDGES,
+)
+slip(
+    "the given scale widened",
+    "A scale that is given is **made larger** where the token does not fit. It stays as it is: "
+    "what is too large becomes ±127.",
+    ("    y =", "    scale = torch.maximum(scale, x.abs().amax(-1) / 127)\n    y ="),
+    see=EDGES,
+)
+slip(
+    "scales in fp16",
+    "The scale comes in **fp16**. Two bytes are saved per token and head, and every number of the "
+    "token gets an error of its own from that. Here it is fp32.",
+    (RETURNED, RETURNED + ".half()"),
+    see=SCALES,
+)
+slip(
+    "scales through fp16",
+    "The scale has been **rounded to fp16** on its way. It has 11 bits then, and all numbers of "
+    "the token are off. Compute it in fp32.",
+    (SCALE, SCALE + ".half().float()"),
+    see=SCALES,
+)
+slip(
+    "in the dtype of x",
+    "The scale comes in **the dtype of x**. Of fp16 or bf16 input it must be fp32, too: convert x "
+    "first.",
+    ("    x = x.float()\n", ""),
+    see=SCALES,
+)
+slip(
+    "computed in the dtype of x",
+    "The scale is fp32, but it was **computed in the dtype of x**, and rounded to its few bits. "
+    "Convert x first.",
+    ("    x = x.float()\n", ""),
+    ("largest / 127)", "largest / 127).float()"),
+    see=SCALES,
+)
+slip(
+    "the inverse of the scale",
+    "What comes back is **127 / max|x|**, the inverse of the scale. The number that was stored "
+    "times the scale must give x again.",
+    (RETURNED, "return " + WHOLE + ", 1 / scale"),
+    see=SCALES,
+)
+slip(
+    "max|x| as the scale",
+    "The scale that comes back is **max|x|** itself. The number that was stored times the scale "
+    "must give x again, so it is max|x| / 127.",
+    (RETURNED, "return " + WHOLE + ", scale * 127"),
+    see=SCALES,
+)
+slip(
+    "divided by the maximum",
+    "x is divided by **max|x|**: the quotients lie between -1 and 1, and hardly anything is left "
+    "after rounding. The largest must become 127.",
+    ("largest / 127)", "largest)"),
+    see=SCALES,
+)
+slip(
+    "multiplied by the scale",
+    "x is **multiplied** by its scale. Divide: the scale is the size of one step.",
+    ("x / scale", "x * scale"),
+)
+slip(
+    "a dimension too many",
+    "The scale has the shape **(B, Lk, Hkv, 1)**. Asked for is (B, Lk, Hkv).",
+    (RETURNED, RETURNED + "[..., None]"),
+    see=SCALES,
+)
+slip(
+    "the scale comes first",
+    "The two come **in the wrong order**: asked for is (stored, scale).",
+    (RETURNED, "return scale, " + WHOLE),
+)
+slip(
+    "without the scale",
+    "Only the whole numbers come back. **Without the scale** nobody can read them: return both.",
+    (RETURNED, "return " + WHOLE),
+    see=SCALES,
+)
+slip(
+    "divides in place",
+    "It divides **in place**: the cache of the caller holds whole numbers afterwards. Work on a "
+    "copy.",
+    (ROUNDED, "x.div_(scale[..., None]).round()"),
+)
