@@ -1,6 +1,7 @@
 """Figures of the lesson on the quantised cache: grids, errors, scales, channels, perplexities."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -117,7 +118,7 @@ def fold_scales(G: int, Lk: int, D: int) -> Figure:
     ):
         box(ax, x, 3.0, 2.0, 0.9, f"{name}\n{size}", color)
         arrow(ax, (x + 1.0, 3.0), (x + 1.0, 2.05), color=color)
-    for (x, *_), (y, *_) in zip(boxes, boxes[1:], strict=False):
+    for (x, *_), (y, *_) in pairwise(boxes):
         arrow(ax, (x + 1.6, 1.95), (y, 1.95), color=COLORS.ink)
     for x, name, color in ((3.4, "k_scale", COLORS.k), (8.6, "v_scale", COLORS.v)):
         box(ax, x - 0.8, 0.0, 1.6, 0.7, f"{name}\n1 × {Lk}", color)
