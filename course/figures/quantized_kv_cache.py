@@ -6,7 +6,13 @@ from itertools import pairwise
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    MultipleLocator,
+    NullLocator,
+    PercentFormatter,
+)
 from torch import Tensor
 
 from course.style import COLORS, arrow, bare, box, cells, figure
@@ -56,11 +62,11 @@ def number_lines(numbers: Mapping[str, Sequence[float]], zoom: float) -> Figure:
 def rounding_errors(x: Sequence[float], errors: Mapping[str, Sequence[float]]) -> Figure:
     """The error of rounding |x| in each format, where 1 is the largest number; both logarithmic.
 
-    errors: by format, the largest error found up to the next x.
+    errors: by format, the largest error of all numbers up to x.
     """
     fig, ax = figure(size=(9.0, 3.6))
     for name, line in errors.items():
-        ax.step(x, line, where="post", color=_format_color(name), lw=1.8)
+        ax.plot(x, line, color=_format_color(name), lw=1.8)
         ax.text(1.06, line[-1], name, color=_format_color(name), va="center", weight="bold")
     ax.set(xscale="log", yscale="log", xlim=(min(x), 1.6))
     ax.set(xlabel="|x|, as a share of the largest", ylabel="largest error")
@@ -102,7 +108,7 @@ def _shade(share: float) -> str:
 def fold_scales(G: int, Lk: int, D: int) -> Figure:
     """Where the scales of K and of V meet the scores and p: boxes with their sizes."""
     fig, ax = figure(size=(9.0, 3.5))
-    bare(ax).set(xlim=(0, 12), ylim=(-0.5, 4.1))
+    bare(ax).set(xlim=(0, 12), ylim=(-0.6, 4.1))
     boxes = [
         (0.0, "q", f"{G} × {D}", COLORS.q),
         (2.6, "scores", f"{G} × {Lk}", COLORS.score),
@@ -126,7 +132,8 @@ def fold_scales(G: int, Lk: int, D: int) -> Figure:
     ax.text(4.75, 2.55, "softmax", ha="center", fontsize=9, color=COLORS.muted)
     arrow(ax, (6.0, 1.5), (6.0, 0.7))
     ax.text(6.0, 0.35, "l = Σ p\nno scale here", ha="center", va="center", fontsize=9.5)
-    arrow(ax, (6.9, 0.15), (11.2, 1.5), " ÷ l", color=COLORS.muted)
+    ax.plot([6.0, 6.0, 11.2], [0.0, -0.35, -0.35], color=COLORS.muted, lw=1.6)
+    arrow(ax, (11.2, -0.38), (11.2, 1.5), " ÷ l", color=COLORS.muted)
     return fig
 
 
@@ -213,7 +220,7 @@ def rotary_pairs(k: Tensor, turns: Sequence[float], limit: float) -> Figure:
         axis.set_major_locator(FixedLocator([1, 2, 5, 10, 20]))
         axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.legend(loc="upper left", fontsize=9)
+    ax.legend(loc="upper left", fontsize=9, frameon=False)
     return fig
 
 
@@ -230,6 +237,7 @@ def perplexity_ratios(rows: Mapping[str, Sequence[Mapping]], largest: float) -> 
             _draw_ratio(ax, y, row)
         ax.axvline(0, color=COLORS.ink, lw=1)
         ax.set(title=title, xlabel="rise of the perplexity", xlim=(-0.002, largest))
+        ax.xaxis.set_major_locator(MultipleLocator(0.01))
         ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         ax.grid(axis="x", lw=0.6)
         ax.set_axisbelow(True)
