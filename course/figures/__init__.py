@@ -17,6 +17,7 @@ from course.figures.num_splits import *
 from course.figures.online_softmax import *
 from course.figures.paged_kv_cache import *
 from course.figures.precision import *
+from course.figures.quantized_kv_cache import *
 from course.figures.start_here import *
 from course.figures.triton_primer import *
 from course.figures.why_decode_starves import *
