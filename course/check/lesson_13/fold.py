@@ -188,7 +188,7 @@ def zeros(answer, rng):
     return ask(answer, (q, k, v, k_scale, v_scale), "token 5 is zeros")
 
 
-@holds("no scale touches K or V, tensors as large as they", see=FOLDING)
+@holds("no scale touches K or V, and nothing is larger than they are", see=FOLDING)
 def nothing_wide(answer, rng):
     inputs, scale = head(rng, 2, 64, 32, 24), 0.25
     watching = Watching(*inputs[1:], scale)

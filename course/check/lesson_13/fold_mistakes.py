@@ -292,9 +292,9 @@ slip(
     (NUMERATOR, "p @ (v.float() * v_scale[:, None])"),
 )
 slip(
-    "something larger than K",
-    "The numbers are right. But on the way there is **a tensor larger than K**: products entry by "
-    "entry, or a copy of K for each query head. A matrix product sums as it goes.",
+    "something larger than K and V",
+    "The numbers are right. But on the way there is **a tensor larger than K and V**: products "
+    "entry by entry, or a copy of K for each query head. A matrix product sums as it goes.",
     ("(q @ k.float().T)", "(q[:, None] * k.float()).sum(-1)"),
 )
 slip(

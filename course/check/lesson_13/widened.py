@@ -45,7 +45,7 @@ class Watching(TorchDispatchMode):
         if wide:
             return f"{' and '.join(wide)} times the scales"
         if self.largest > max(self.sizes.values()):
-            return "a tensor larger than K"
+            return "a tensor larger than K and V"
         return "K and V as they are stored"
 
 
