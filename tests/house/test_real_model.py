@@ -78,6 +78,7 @@ def test_the_model_and_its_record_agree(record):
     assert finer["k"]["channel"] > 1.5 * finer["k"]["token"]
     assert finer["v"]["token"] > finer["v"]["channel"]
     assert (k[:, 0].abs().argmax(-1) == found.k[0].argmax()).float().mean() > 0.99
+    assert all(8 < x.abs().max() / x.square().mean().sqrt() < 9 for x in (k, v))
 
 
 def _finer(x: torch.Tensor) -> dict[str, float]:
