@@ -195,6 +195,12 @@ slip(
     (RETURNED, "return o, l.log()"),
 )
 slip(
+    "no maximum in the lse",
+    "o is right, but the lse is the logarithm of exponentials **without the maximum**: at scores "
+    "of 200 they overflow, and at -200 all are 0. Take m + log l.",
+    (RETURNED, "return o, scores.exp().sum(-1).log()"),
+)
+slip(
     "the maximum of another row",
     "One maximum serves **all query heads**. Subtract each row's own: where another's is far "
     "larger, all exponentials are 0.",

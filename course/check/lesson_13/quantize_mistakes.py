@@ -297,6 +297,14 @@ slip(
     see=SCALES,
 )
 slip(
+    "multiplied by the inverse",
+    "The scale is **127 / max|x|**, and x is multiplied by it, a given one too. It is the size of "
+    "one step, max|x| / 127: divide by it.",
+    ("largest / 127)", "127 / largest)"),
+    ("x / scale", "x * scale"),
+    see=SCALES,
+)
+slip(
     "max|x| as the scale",
     "The scale that comes back is **max|x|** itself. The number that was stored times the scale "
     "must give x again, so it is max|x| / 127.",
