@@ -81,11 +81,20 @@ def test_what_is_missing_is_said_in_a_sentence(capsys, monkeypatch, tmp_path):
     assert status == 1 and "A package is missing" in err and "make lab" in err
 
 
+def heed_interrupts():
+    """What is started in the background of a shell ignores Ctrl-C, and so do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_it_streams_and_ctrl_c_ends_it():
     """A real interrupt to a real process, when three bytes have come."""
     command = [sys.executable, "-m", "reference.generate", "The cache", "--max-tokens", "400"]
     with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=heed_interrupts,
     ) as process:
         first = process.stdout.read(3)
         assert len(first) == 3 and process.poll() is None
