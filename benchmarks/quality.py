@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.protocol import RESULTS, save
+from course.real_model import channels_of
 from reference import checkpoint
 from reference.flash_decoding_cpu import flash_decode_threads
 from reference.perplexity import compare, cut, perplexity, token_losses
@@ -30,13 +31,12 @@ from reference.quantized_cache import (
     STATIC,
     Format,
     QuantizedKVCache,
-    cached_keys_and_values,
     calibrate,
 )
 from reference.transformer import Transformer
 
 TEXT = Path(__file__).with_name("unseen.txt")
-CALIBRATION = checkpoint.WEIGHTS / "held_out.txt"
+CALIBRATION = checkpoint.WEIGHTS / checkpoint.HELD_OUT
 LENGTH = 512  # tokens per window: the context of the smaller model
 CALIBRATION_WINDOWS = 4
 
@@ -145,23 +145,17 @@ def measure(subject: Subject, formats: list[tuple[Format, Format]]) -> list[dict
 
 def channels(subject: Subject) -> dict[str, Any]:
     """How much the channels of K and of V differ in size: in every layer, and one layer whole."""
-    largest: dict[str, Tensor] = {}
-    for window in subject.calibration:
-        found = cached_keys_and_values(subject.model, window, flash_decode_threads)
-        for name, x in zip("kv", found, strict=True):
-            most = x.abs().amax(1)  # (layers, Hkv, D)
-            largest[name] = torch.maximum(largest.get(name, most), most)
-    spread = {
-        name: x.flatten(1).amax(1) / x.flatten(1).median(1).values for name, x in largest.items()
-    }
-    layer = int(spread["k"].argmax())
+    found = channels_of(subject.model, subject.calibration)
     return {
-        "layer": layer,
+        "layer": found.layer,
         **{
-            name: [[round(c, 4) for c in head] for head in x[layer].tolist()]
-            for name, x in largest.items()
+            name: [[round(c, 4) for c in head] for head in getattr(found, name).tolist()]
+            for name in ("k", "v")
         },
-        **{f"{name}_spread": [round(s, 3) for s in x.tolist()] for name, x in spread.items()},
+        **{
+            name: [round(s, 3) for s in getattr(found, name).tolist()]
+            for name in ("k_spread", "v_spread")
+        },
     }
 
 

@@ -62,10 +62,10 @@ def channels(real: pretrained.Pretrained | None) -> Channels:
         return _recorded_channels()
     text = (checkpoint.WEIGHTS / checkpoint.HELD_OUT).read_text(encoding="utf-8")
     windows = cut(torch.tensor(real.tokenizer.encode(text)), LENGTH)[:WINDOWS]
-    return _channels_of(real.model, windows)
+    return channels_of(real.model, windows)
 
 
-def _channels_of(model: Transformer, windows: Tensor) -> Channels:
+def channels_of(model: Transformer, windows: Tensor) -> Channels:
     """The channels of K and V after these windows, int64 (n, length), each in its own cache."""
     found = [cached_keys_and_values(model, window, flash_decode_threads) for window in windows]
     k, v = (torch.stack([one[i].abs().amax(1) for one in found]).amax(0) for i in range(2))
