@@ -3,7 +3,7 @@
 from course.check.spec import slip
 
 FOLDING = "3 · Fold the scale"
-SHAPES = "2 · One scale for whom?"
+SHAPES = "2 · Which numbers share a scale?"
 CASTS = "8 · At the edges"
 
 SCORES = "scale * (q @ k.float().T) * k_scale  # (G, Lk)"

@@ -3,7 +3,7 @@
 from course.check.spec import slip
 
 ROUNDING = "1 · Three ways to spend eight bits"
-SCALES = "2 · One scale for whom?"
+SCALES = "2 · Which numbers share a scale?"
 EDGES = "8 · At the edges"
 
 LARGEST = "x.abs().amax(-1)  # (B, Lk, Hkv)"

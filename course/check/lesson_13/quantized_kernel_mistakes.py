@@ -3,7 +3,7 @@
 from course.check.spec import slip
 
 FOLDING = "3 · Fold the scale"
-SHAPES = "2 · One scale for whom?"
+SHAPES = "2 · Which numbers share a scale?"
 
 TOKENS = "b * stride_sb + offs_n * stride_sn + kv_head * stride_sh"
 OF_K = "k_scale = tl.load(k_scale_ptr + tokens, mask=mask_n, other=0.0)"
