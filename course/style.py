@@ -161,12 +161,17 @@ def cells(
 
 
 def text_on(fill: str) -> str:
-    """Black or white, whichever reads better on `fill` (relative luminance, WCAG 2)."""
+    """Black or white, whichever reads better on `fill`."""
+    return "white" if luminance(fill) < 0.30 else COLORS.ink
+
+
+def luminance(color: str | tuple[float, ...]) -> float:
+    """The relative luminance of a colour, from 0 (black) to 1 (white), as WCAG 2 defines it."""
     r, g, b = (
         c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
-        for c in matplotlib.colors.to_rgb(fill)
+        for c in matplotlib.colors.to_rgb(color)
     )
-    return "white" if 0.2126 * r + 0.7152 * g + 0.0722 * b < 0.30 else COLORS.ink
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b
 
 
 def box(ax: Axes, x: float, y: float, w: float, h: float, text: str, fill: str) -> None:

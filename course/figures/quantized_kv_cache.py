@@ -165,7 +165,8 @@ def key_and_value_errors(
 def channel_maxima(k: Tensor, v: Tensor, title: str) -> Figure:
     """The largest |x| of each channel of one layer: keys left, values right, a row per KV head.
 
-    k, v: (Hkv, D). All panels have one axis, so that K and V can be compared.
+    k, v: (Hkv, D). All panels have one axis, so that K and V can be compared. Dashed: the median
+    of all channels of K, or of V.
     """
     Hkv, D = k.shape
     top = 1.08 * max(k.max().item(), v.max().item())
@@ -173,7 +174,7 @@ def channel_maxima(k: Tensor, v: Tensor, title: str) -> Figure:
     for h in range(Hkv):
         for ax, x, color in zip(axes[h], (k, v), (COLORS.k, COLORS.v), strict=True):
             ax.bar(range(D), x[h].tolist(), width=0.85, color=color)
-            ax.axhline(x.median().item(), color=COLORS.ink, lw=0.8, ls=":")
+            ax.axhline(x.median().item(), color=COLORS.ink, lw=1.6, ls=(0, (4, 1.5)))
             ax.set(ylim=(0, top), xlim=(-1, D))
         axes[h, 0].set_ylabel(f"KV head {h}")
     axes[0, 0].set_title("keys")
@@ -228,13 +229,17 @@ def perplexity_ratios(rows: Mapping[str, Sequence[Mapping]], largest: float) -> 
     """How much the perplexity rises with each pair of formats, with the 95 % interval.
 
     rows: by the model's title, rows with k, v, ratio, low, high, in the order to be drawn, the same
-    pairs for each. largest: the end of the axis, a share; what lies beyond it is cut off.
+    pairs for each: first those with one format for K and V, then, below a line, those with two.
+    largest: the end of the axis, a share; what lies beyond it is cut off.
     """
     longest = max(map(len, rows.values()))
     fig, axes = figure(1, len(rows), size=(9.0, 0.3 * longest + 1.2), sharey=True, squeeze=False)
+    fig.get_layout_engine().set(wspace=0.1)  # each model has a panel and an axis of its own
     for ax, (title, found) in zip(axes[0], rows.items(), strict=True):
         for y, row in enumerate(found):
             _draw_ratio(ax, y, row)
+        same = sum(row["k"] == row["v"] for row in found)
+        ax.axhline(same - 0.5, color=COLORS.muted, lw=1, ls=(0, (4, 2)))
         ax.axvline(0, color=COLORS.ink, lw=1)
         ax.set(title=title, xlabel="rise of the perplexity", xlim=(-0.002, largest))
         ax.xaxis.set_major_locator(MultipleLocator(0.01))

@@ -5,11 +5,17 @@ import torch
 from matplotlib.colors import to_hex
 
 from course import figures
-from course.style import COLORS
+from course.style import COLORS, luminance
 
 
 def texts(fig) -> list[str]:
     return [text.get_text() for ax in fig.axes for text in ax.texts]
+
+
+def contrast(one, other) -> float:
+    """WCAG 2: 1 for equal colours, 21 for black on white."""
+    dark, light = sorted(map(luminance, (one, other)))
+    return (light + 0.05) / (dark + 0.05)
 
 
 def test_number_lines_draw_every_number_up_to_the_end_of_the_line():
@@ -70,6 +76,16 @@ def test_channel_maxima_has_one_axis_for_keys_and_values():
     assert fig.axes[2].get_ylabel() == "KV head 1"
 
 
+def test_the_median_is_drawn_so_that_it_is_seen_on_the_bars():
+    fig = figures.channel_maxima(torch.ones(1, 4), torch.ones(1, 4), "layer 0")
+    for ax in fig.axes:
+        (median,) = ax.lines
+        assert median.get_linewidth() >= 1.5 and median.get_zorder() > ax.patches[0].get_zorder()
+        behind = (ax.patches[0].get_facecolor(), ax.get_facecolor())
+        # at least 3 : 1, as WCAG 2 asks of what one must see to understand a figure
+        assert all(contrast(median.get_color(), color) >= 3 for color in behind)
+
+
 def test_channel_spreads_draws_every_layer():
     (ax,) = figures.channel_spreads([4.0, 5.0, 3.0], [1.0, 2.0, 2.0]).axes
     assert [list(line.get_ydata()) for line in ax.lines] == [[4.0, 5.0, 3.0], [1.0, 2.0, 2.0]]
@@ -107,3 +123,17 @@ def test_a_ratio_whose_interval_contains_no_change_is_hollow():
     labels = [label.get_text() for label in one.get_yticklabels()]
     assert labels == ["int8 per token", "K bf16, V e5m2 per tensor"]
     assert one.get_title(loc="left") == "one" and other.get_title(loc="left") == "other"
+
+
+def test_two_models_and_two_groups_of_pairs_are_kept_apart():
+    def row(k, v):
+        return {"k": k, "v": v, "ratio": 1.0, "low": 0.99, "high": 1.01}
+
+    rows = [row("int8", "int8"), row("e4m3", "e4m3"), row("int8", "bf16"), row("bf16", "int8")]
+    fig = figures.perplexity_ratios({"one": rows, "other": rows}, largest=0.04)
+    fig.draw_without_rendering()
+    one, other = (ax.get_position() for ax in fig.axes)
+    assert other.x0 - one.x1 > 0.04  # of the figure's width
+    for ax in fig.axes:
+        level = [line for line in ax.lines if line.get_linestyle() == "--"]
+        assert [list(line.get_ydata()) for line in level] == [[1.5, 1.5]]
