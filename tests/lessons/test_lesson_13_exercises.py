@@ -106,7 +106,7 @@ def test_a_recorded_run_is_shown_and_a_missing_one_is_said_to_be_missing(there):
         exec(cell, {"recorded": lambda name: run, "Measured": Measured, "choose": choose})
     lines = out.getvalue().splitlines()
     if there:
-        shown = ("K int8 per head, V bf16, up to 0.40%; 169 users", 2)
+        shown = ("K int8 per head, V bf16, up to 0.400%; 169 users", 2)
         assert (lines[0].strip().partition(": ")[2], len(lines)) == shown
     else:
         assert lines == ["No such run is recorded yet: `python -m benchmarks quality` makes one."]
