@@ -222,6 +222,15 @@ for small in (1e-5, 1e-6, EPS, 1e-8, 1e-9, 1e-10, 1e-12):
         (SCALE, f"127 / largest.clamp_min({small})"),
         ("x / scale", "x * scale"),
     )
+    slip(
+        f"the inverse if it is its own, its maximum above {small:.3g}",
+        "A scale that is given is divided by, but the token's own is **127 / max|x|**: the same "
+        f"name for two things. And max|x| is held **above {small:.3g}**: a token of zeros has "
+        "another scale than 1.",
+        ("    if scale is None:", "    own = scale is None\n    if own:"),
+        (SCALE, f"127 / largest.clamp_min({small})"),
+        ("x / scale[..., None]", "x * (scale if own else 1 / scale)[..., None]"),
+    )
 slip(
     "clamped before dividing",
     "x is clamped to ±127 **before** it is divided by its scale. int8 holds the quotient: clamp "

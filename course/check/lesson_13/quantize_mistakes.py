@@ -48,14 +48,15 @@ slip(
     ("torch.round(", "torch.trunc("),
     see=EDGES,
 )
-slip(
-    "cut off by a cast to int32",
-    "A **cast to int32** cuts off what is after the point, and beyond 2^31 it makes anything of a "
-    "number. Round, then clamp, and cast last.",
-    # as x86 casts; elsewhere such numbers may become the largest, and this is "cut off"
-    (ROUNDED, f"torch.trunc({QUOTIENT}).where({QUOTIENT}.abs() < 2**31, -(2.0**31))"),
-    see=EDGES,
-)
+for name, does in {"trunc": "cuts off the fraction", "round": "comes too early"}.items():
+    slip(
+        f"{name}, and a cast to int32",
+        f"A **cast to int32** {does}, and of a number beyond 2^31 it can make anything: -2^31 on "
+        "many processors. Round, then clamp, and cast last.",
+        # as x86 casts; where such numbers become the largest, nothing but the cutting off is wrong
+        (ROUNDED, f"torch.{name}({QUOTIENT}).where({QUOTIENT}.abs() < 2**31, -(2.0**31))"),
+        see=EDGES,
+    )
 slip(
     "rounded down",
     "The quotients are rounded **down**. Round them to the nearest whole number.",
@@ -177,20 +178,14 @@ slip(
     ("scale[..., None]", "scale[:, :, None]"),
     see=SCALES,
 )
-slip(
-    "a maximum over the tokens, and no more",
-    "The maximum is taken **over the tokens**, dimension 1, and the scales' shape no longer fits "
-    "x. A scale serves one token and head: which dimension is left?",
-    (LARGEST, "x.abs().amax(1)"),
-    see=SCALES,
-)
-slip(
-    "a maximum over the heads, and no more",
-    "The maximum is taken **over the KV heads**, dimension 2, and the scales' shape no longer fits "
-    "x. A scale serves one token and head: which dimension is left?",
-    (LARGEST, "x.abs().amax(2)"),
-    see=SCALES,
-)
+for dim, named in enumerate(("rows", "tokens", "KV heads")):
+    slip(
+        f"a maximum over the {named}, and no more",
+        f"The maximum is taken **over the {named}**, dimension {dim}, and the scales' shape no "
+        "longer fits x. A scale serves one token and head: which dimension is left?",
+        (LARGEST, f"x.abs().amax({dim})"),
+        see=SCALES,
+    )
 slip(
     "no last dimension",
     "x is divided by a scale **without a last dimension**. (B, Lk, Hkv) against (B, Lk, Hkv, D) "
@@ -262,6 +257,15 @@ slip(
     "Convert x first.",
     ("    x = x.float()\n", ""),
     ("largest / 127)", "largest / 127).float()"),
+    see=EDGES,
+)
+slip(
+    "divided in the dtype of x",
+    "The scale is fp32, but **the quotient** is computed in the dtype of x: near 100, "
+    "bf16 has only whole and half numbers. Convert x first.",
+    ("    x = x.float()\n", ""),
+    (LARGEST, "x.float().abs().amax(-1)  # (B, Lk, Hkv)"),
+    ("x / scale[..., None]", "x / scale[..., None].to(x.dtype)"),
     see=EDGES,
 )
 slip(
