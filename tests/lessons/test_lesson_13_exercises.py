@@ -37,14 +37,17 @@ def by_a_diagonal(x, scale):
     return torch.diag(scale) @ x.float()
 
 
-@pytest.mark.parametrize("widen", [in_place, one_by_one, by_numpy, by_a_diagonal])
-def test_a_wide_cache_is_noticed(widen):
+@pytest.mark.parametrize(
+    ("widen", "how"),
+    [(in_place, ""), (one_by_one, ""), (by_numpy, ""), (by_a_diagonal, ", by a diagonal matrix")],
+)
+def test_a_wide_cache_is_noticed(widen, how):
     def answer(q, k, v, k_scale, v_scale, scale):
         scores = scale * q @ widen(k, k_scale).T
         return scores.softmax(-1) @ widen(v, v_scale), scores.logsumexp(-1)
 
     report = judge(FOLD, answer, seed=1)
-    assert report.mistake.name == "both multiplied by their scales", f"\n{report}"
+    assert report.mistake.name == f"K and V times their scales{how}", f"\n{report}"
 
 
 @pytest.mark.parametrize("factor", [1.0, math.log2(math.e)], ids=["e", "base 2"])
@@ -54,7 +57,7 @@ def test_wide_keys_are_noticed_with_the_softmax_scale_in_them(factor):
         return (scores.softmax(-1) * v_scale) @ v.float(), scores.logsumexp(-1)
 
     report = judge(FOLD, answer, seed=1)
-    assert report.mistake.name == "K multiplied by its scales", f"\n{report}"
+    assert report.mistake.name == "K times its scales", f"\n{report}"
 
 
 def head_by_head(q, k, v, k_scale, v_scale, scale):
