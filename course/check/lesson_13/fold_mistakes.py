@@ -217,7 +217,7 @@ slip(
 slip(
     "a number in place of the maximum",
     "The number that is subtracted from the scores is **always the same**. Scores far above it "
-    "overflow, and far below it all are 0. Subtract each row's own largest.",
+    "overflow, and far below it all exponentials are 0. Subtract each row's own largest.",
     ("scores - m[:, None]", "scores - 20"),
     (RETURNED, "return o, 20 + l.log()"),
 )
@@ -269,6 +269,12 @@ slip(
     "dimension of the scores.",
     (f"{NUMERATOR} / l[:, None]", "(torch.softmax(scores, 0) * v_scale) @ v.float()"),
     (RETURNED, "return o, torch.logsumexp(scores, 0)"),
+)
+slip(
+    "k or v not widened",
+    "q and p are fp32, **k and v are int8**, and PyTorch multiplies no matrices of two dtypes. "
+    "Widen k and v, as a kernel does in its registers.",
+    ("k.float()", "k"),
 )
 slip(
     "q in eight bits",
