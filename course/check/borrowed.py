@@ -8,10 +8,10 @@ import functools
 import inspect
 import sys
 from collections.abc import Iterator
-from types import CodeType
+from types import CodeType, MethodType
 from typing import Any
 
-from course.check.rewritten import plain
+from course.check.rewritten import attribute, plain
 from course.check.spec import Exercise
 
 
@@ -26,22 +26,30 @@ def borrowed_from_us(exercise: Exercise, answer: Any) -> str:
     return next((name for name in _ours(answer) if name not in allowed), "")
 
 
-def _ours(answer: Any, seen: frozenset = frozenset()) -> Iterator[str]:
+def _ours(answer: Any, seen: tuple = ()) -> Iterator[str]:
     """Yield the functions and classes of `reference` and `kernels` that an answer is or mentions.
 
     An exception is no help, so those are left out.
     """
     for part in _unwrapped(answer):
-        if part in seen or (inspect.isclass(part) and issubclass(part, BaseException)):
+        known = any(part is other for other in seen)  # not `in`: a class may define `==`
+        if known or (inspect.isclass(part) and issubclass(part, BaseException)):
             continue
-        if part.__module__.split(".")[0] in ("reference", "kernels"):
-            yield f"{part.__module__}.{part.__qualname__}"
+        home = _home(part)
+        if home.split(".")[0] in ("reference", "kernels"):
+            yield f"{home}.{part.__qualname__}"
             continue
-        if seen and part.__module__ not in {other.__module__ for other in seen}:
+        if seen and home and home not in map(_home, seen):
             continue  # another library's: what it uses is not the learner's doing
         values = _members(part) if inspect.isclass(part) else _values_used(part)
         for value in [*values]:
-            yield from _ours(value, seen | {part})
+            yield from _ours(value, (*seen, part))
+
+
+def _home(part: Any) -> str:
+    """Return the module of a function or class, or "": what a bare `exec` defines has none."""
+    home = attribute(part, "__module__")
+    return home if isinstance(home, str) else ""
 
 
 def _unwrapped(value: Any) -> Iterator[Any]:
@@ -55,8 +63,10 @@ def _unwrapped(value: Any) -> Iterator[Any]:
         yield value.func
     elif inspect.isclass(value):
         yield value
-    elif inspect.isfunction(function := plain(getattr(value, "__func__", value))):
-        yield function
+    else:
+        method = isinstance(value, (MethodType, classmethod, staticmethod))
+        if inspect.isfunction(function := plain(value.__func__ if method else value)):
+            yield function
 
 
 def _members(kind: type) -> Iterator[Any]:

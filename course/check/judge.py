@@ -25,6 +25,7 @@ from course.check.observe import (
 )
 from course.check.recognise import recognise, seeds
 from course.check.report import Outcome, Report, Status
+from course.check.rewritten import attribute
 from course.check.spec import Exercise
 
 UNWRITTEN = "This one is not written yet: put your code in place of `raise NotImplementedError()`."
@@ -115,7 +116,7 @@ def unfit(exercise: Exercise, answer: Any) -> str:
         return f"Pass the function itself, without calling it: {call}."
     if borrowed := borrowed_from_us(exercise, answer):
         return f"It uses the course's own `{borrowed}`: write this one yourself."
-    kernel = getattr(answer, "fn", None)  # a Triton kernel: the compiler would choke on the stub
+    kernel = attribute(answer, "fn")  # a Triton kernel: the compiler would choke on the stub
     if inspect.isfunction(kernel):
         try:
             source = inspect.getsource(kernel)

@@ -12,11 +12,12 @@ import torch
 
 from course.check.guards import UNWRITTEN
 from course.check.interpreter import Record, Store, as_on_a_gpu, span
+from course.check.rewritten import attribute
 
 
 def is_kernel(answer: Any) -> bool:
     """Say whether an answer is launched with a grid."""
-    return hasattr(type(answer), "__getitem__") and callable(getattr(answer, "fn", None))
+    return hasattr(type(answer), "__getitem__") and callable(attribute(answer, "fn"))
 
 
 class Noticed(NamedTuple):

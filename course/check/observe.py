@@ -17,6 +17,7 @@ import torch
 
 from course.check import conditions
 from course.check.launches import Noticed, Watched, is_kernel
+from course.check.rewritten import plain
 from course.check.seen import NotVerified, Seen
 from course.check.spec import Exercise, Property
 
@@ -104,7 +105,6 @@ def watch(answer: Any, exercise: Exercise) -> Any:
     if not callable(answer) or isinstance(answer, type) or hasattr(type(answer), "__getitem__"):
         return answer
 
-    @functools.wraps(answer)
     def watched(*args: Any, **kwargs: Any) -> Any:
         before = [(path, t, t.clone()) for path, t in tensors_in((args, kwargs))]
         with conditions.kept():
@@ -116,6 +116,9 @@ def watch(answer: Any, exercise: Exercise) -> Any:
                 raise ChangedInput(_argument_name(answer, path))
         return result
 
+    if inspect.isfunction(answer):
+        return functools.wraps(answer)(watched)
+    watched.__wrapped__ = answer  # an object's other attributes are its own business
     return watched
 
 
@@ -141,14 +144,14 @@ def _argument_name(answer: Callable, path: tuple) -> str:
         return str(which)
     try:
         return list(inspect.signature(answer).parameters)[which]
-    except (TypeError, ValueError, IndexError):
+    except Exception:  # no signature, or an object that raises anything when it is asked
         return f"argument {which + 1}"
 
 
 def line_of(error: BaseException, answer: Any) -> str:
     """Return "line 3: …" of the learner's code where `error` came from, or "" if not from there."""
-    code = getattr(inspect.unwrap(getattr(answer, "fn", answer)), "__code__", None)
-    home = code.co_filename if code else None
+    function = plain(answer)
+    home = function.__code__.co_filename if inspect.isfunction(function) else None
     for link in reversed(chain(error)):
         frames = traceback.extract_tb(link.__traceback__)
         theirs = [f for f in frames if f.filename == home or "ipykernel_" in f.filename]

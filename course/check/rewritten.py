@@ -22,7 +22,25 @@ class DoesNotApply(ValueError):
 
 def plain(answer: Any) -> Any:
     """Return the Python function of an answer: what `triton.jit` was given, or the answer."""
-    return inspect.unwrap(getattr(answer, "fn", answer))
+    inner = attribute(answer, "fn")
+    function, passed = inner if callable(inner) else answer, []
+    while callable(inner := inspect.getattr_static(function, "__wrapped__", None)):
+        passed.append(function)
+        if any(inner is one for one in passed):  # they wrap each other
+            break
+        function = inner
+    return function
+
+
+def attribute(value: Any, name: str) -> Any:
+    """Return an attribute, or None; None too where a learner's own `__getattr__` raises anything.
+
+    A dictionary whose keys are its attributes raises KeyError, for example.
+    """
+    try:
+        return getattr(value, name, None)
+    except Exception:
+        return None
 
 
 def source_of(answer: Any) -> str:

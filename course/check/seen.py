@@ -91,7 +91,7 @@ def describe_call(answer: Callable, args: Sequence[Any], kwargs: dict[str, Any])
     """Return "x = …, y = …" under the parameter names of `answer`."""
     try:
         names = list(inspect.signature(answer).parameters)
-    except (TypeError, ValueError):
+    except Exception:  # no signature, or an object that raises anything when it is asked
         names = []
     names += [f"argument {i + 1}" for i in range(len(names), len(args))]
     pairs = [*zip(names, args, strict=False), *kwargs.items()]

@@ -75,6 +75,8 @@ def _varied(block: ast.AST, known: set[str]) -> Iterator[tuple[str, str]]:
                 body.insert(i, statement)
             for parent, name, index, node in _places(statement):
                 for other, says in changed(node):
+                    if isinstance(parent, ast.Subscript) and isinstance(node, ast.Tuple):
+                        says = "In square brackets, two indices are **in the wrong order**."
                     _put(parent, name, index, other)
                     yield f"{old} → {_line(statement)}", says
                     _put(parent, name, index, node)

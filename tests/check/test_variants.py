@@ -61,6 +61,13 @@ class Tally:
     assert not any("docstring" in what or "unit" in what for what in found)
 
 
+def test_indices_in_another_order_are_not_told_as_values():
+    found = variants.of("def f(x):\n    return x[..., None], 1")
+    told_of = {variant.what.partition(" → ")[2]: variant.says for variant in found}
+    assert "In square brackets, two indices" in told_of["return (x[None, ...], 1)"]
+    assert "Two values" in told_of["return (1, x[..., None])"]
+
+
 def test_a_first_assignment_is_not_left_out():
     """Without it a name would be missing, which anybody notices."""
     assert "y = torch.exp(x) * 2 → nothing" not in [x.what for x in variants.of(SOURCE)]

@@ -1,4 +1,4 @@
-"""The exercises of lesson 13: a wide cache is noticed in any form, and folding passes in any."""
+"""The exercises of lesson 13: right answers pass in any form, and wrong ones are named in any."""
 
 import contextlib
 import io
@@ -10,10 +10,78 @@ import torch
 from course.check import judge
 from course.check.lesson_13.choose import Measured, choose
 from course.check.lesson_13.fold import FOLD
+from course.check.lesson_13.quantize import QUANTIZE
 from course.check.lesson_13.quantized_kernel import QUANTIZED_KERNEL, quantized_kernel
 from course.check.report import Status
 from course.check.rewritten import rewritten
 from course.notebooks.files import ROOT, read
+
+
+def quantizing(largest="x.abs().amax(-1)", scale="torch.where(m == 0, 1.0, m / 127)", **parts):
+    """Return an answer to 13.1 of these expressions; quotient and back are the other two."""
+    quotient = parts.get("quotient", "x / scale.unsqueeze(-1)")
+    back = parts.get("back", "y.round().clamp(-127, 127).to(torch.int8), scale")
+    lines = (
+        "def quantize(x, scale=None):",
+        "    x = x.to(torch.float32)",
+        f"    m = {largest}",
+        f"    own = {scale}",
+        "    scale, given = own if scale is None else scale, scale is not None",
+        f"    y = {quotient}",
+        f"    return {back}",
+    )
+    names = {"torch": torch}
+    exec("\n".join(lines), names)
+    return names["quantize"]
+
+
+@pytest.mark.parametrize(
+    "quotient",
+    [
+        "x * (1 / scale)[..., None]",
+        "x / scale[..., None] if given else x * 127 / m.where(m > 0, 1)[..., None]",
+        "(x.double() / scale.double()[..., None]).float()",
+    ],
+)
+def test_a_quotient_may_be_computed_in_another_order(quotient):
+    for seed in range(5):
+        report = judge(QUANTIZE, quantizing(quotient=quotient), seed=seed)
+        assert report.status is Status.PASS, f"\n{report}"
+
+
+CAST = "y.round().clamp(-127, 127).to(torch.int8)"
+
+
+@pytest.mark.parametrize(
+    ("parts", "name"),
+    [
+        (
+            {"back": f"{CAST}, torch.where(m == 0, 1.0, scale)"},
+            "a given scale replaced where there are zeros",
+        ),
+        ({"back": f"{CAST}, own"}, "its own scale returned"),
+        ({"quotient": "x / scale"}, "no last dimension"),
+        ({"largest": "x.abs().max(1).values"}, "a maximum over the tokens, and no more"),
+        ({"largest": "x.abs().amax(-2)"}, "a maximum over the KV heads, and no more"),
+        ({"largest": "x.amax(-1).abs()"}, "the absolute value comes too late"),
+        (
+            {"largest": "x.abs().amax(-1, True)", "quotient": "x / scale"},
+            "keepdim, and a given scale without it",
+        ),
+        ({"scale": "m.clamp(min=1e-12) / 127"}, "no largest below 1e-12"),
+        ({"scale": "torch.maximum(m / 127, torch.tensor(1e-6))"}, "no scale below 1e-06"),
+        ({"scale": "torch.where(m > 1e-10, m / 127, 1.0)"}, "a threshold above 1e-30"),
+        (
+            {"scale": "torch.ones_like(m) if (m == 0).any() else m / 127"},
+            "all scales 1 beside a token of zeros",
+        ),
+        ({"back": "y.round().clamp(0, 127).to(torch.int8), scale"}, "negative numbers cut off"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_a_mistake_in_quantising_is_named_in_other_words(parts, name):
+    report = judge(QUANTIZE, quantizing(**parts), seed=1)
+    assert report.mistake and report.mistake.name == name, f"\n{report}"
 
 
 def in_place(x, scale):
@@ -37,14 +105,17 @@ def by_a_diagonal(x, scale):
     return torch.diag(scale) @ x.float()
 
 
-@pytest.mark.parametrize("widen", [in_place, one_by_one, by_numpy, by_a_diagonal])
-def test_a_wide_cache_is_noticed(widen):
+@pytest.mark.parametrize(
+    ("widen", "how"),
+    [(in_place, ""), (one_by_one, ""), (by_numpy, ""), (by_a_diagonal, ", by a diagonal matrix")],
+)
+def test_a_wide_cache_is_noticed(widen, how):
     def answer(q, k, v, k_scale, v_scale, scale):
         scores = scale * q @ widen(k, k_scale).T
         return scores.softmax(-1) @ widen(v, v_scale), scores.logsumexp(-1)
 
     report = judge(FOLD, answer, seed=1)
-    assert report.mistake.name == "both multiplied by their scales", f"\n{report}"
+    assert report.mistake.name == f"K and V times their scales{how}", f"\n{report}"
 
 
 @pytest.mark.parametrize("factor", [1.0, math.log2(math.e)], ids=["e", "base 2"])
@@ -54,7 +125,7 @@ def test_wide_keys_are_noticed_with_the_softmax_scale_in_them(factor):
         return (scores.softmax(-1) * v_scale) @ v.float(), scores.logsumexp(-1)
 
     report = judge(FOLD, answer, seed=1)
-    assert report.mistake.name == "K multiplied by its scales", f"\n{report}"
+    assert report.mistake.name == "K times its scales", f"\n{report}"
 
 
 def head_by_head(q, k, v, k_scale, v_scale, scale):
@@ -79,10 +150,58 @@ def by_einsum(q, k, v, k_scale, v_scale, scale):
     return o, scores.logsumexp(-1)
 
 
-@pytest.mark.parametrize("answer", [head_by_head, written_over, by_einsum])
+def in_fp64(q, k, v, k_scale, v_scale, scale):
+    scores = scale * (q.double() @ k.double().T) * k_scale
+    weights = torch.softmax(scores, -1) * v_scale
+    return (weights @ v.double()).float(), scores.logsumexp(-1).float()
+
+
+@pytest.mark.parametrize("answer", [head_by_head, written_over, by_einsum, in_fp64])
 def test_folding_passes(answer):
     report = judge(FOLD, answer, seed=1)
     assert report.status is Status.PASS, f"\n{report}"
+
+
+def key_by_key(q, k, v, k_scale, v_scale, scale):
+    m, l = torch.full((len(q),), -math.inf), torch.zeros(len(q))
+    acc = torch.zeros(len(q), v.shape[1])
+    for key, value, of_k, of_v in zip(k, v, k_scale, v_scale, strict=True):
+        score = scale * q @ (of_k * key)
+        m_new = torch.maximum(m, score)
+        p, alpha = torch.exp(score - m_new), torch.exp(m - m_new)
+        l, m = l * alpha + p, m_new
+        acc = acc * alpha[:, None] + p[:, None] * (of_v * value)
+    return acc / l[:, None], m + l.log()
+
+
+def in_halves(q, k, v, k_scale, v_scale, scale):
+    tiles = [(of[:, None] * x).T for x, of in zip(k.chunk(2), k_scale.chunk(2), strict=True)]
+    scores = torch.cat([scale * q @ tile for tile in tiles], 1)
+    return (scores.softmax(-1) * v_scale) @ v.float(), scores.logsumexp(-1)
+
+
+def by_diagonals(q, k, v, k_scale, v_scale, scale):
+    scores = scale * (q @ k.float().T) @ torch.diag(k_scale)
+    return scores.softmax(-1) @ torch.diag(v_scale) @ v.float(), scores.logsumexp(-1)
+
+
+def less_fifty(q, k, v, k_scale, v_scale, scale):
+    p = torch.exp(scale * (q @ k.float().T) * k_scale - 50)
+    return (p * v_scale) @ v.float() / p.sum(-1, keepdim=True), p.sum(-1).log() + 50
+
+
+@pytest.mark.parametrize(
+    ("answer", "name"),
+    [
+        (key_by_key, "K and V times their scales, piece by piece"),
+        (in_halves, "K times its scales, piece by piece"),
+        (by_diagonals, "a diagonal matrix beside the scores"),
+        (less_fifty, "a number in place of the maximum"),
+    ],
+)
+def test_a_mistake_in_folding_is_told_as_it_was_made(answer, name):
+    report = judge(FOLD, answer, seed=1)
+    assert report.mistake and report.mistake.name == name, f"\n{report}"
 
 
 def test_a_tile_made_wide_in_registers_passes():

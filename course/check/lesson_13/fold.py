@@ -1,17 +1,20 @@
-"""Exercise 13.2: one decode step over an int8 cache, its scales folded into scores and weights."""
+"""Exercise 13.2: one decode step over an int8 cache, its scales folded into scores and weights.
+
+Mistakes where o is right are here: another lse, or a wrong way. The rest are beside it.
+"""
 
 import contextlib
 import math
 
 import torch
 
-import course.check.lesson_13.fold_mistakes  # noqa: F401 — marks the mistakes
+import course.check.lesson_13.fold_mistakes  # noqa: F401 — marks most of the mistakes
 from course.check.compare import complain
 from course.check.draw import integer
-from course.check.lesson_13.fold_mistakes import FOLDING
+from course.check.lesson_13.fold_mistakes import FOLDING, NUMERATOR, RETURNED, SCORES
 from course.check.lesson_13.widened import Watching
 from course.check.seen import Seen
-from course.check.spec import Exercise, also_right, holds, right
+from course.check.spec import Exercise, also_right, holds, right, slip
 from reference.flash_decoding import flash_decode
 
 EPS = torch.finfo(torch.float32).eps
@@ -159,10 +162,11 @@ def large_token(answer, rng):
     q, k, v, k_scale, v_scale = head(rng)
     j = integer(rng, 0, 23)
     k_scale[j], v_scale[(j + 7) % 24] = 2.0, 20.0
-    return ask(answer, (q, k, v, k_scale, v_scale), f"k_scale[{j}] is 2, another's v_scale is 20")
+    given = f"k_scale[{j}] is 2, another's v_scale is 20"
+    return ask(answer, (q, k, v, k_scale, v_scale), given, scale=0.04)  # no exp overflows
 
 
-@holds("scores around 200 and -200, also by head; -300 and 300 in one row")
+@holds("scores around 200, 95 and -200, also by head; -300 and 300 in one row")
 def far_from_zero(answer, rng):
     q, k, v, k_scale, v_scale = head(rng)
     q[:, 0], k[:, 0] = 1.0, 125  # adds 125 · k_scale to every score, at a scale of 1
@@ -176,6 +180,7 @@ def far_from_zero(answer, rng):
     return [
         ask(answer, (near, k, v, k_scale, v_scale), "scores around 200", scale=1.0),
         ask(answer, (away, k, v, k_scale, v_scale), "scores around -200", scale=1.0),
+        ask(answer, (near, k, v, 0.475 * k_scale, v_scale), "scores around 95", scale=1.0),
         ask(answer, (both, k, v, k_scale, v_scale), "heads of 200, -200 and 200", scale=1.0),
         ask(answer, (near, k_wide, v, wide, v_scale), "scores of -300 and 300", scale=1.0),
     ]
@@ -190,12 +195,138 @@ def zeros(answer, rng):
 
 @holds("no scale touches K or V, and nothing is larger than they are", see=FOLDING)
 def nothing_wide(answer, rng):
-    inputs, scale = head(rng, 2, 64, 32, 24), 0.25
+    inputs, scale = head(rng, 3, 64, 32, 24), 0.25  # Lk · Lk is none of the other sizes
     watching = Watching(*inputs[1:], scale)
     seen = ask(answer, inputs, "what is made on the way", scale, around=watching)
     if complain(seen):  # how it was computed matters only once it is right
         return seen
     return Seen(watching.found(), "K and V as they are stored", seen.given)
+
+
+slip(
+    "v_scale in the lse",
+    "o is right, but the lse is made of the weights **times v_scale**. It tells of the scores, "
+    "and the values have no part in them.",
+    (RETURNED, "return o, m + (p * v_scale).sum(-1).log()"),
+)
+slip(
+    "no maximum in the lse",
+    "o is right, but the lse is the logarithm of exponentials **without the maximum**: at scores "
+    "of 200 they overflow, and at -200 all are 0. Take m + log l.",
+    (RETURNED, "return o, scores.exp().sum(-1).log()"),
+)
+slip(
+    "an lse without k_scale",
+    "o is right, but the lse is that of the scores **without k_scale**.",
+    (RETURNED, "return o, torch.logsumexp(scores / k_scale, -1)"),
+)
+slip(
+    "an lse without the softmax's scale",
+    "o is right, but the lse is that of the scores **without the softmax's scale**.",
+    (RETURNED, "return o, torch.logsumexp(scores / scale, -1)"),
+)
+slip(
+    "an lse without any scale",
+    "o is right, but the lse is that of the scores **without k_scale and the softmax's scale**.",
+    (RETURNED, "return o, torch.logsumexp(q @ k.float().T, -1)"),
+)
+slip(
+    "m + l",
+    "The lse adds **l itself** to m. It is the logarithm of the sum of e^s, so m comes back as it "
+    "is, and of l the logarithm is missing.",
+    (RETURNED, "return o, m + l"),
+)
+slip(
+    "m for the lse",
+    "In place of the lse comes **m, the largest score**. It is a little less than the lse; what is "
+    "missing counts the other keys.",
+    (RETURNED, "return o, m"),
+)
+slip(
+    "l for the lse",
+    "In place of the lse comes **l**, the sum of the exponentials. A logarithm is missing, and the "
+    "maximum that was subtracted.",
+    (RETURNED, "return o, l"),
+)
+slip(
+    "an lse of each key",
+    "o is right, but the lse is taken **over the query heads**: (Lk,). It is taken over the keys: "
+    "(G,).",
+    (RETURNED, "return o, torch.logsumexp(scores, 0)"),
+)
+slip(
+    "an lse without the maximum",
+    "The lse **lacks the maximum** that was subtracted: it is m + log l.",
+    (RETURNED, "return o, l.log()"),
+)
+slip(
+    "an lse in base 2",
+    "The lse is in **base 2**. Outside a kernel it is the natural logarithm.",
+    (RETURNED, "return o, (m + l.log()) / torch.log(torch.tensor(2.0))"),
+)
+slip(
+    "log2 of l",
+    "The lse adds the **base-2 logarithm** of l to m. Both are natural here.",
+    ("l.log()", "l.log2()"),
+)
+
+
+def widened(how, says, keys, values):
+    """Add three mistakes: K, V or both meet their scales too early. says: what is made, of whom."""
+    of_k, of_v = (SCORES, keys), (NUMERATOR, values)
+    for made, scores, changes in (
+        ("K times its scales", "the scores", [of_k]),
+        ("V times its scales", "the weights", [of_v]),
+        ("K and V times their scales", "the scores and the weights", [of_k, of_v]),
+    ):
+        slip(f"{made}{how}", says.format(made=made, scores=scores), *changes)
+
+
+widened(
+    "",
+    "The numbers are right. But it makes **{made}**: one product for each stored number, and a "
+    "tensor four times as large as what was stored. Give the scales to {scores}: they are fewer.",
+    "scale * (q @ (k.float() * k_scale[:, None]).T)",
+    "p @ (v.float() * v_scale[:, None])",
+)
+widened(
+    ", piece by piece",
+    "The numbers are right. But it makes **{made}**, piece by piece. Nothing wide is kept, yet it "
+    "is still one product for each stored number. Give the scales to {scores}: they are fewer.",
+    "scale * torch.stack([q @ (key.float() * of) for key, of in zip(k, k_scale)], 1)",
+    "sum(w[:, None] * (x.float() * of) for w, x, of in zip(p.T, v, v_scale))",
+)
+widened(
+    ", by a diagonal matrix",
+    "The numbers are right. But it makes **{made}**, by a matrix of Lk × Lk numbers with the "
+    "scales on its diagonal. A vector (Lk,) multiplies columns as it is: those of {scores}.",
+    "scale * (q @ (torch.diag(k_scale) @ k.float()).T)",
+    "p @ (torch.diag(v_scale) @ v.float())",
+)
+slip(
+    "a diagonal matrix beside the scores",
+    "The numbers are right. But there is **a matrix of Lk × Lk numbers**, with scales on its "
+    "diagonal and nothing beside it. A vector (Lk,) multiplies columns as it is.",
+    (") * k_scale", ") @ torch.diag(k_scale)"),
+)
+slip(
+    "something larger than K and V",
+    "The numbers are right. But on the way there is **a tensor larger than K and V**: products "
+    "entry by entry, or a copy of K for each query head. A matrix product sums as it goes.",
+    ("(q @ k.float().T)", "(q[:, None] * k.float()).sum(-1)"),
+)
+slip(
+    "k_scale in place",
+    "It multiplies **k_scale in place**, as every method does whose name ends in an underscore: "
+    "the next step finds other scales. Work on a copy.",
+    ("scale * (q @", "(q @"),
+    (" * k_scale", " * k_scale.mul_(scale)"),
+)
+slip(
+    "q in place",
+    "It multiplies **q in place**: the caller's query is another one afterwards. Work on a copy.",
+    ("scale * (q @", "(q.mul_(scale) @"),
+)
 
 
 FOLD = Exercise.of(

@@ -1,9 +1,11 @@
-"""Exercise 13.2's mistakes."""
+"""What makes o wrong in exercise 13.2; `fold` has the mistakes where o is right."""
 
 from course.check.spec import slip
 
 FOLDING = "3 · Fold the scale"
+FORMATS = "1 · Three ways to spend eight bits"
 SHAPES = "2 · Which numbers share a scale?"
+ROUNDING = "4 · What the rounding does"
 CASTS = "8 · At the edges"
 
 SCORES = "scale * (q @ k.float().T) * k_scale  # (G, Lk)"
@@ -22,12 +24,6 @@ slip(
     "o is divided by the sum of the weights **times v_scale**, though the lse has the right l. "
     "v_scale belongs to the numerator alone.",
     ("/ l[:, None]", "/ (p * v_scale).sum(-1)[:, None]"),
-)
-slip(
-    "v_scale in the lse",
-    "o is right, but the lse is made of the weights **times v_scale**. It tells of the scores, "
-    "and the values have no part in them.",
-    (RETURNED, "return o, m + (p * v_scale).sum(-1).log()"),
 )
 slip(
     "no k_scale",
@@ -80,6 +76,32 @@ slip(
     ("torch.exp(scores - m[:, None])", "torch.exp(scores - m[:, None]) * k_scale"),
 )
 slip(
+    "k_scale on what exp gets",
+    "k_scale multiplies **the scores less their maximum**, and the maximum is that of the scores "
+    "without it. Multiply first: then the largest score is known.",
+    (" * k_scale", ""),
+    ("torch.exp(scores - m[:, None])", "torch.exp((scores - m[:, None]) * k_scale)"),
+)
+slip(
+    "k_scale on the weights as well",
+    "The weights meet **k_scale a second time**. It has done its work in the scores; what the "
+    "weights have to meet belongs to the values.",
+    ("p * v_scale", "p * v_scale * k_scale"),
+)
+slip(
+    "v_scale in the scores",
+    "**v_scale** multiplies the scores, as k_scale does. It says how large a value is, and not how "
+    "much of it is taken.",
+    (" * k_scale", " * k_scale * v_scale"),
+    ("(p * v_scale)", "p"),
+)
+slip(
+    "v_scale in the scores as well",
+    "**v_scale** multiplies the scores, and then the weights as well. It says how large a value "
+    "is, and not how much of it is taken.",
+    (" * k_scale", " * k_scale * v_scale"),
+)
+slip(
     "k_scale twice",
     "The scores are multiplied by k_scale **twice**.",
     (" * k_scale", " * k_scale**2"),
@@ -93,14 +115,14 @@ slip(
     "divided by k_scale",
     "The scores are **divided** by k_scale. A stored number times its scale is the key: multiply.",
     (" * k_scale", " / k_scale"),
-    see=SHAPES,
+    see=FORMATS,
 )
 slip(
     "divided by v_scale",
     "The weights are **divided** by v_scale. A stored number times its scale is the value: "
     "multiply.",
     ("p * v_scale", "p / v_scale"),
-    see=SHAPES,
+    see=FORMATS,
 )
 slip(
     "the mean of v_scale",
@@ -160,14 +182,12 @@ slip(
     "k_scale is laid along **the query heads**. It belongs to the keys, the last dimension of the "
     "scores. With as many heads as keys, nothing but wrong numbers shows it.",
     (" * k_scale", " * k_scale[:, None]"),
-    see=SHAPES,
 )
 slip(
     "v_scale down the rows",
     "v_scale is laid along **the query heads**. It belongs to the keys, the last dimension of p. "
     "With as many heads as keys, nothing but wrong numbers shows it.",
     ("p * v_scale", "p * v_scale[:, None]"),
-    see=SHAPES,
 )
 slip(
     "v_scale on the columns",
@@ -195,36 +215,17 @@ slip(
     (RETURNED, "return o, l.log()"),
 )
 slip(
-    "no maximum in the lse",
-    "o is right, but the lse is the logarithm of exponentials **without the maximum**: at scores "
-    "of 200 they overflow, and at -200 all are 0. Take m + log l.",
-    (RETURNED, "return o, scores.exp().sum(-1).log()"),
+    "a number in place of the maximum",
+    "The number that is subtracted from the scores is **always the same**. Scores far above it "
+    "overflow, and far below it all exponentials are 0. Subtract each row's own largest.",
+    ("scores - m[:, None]", "scores - 20"),
+    (RETURNED, "return o, 20 + l.log()"),
 )
 slip(
     "the maximum of another row",
     "One maximum serves **all query heads**. Subtract each row's own: where another's is far "
     "larger, all exponentials are 0.",
     ("m = scores.amax(-1)", "m = scores.amax().expand(len(q))"),
-)
-slip(
-    "an lse without k_scale",
-    "o is right, but the lse is that of the scores **without k_scale**.",
-    (RETURNED, "return o, torch.logsumexp(scores / k_scale, -1)"),
-)
-slip(
-    "an lse without the maximum",
-    "The lse **lacks the maximum** that was subtracted: it is m + log l.",
-    (RETURNED, "return o, l.log()"),
-)
-slip(
-    "an lse in base 2",
-    "The lse is in **base 2**. Outside a kernel it is the natural logarithm.",
-    (RETURNED, "return o, (m + l.log()) / torch.log(torch.tensor(2.0))"),
-)
-slip(
-    "log2 of l",
-    "The lse adds the **base-2 logarithm** of l to m. Both are natural here.",
-    ("l.log()", "l.log2()"),
 )
 slip(
     "exp2",
@@ -257,6 +258,25 @@ slip(
     ("/ l[:, None]", "/ l.mean()"),
 )
 slip(
+    "weights over the heads, and the right lse",
+    "The lse is right, but weights add up to 1 **over the query heads**. They must do so over the "
+    "keys, the last dimension of the scores.",
+    (f"{NUMERATOR} / l[:, None]", "(torch.softmax(scores, 0) * v_scale) @ v.float()"),
+)
+slip(
+    "a softmax over the heads, and its lse",
+    "Softmax and lse run **over the query heads**, dimension 0. Both run over the keys, the last "
+    "dimension of the scores.",
+    (f"{NUMERATOR} / l[:, None]", "(torch.softmax(scores, 0) * v_scale) @ v.float()"),
+    (RETURNED, "return o, torch.logsumexp(scores, 0)"),
+)
+slip(
+    "k or v not widened",
+    "q and p are fp32, **k and v are int8**, and PyTorch multiplies no matrices of two dtypes. "
+    "Widen k and v, as a kernel does in its registers.",
+    ("k.float()", "k"),
+)
+slip(
     "q in eight bits",
     "q is **cast to int8** to meet k: what is after the point is lost. Widen k instead, in the "
     "registers of the product.",
@@ -264,44 +284,45 @@ slip(
     see=CASTS,
 )
 slip(
+    "q rounded",
+    "q is **rounded to whole numbers** to meet k. It may be smaller than ½ everywhere. Widen k "
+    "instead.",
+    ("(q @", "(q.round() @"),
+    see=CASTS,
+)
+slip(
+    "q in eight bits with a scale",
+    "q is **quantised**, too, with a scale of its own. Only the cache has few bits here: what "
+    "rounding does to q comes on top of all that it has done to K.",
+    ("(q @", "((q / q.abs().amax(1, True) * 127).round() * q.abs().amax(1, True) / 127 @"),
+    see=ROUNDING,
+)
+slip(
+    "q in fp16",
+    "q passes through **fp16**: 11 bits of it are left. Only the cache has few bits; compute in "
+    "fp32.",
+    ("(q @", "(q.half().float() @"),
+    see=ROUNDING,
+)
+slip(
+    "a product in fp16",
+    "q · k is computed **in fp16**, or its result is rounded to that: 11 bits are left. Only the "
+    "cache has few bits; compute in fp32.",
+    ("(q @ k.float().T)", "(q.half() @ k.half().T).float()"),
+    see=ROUNDING,
+)
+slip(
     "scores in fp16",
     "The scores pass through **fp16**: near 4 they are off by a thousandth, and so is every "
     "weight. Only the cache has few bits; compute in fp32.",
     (SCORES, "(scale * (q @ k.float().T) * k_scale).half().float()"),
-    see="4 · What the rounding does",
+    see=ROUNDING,
 )
 slip(
     "the scales in eight bits",
     "The scales are **cast to int8** to meet K: most of them become 0. The product is a float.",
     (" * k_scale", " * k_scale.to(torch.int8)"),
     see=CASTS,
-)
-slip(
-    "K multiplied by its scales",
-    "The numbers are right. But **K was multiplied by its scales** first: Lk · D products, and a "
-    "tensor four times as large as the one that was stored. The scores need only Lk for each query "
-    "head.",
-    (SCORES, "scale * (q @ (k.float() * k_scale[:, None]).T)"),
-)
-slip(
-    "V multiplied by its scales",
-    "The numbers are right. But **V was multiplied by its scales** first: Lk · Dv products, and a "
-    "tensor four times as large as the one that was stored. The weights need only Lk for each "
-    "query head.",
-    (NUMERATOR, "p @ (v.float() * v_scale[:, None])"),
-)
-slip(
-    "both multiplied by their scales",
-    "The numbers are right. But **K and V were multiplied by their scales** first, so the cache "
-    "was written out wide again. Give the scales to the scores and to the weights: they are fewer.",
-    (SCORES, "scale * (q @ (k.float() * k_scale[:, None]).T)"),
-    (NUMERATOR, "p @ (v.float() * v_scale[:, None])"),
-)
-slip(
-    "something larger than K and V",
-    "The numbers are right. But on the way there is **a tensor larger than K and V**: products "
-    "entry by entry, or a copy of K for each query head. A matrix product sums as it goes.",
-    ("(q @ k.float().T)", "(q[:, None] * k.float()).sum(-1)"),
 )
 slip(
     "a dimension too many",

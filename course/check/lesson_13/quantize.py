@@ -1,13 +1,18 @@
-"""Exercise 13.1: a cache in int8, with a scale for each token and head."""
+"""Exercise 13.1: a cache in int8, with a scale for each token and head.
+
+What people get wrong about zeros, tiny tokens and given scales is here, the rest beside it.
+"""
 
 import torch
 
-import course.check.lesson_13.quantize_mistakes  # noqa: F401 — marks the mistakes
+import course.check.lesson_13.quantize_mistakes  # noqa: F401 — marks most of the mistakes
 from course.check.draw import integer
-from course.check.lesson_13.quantize_mistakes import EDGES, ROUNDING, SCALES
+from course.check.lesson_13.quantize_mistakes import EDGES, ROUNDING, SCALE, SCALES
+from course.check.lesson_13.quantize_seen import ask, away_from_ties, cache
 from course.check.seen import Seen
-from course.check.spec import Exercise, also_right, holds, right
-from reference import quantization as reference
+from course.check.spec import Exercise, also_right, holds, right, slip
+
+EPS = torch.finfo(torch.float32).eps
 
 
 @right
@@ -49,35 +54,6 @@ def token_by_token(x, scale=None):
     return stored, scales
 
 
-def cache(rng, B=2, Lk=3, Hkv=2, D=8):
-    """Return random tokens, each of its own size; none of x / scale lies near a tie."""
-    x = torch.randn(B, Lk, Hkv, D, generator=rng)
-    x *= torch.exp2(4 * torch.rand(B, Lk, Hkv, 1, generator=rng) - 2)
-    return away_from_ties(x)
-
-
-def away_from_ties(x):
-    """Put 0 in place of what x / scale leaves within 0.02 of a half.
-
-    There a right answer that computes in another order may round to the other side.
-    """
-    wide = x.double()
-    y = 127 * wide / wide.abs().amax(-1, keepdim=True).clamp_min(1e-300)
-    near = (y - y.floor() - 0.5).abs() < 0.02
-    return x.masked_fill(near, 0.0)
-
-
-def ask(answer, x, given, scale=None):
-    """Ask for the cache x, and compare with the reference's: scales within 8 roundings."""
-    if scale is None:
-        args, wanted = (x,), reference.quantize(x, torch.int8, "token")
-    else:
-        args, wanted = (x, scale), (reference.round_to_cache(x, scale, torch.int8), scale)
-    given = f"x {tuple(x.shape)}, {given}"
-    names = ("stored", "scale")
-    return Seen.of(answer, args, wanted=wanted, given=given, names=names, atol=0.0, rtol=1e-6)
-
-
 @holds("one token of four numbers, and its scale is 2")
 def by_hand(answer, rng):
     x = torch.tensor([254.0, -127.0, 3.0, 1.0]).view(1, 1, 1, 4)
@@ -103,7 +79,7 @@ def signs(answer, rng):
     ]
 
 
-@holds("tokens that are all zeros, beside others")
+@holds("tokens that are all zeros, beside others", see=EDGES)
 def zeros(answer, rng):
     x = cache(rng)
     x[0, 1], x[1, 2, 0] = 0.0, 0.0
@@ -126,7 +102,7 @@ def large_channel(answer, rng):
     return ask(answer, away_from_ties(x), "one channel a hundred times as large")
 
 
-@holds("fp16 and bf16 come in; what they hold is computed in fp32")
+@holds("fp16 and bf16 come in; what they hold is computed in fp32", see=EDGES)
 def half_precision(answer, rng):
     found = []
     for dtype in (torch.float16, torch.bfloat16):
@@ -139,8 +115,8 @@ def half_precision(answer, rng):
 def far_apart(answer, rng):
     """What a token's neighbours are changes nothing for it."""
     x = cache(rng, 1, 4, 1, 8)
-    x *= torch.tensor([1e-30, 1e30, 1.0, 1e-8]).view(1, 4, 1, 1)
-    return ask(answer, x, "tokens of 1e-30, 1e30, 1 and 1e-8")
+    x *= torch.tensor([1e-30, 1e30, 1.0, 1e-7]).view(1, 4, 1, 1)
+    return ask(answer, x, "tokens of 1e-30, 1e30, 1 and 1e-7")
 
 
 @holds("what is read back is off by half a scale at most")
@@ -159,11 +135,182 @@ def a_given_scale(answer, rng):
     steps = torch.randint(-20, 21, x.shape, generator=rng) + 0.3
     wide = 8 * steps
     wide[..., 0], wide[..., 1], wide[..., 2] = 127.6, -127.6, -128.4
+    zeros = steps.clone()
+    zeros[0, 1] = 0.0
     return [
         ask(answer, steps * scale[..., None], "x / scale is from -20 to 21", scale),
         ask(answer, wide * scale[..., None], "x / scale is from -160 to 163", scale),
         ask(answer, 1e9 * x, "numbers around a billion", scale),
+        ask(answer, zeros * scale[..., None], "a token is zeros; its scale is given, too", scale),
     ]
+
+
+slip(
+    "zeros divided by zero",
+    "A token of zeros has the scale **0**, and 0 / 0 is not a number. Its scale must be 1.",
+    (SCALE, "largest / 127"),
+    see=EDGES,
+)
+slip(
+    "a scale of 1/127",
+    "A token of zeros has the scale **1/127**. Its largest number is 0, and its scale is 1.",
+    (SCALE, "torch.where(largest == 0, 1.0, largest) / 127"),
+    see=EDGES,
+)
+slip(
+    "zeros only where all are zeros",
+    "The scale 1 comes only where **the whole cache** is zeros. Among others, a token of zeros is "
+    "still divided by 0. Each token is asked for itself.",
+    (SCALE, "torch.ones_like(largest) if not largest.any() else largest / 127"),
+    see=EDGES,
+)
+slip(
+    "all scales 1 beside a token of zeros",
+    "As soon as one token is zeros, **all tokens** have the scale 1. Replace the scale of that "
+    "token alone.",
+    (SCALE, "largest / 127 if largest.all() else torch.ones_like(largest)"),
+    see=EDGES,
+)
+slip(
+    "a threshold above 1e-30",
+    "Tokens **as small as 1e-30** have the scale 1, as if they were zeros, and all that they hold "
+    "is lost. Only what is exactly 0 needs another scale.",
+    (SCALE, "torch.where(largest < 1e-12, 1.0, largest / 127)"),
+    see=EDGES,
+)
+slip(
+    "a threshold above 1e-7",
+    "Tokens **as small as 1e-7** have the scale 1, as if they were zeros, and all that they hold "
+    "is lost. Only what is exactly 0 needs another scale.",
+    (SCALE, "torch.where(largest < 1e-5, 1.0, largest / 127)"),
+    see=EDGES,
+)
+for small in (1e-5, 1e-6, EPS, 1e-8, 1e-9, 1e-10, 1e-12):
+    slip(
+        f"{small:.3g} added to the scale",
+        f"**{small:.3g} is added** to the scale, so that it is never 0. It makes every scale too "
+        "large, and a token of 1e-30 is lost. Ask for zeros instead.",
+        (SCALE, f"largest / 127 + {small}"),
+        see=EDGES,
+    )
+    slip(
+        f"{small:.3g} added to the largest",
+        f"**{small:.3g} is added** to max|x|, so that no scale is 0. It makes every scale too "
+        "large, and a token of 1e-30 is lost. Ask for zeros instead.",
+        (SCALE, f"(largest + {small}) / 127"),
+        see=EDGES,
+    )
+    slip(
+        f"no scale below {small:.3g}",
+        f"The scale is held **above {small:.3g}**. It keeps the division from failing, but a token "
+        "of 1e-30 is lost, and one of zeros has another scale than 1.",
+        (SCALE, f"(largest / 127).clamp_min({small})"),
+        see=EDGES,
+    )
+    slip(
+        f"no largest below {small:.3g}",
+        f"max|x| is held **above {small:.3g}**. It keeps the division from failing, but a token of "
+        "1e-30 is lost, and one of zeros has another scale than 1.",
+        (SCALE, f"largest.clamp_min({small}) / 127"),
+        see=EDGES,
+    )
+    slip(
+        f"the inverse, its maximum above {small:.3g}",
+        "The scale is **127 / max|x|**, and x is multiplied by it, a given one too. It is the size "
+        f"of one step: divide by it. And max|x| is held **above {small:.3g}**: a token of zeros "
+        "has another scale than 1.",
+        (SCALE, f"127 / largest.clamp_min({small})"),
+        ("x / scale", "x * scale"),
+    )
+    slip(
+        f"the inverse if it is its own, its maximum above {small:.3g}",
+        "A scale that is given is divided by, but the token's own is **127 / max|x|**: the same "
+        f"name for two things. And max|x| is held **above {small:.3g}**: a token of zeros has "
+        "another scale than 1.",
+        ("    if scale is None:", "    own = scale is None\n    if own:"),
+        (SCALE, f"127 / largest.clamp_min({small})"),
+        ("x / scale[..., None]", "x * (scale if own else 1 / scale)[..., None]"),
+    )
+slip(
+    "clamped before dividing",
+    "x is clamped to ±127 **before** it is divided by its scale. int8 holds the quotient: clamp "
+    "that.",
+    ("x / scale[..., None]", "x.clamp(-127, 127) / scale[..., None]"),
+    (".clamp(-127, 127).to", ".to"),
+    see=EDGES,
+)
+slip(
+    "not clamped",
+    "What is too large for int8 is **left to the cast**. What that makes of 200 is undefined: -56, "
+    "for example. Clamp the quotient first.",
+    (".clamp(-127, 127)", ""),
+    see=EDGES,
+)
+slip(
+    "clamped after the cast",
+    "The numbers are clamped **after** the cast. By then 200 has become -56, or anything else. "
+    "Clamp first, then cast.",
+    (".clamp(-127, 127).to(torch.int8)", ".to(torch.int8).clamp(-127, 127)"),
+    see=EDGES,
+)
+slip(
+    "down to -128",
+    "Some numbers become **-128**. int8 has it, but both signs end at 127 here: -128 is kept as "
+    "the mark of what is no finite number.",
+    ("clamp(-127, 127)", "clamp(-128, 127)"),
+    see=EDGES,
+)
+slip(
+    "only one side clamped",
+    "Only **large positive** numbers are held back; large negative ones are left to the cast. "
+    "Clamp both sides.",
+    ("clamp(-127, 127)", "clamp(max=127)"),
+    see=EDGES,
+)
+slip(
+    "only the other side clamped",
+    "Only **large negative** numbers are held back; large positive ones are left to the cast. "
+    "Clamp both sides.",
+    ("clamp(-127, 127)", "clamp(min=-127)"),
+    see=EDGES,
+)
+slip(
+    "negative numbers cut off",
+    "All **negative numbers become 0**. int8 has a sign: clamp to -127 below, and to 127 above.",
+    ("clamp(-127, 127)", "clamp(0, 127)"),
+    see=EDGES,
+)
+slip(
+    "the scale given is ignored",
+    "A scale that is **given is not used**: the token's own is worked out instead. What has been "
+    "given is what the reader of the cache will multiply by.",
+    ("    if scale is None:\n", "    if True:\n"),
+    see=EDGES,
+)
+slip(
+    "the given scale widened",
+    "A scale that is given is **made larger** where the token does not fit. It stays as it is: "
+    "what is too large becomes ±127.",
+    ("    y =", "    scale = torch.maximum(scale, x.abs().amax(-1) / 127)\n    y ="),
+    see=EDGES,
+)
+slip(
+    "a given scale replaced where there are zeros",
+    "A token of zeros gets the scale 1 **even if a scale is given**. What has been given is what "
+    "the reader of the cache will multiply by: return it as it is.",
+    ("    y =", "    scale = torch.where(x.abs().amax(-1) == 0, 1.0, scale)\n    y ="),
+    see=EDGES,
+)
+slip(
+    "its own scale returned",
+    "x is divided by the scale that is given, but what comes back is **the token's own**. Return "
+    "the one that x was divided by.",
+    ("    if scale is None:\n        largest", "    if True:\n        largest"),
+    ("        scale = torch.where", "        own = torch.where"),
+    ("    y =", "    scale = own if scale is None else scale\n    y ="),
+    ("torch.int8), scale", "torch.int8), own"),
+    see=EDGES,
+)
 
 
 QUANTIZE = Exercise.of(

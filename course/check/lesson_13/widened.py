@@ -1,6 +1,7 @@
 """Does an answer of exercise 13.2 multiply K or V by their scales? Looked up in what it makes."""
 
 import math
+from collections import Counter
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -14,7 +15,7 @@ class Watching(TorchDispatchMode):
     """Count, in all tensors that operations take and make, the numbers of a K or V made wide.
 
     Wide is a stored number times its token's scale, alone or times the factors of the softmax. It
-    is known by its value: in which layout it lies, and whether token by token, is no matter.
+    is known by its value, in whatever layout it lies.
     """
 
     def __init__(self, k, v, k_scale, v_scale, scale):
@@ -24,29 +25,42 @@ class Watching(TorchDispatchMode):
         keys = torch.cat([wide[0] * factor for factor in factors]).flatten()
         self.numbers = {"K": _sorted(keys), "V": _sorted(wide[1].flatten())}
         self.sizes = {"K": k.numel(), "V": v.numel()}
-        self.counts = dict.fromkeys(self.numbers, 0)
-        self.largest, self.known = 0, {}
+        self.counts = {name: Counter() for name in self.numbers}  # of each storage
+        self.numels, self.known, self.square = {0}, {}, len(k) ** 2
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         made = func(*args, **(kwargs or {}))
         for _, x in tensors_in((args, kwargs or {}, made)):
             storage = x.untyped_storage()
-            self.largest = max(self.largest, storage.nbytes() // x.element_size())
-            new = storage.data_ptr() not in self.known or func._schema.is_mutable
+            place, numel = storage.data_ptr(), storage.nbytes() // x.element_size()
+            self.numels.add(numel)
+            new = place not in self.known or func._schema.is_mutable
             if new and x.is_floating_point():
-                self.known[storage.data_ptr()] = storage  # kept, so that no other gets its place
+                self.known[place] = numel, storage  # kept, so that no other gets its place
                 for name, numbers in self.numbers.items():
-                    self.counts[name] += _hits(x.detach().double().flatten(), numbers)
+                    hits = _hits(x.detach().double().flatten(), numbers)
+                    self.counts[name][place] += hits
         return made
 
     def found(self):
         """Return in words what was made on the way."""
-        wide = [name for name, size in self.sizes.items() if self.counts[name] > size // 2]
+        square = "a matrix of Lk × Lk numbers" if self.square in self.numels else ""
+        wide = [name for name, of in self.counts.items() if of.total() > self.sizes[name] // 2]
         if wide:
-            return f"{' and '.join(wide)} times the scales"
-        if self.largest > max(self.sizes.values()):
+            how = "" if any(map(self._whole, wide)) else "piece by piece"
+            made = f"{' and '.join(wide)} times the scales"
+            return ", ".join(filter(None, (made, how, square)))
+        if square:
+            return square
+        if max(self.numels) > max(self.sizes.values()):
             return "a tensor larger than K and V"
         return "K and V as they are stored"
+
+    def _whole(self, name):
+        """Say whether one tensor holds, or has held, most of K or V made wide."""
+        half = self.sizes[name] // 2
+        counts = self.counts[name].items()
+        return any(hits > half and self.known[place][0] > half for place, hits in counts)
 
 
 def _sorted(numbers):
