@@ -22,9 +22,10 @@ Which way a program goes at a branch depends on its arguments. `Registers` compu
 from the integers among them, for the first thread of the first program.
 
 Not in the model: the launch, fetching instructions (long code costs more than it says), other
-programs on the SM, bank conflicts, addresses: the first load of global memory has to find its page,
-the others find their numbers in L2, where the kernel before has just put them. So it compares two versions of a kernel, or shows where one waits. It measures nothing,
-and no measurement has confirmed it.
+programs on the SM, bank conflicts, addresses. The first load of global memory has to find its page;
+the others find their numbers in L2, where the kernel before has just put them. So this compares two
+versions of a kernel, or shows where one waits. It measures nothing, and no measurement has
+confirmed it.
 
     python -m kernels.compile_report.latency     the merge, by number of splits
 
@@ -37,12 +38,11 @@ architecture" (a chain of loads: about 30 cycles each in shared memory, 260 in L
 import os
 import re
 import struct
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from kernels.compile_report.case import LaunchCase, source_of, specialise
-from kernels.compile_report.sass import disassemble, width
+from kernels.compile_report.sass import disassemble, measure, width
 from kernels.compile_report.targets import target
 
 CLOCK_GHZ = 1.75
@@ -61,6 +61,7 @@ _CYCLES = {  # from issue until the scoreboard is down; rounded from the sources
 }  # fmt: skip
 _OTHER = 15
 _FIRST_LOAD = 650
+_NONE = 7
 _OPERANDS_READ = 12
 _STEPS = 200_000  # a program this long does not end
 
@@ -68,6 +69,7 @@ _LINE = re.compile(
     r"/\*(?P<at>[0-9a-f]{4,})\*/\s+(?:@(?P<guard>!?U?P\w+)\s+)?(?P<name>[A-Z][\w.]*)\s*"
     r"(?P<operands>[^;]*);\s*/\* 0x[0-9a-f]{16} \*/\s*/\* 0x(?P<bits>[0-9a-f]{16}) \*/"
 )
+_CONSTANT = re.compile(r"c\[0x0\]\[(0x\w+)\]")
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ class Registers:
         sign, name = (operand[0], operand[1:]) if operand[0] in "-!~|" else ("", operand)
         if name in ("RZ", "URZ", "SRZ", "PT", "UPT"):
             value = int(name.endswith("PT"))
-        elif address := re.fullmatch(r"c\[0x0\]\[(0x\w+)\]", name):
+        elif address := _CONSTANT.fullmatch(name):
             value = self.constants.get(int(address[1], 16))
         elif re.fullmatch(r"0x[0-9a-f]+|\d+", name):
             value = int(name, 0)
@@ -140,34 +142,32 @@ class Registers:
 
     def execute(self, step: Instruction) -> None:
         """Take in one instruction."""
-        if step.base in ("STG", "STS", "BRA", "EXIT"):
+        if step.base in ("STG", "STS", "BRA", "EXIT", "BAR"):
             return
         if step.base.removeprefix("U") in ("ISETP", "PLOP3"):
             self.values[step.operands[0]] = self._flag(step)
             return
-        value = self._integer(step)
-        for written in step.operands[:2]:
-            if re.fullmatch(r"U?P\d+", written):  # a carry, or whether a shuffle found its lane
-                self.values[written] = None
-            elif number := re.fullmatch(r"(U?R)(\d+)", written):
-                for i in range(1, _registers_of(step)):
-                    upper = self._upper(step, i)
-                    self.values[f"{number[1]}{int(number[2]) + i}"] = upper
-                self.values[written] = value
-                break
+        flags, register, inputs = _roles(step)
+        value = self._integer(step, inputs)
+        for flag in flags:  # of LOP3: whether any bit is set; else a carry and the like
+            known = step.base == "LOP3" and value is not None
+            self.values[flag] = int(value != 0) if known else None
+        if number := re.fullmatch(r"(U?R)(\d+)", register):
+            for i in range(1, _registers_of(step)):
+                self.values[f"{number[1]}{int(number[2]) + i}"] = self._upper(step, inputs, i)
+            self.values[register] = value
 
-    def _upper(self, step: Instruction, i: int) -> int | None:
+    def _upper(self, step: Instruction, inputs: tuple[str, ...], i: int) -> int | None:
         """Word i of what an instruction puts into several registers."""
         if step.base == "CS2R":
-            return self[step.operands[1]]
-        if address := re.fullmatch(r"c\[0x0\]\[(0x\w+)\]", step.operands[1]):
+            return self[inputs[0]]
+        if address := _CONSTANT.fullmatch(inputs[0]):
             return self.constants.get(int(address[1], 16) + 4 * i)
         return None
 
-    def _integer(self, step: Instruction) -> int | None:
+    def _integer(self, step: Instruction, inputs: tuple[str, ...]) -> int | None:
         """The 32 bits that an integer instruction computes; None for any other."""
-        base, options = step.base.removeprefix("U"), step.name.split(".")[1:]
-        inputs = step.operands[1:]
+        base, options = step.base.removeprefix("U"), set(step.name.split(".")[1:])
         if base in ("S2R", "S2UR"):
             return 0 if re.match(r"SR_(TID|CTAID)", inputs[0]) else None
         if base in ("MOV", "LDC", "R2UR", "CS2R"):
@@ -175,28 +175,23 @@ class Registers:
         if base == "HFMA2" and inputs[:2] == ("-RZ", "RZ"):  # two halves: another way to set one
             upper, lower = (struct.pack("<e", float(x)) for x in inputs[2:4])
             return int.from_bytes(lower + upper, "little")
-        if any(x[0] not in "-~" and re.fullmatch(r"U?P\d+", x) for x in inputs) and base != "SEL":
-            return None
         if base == "SEL":
             chosen = self[inputs[2]]
             return None if chosen is None else self[inputs[0] if chosen else inputs[1]]
-        known = [self[x] for x in inputs]
-        if base == "IMAD" and not {"WIDE", "HI", "X"} & set(options) and len(known) == 3:
-            if known[2] is not None and 0 in known[:2]:
-                return known[2]
-            return None if None in known else (known[0] * known[1] + known[2]) & 0xFFFFFFFF
+        if base not in ("IMAD", "IADD3", "VIADD", "LOP3", "SHF") or options & {"WIDE", "HI", "X"}:
+            return None  # SHF.R.U32.HI, too: nothing that decides a branch is shifted
+        known = [self[x] for x in inputs[:4]]
+        if base == "IMAD" and 0 in known[:2]:
+            return known[2]
         if None in known[:3]:
             return None
-        if base in ("IADD3", "IADD", "VIADD") and "X" not in options:
-            return sum(known[:3]) & 0xFFFFFFFF
-        if base == "LOP3" and len(known) >= 4:
+        if base == "IMAD":
+            return (known[0] * known[1] + known[2]) & 0xFFFFFFFF
+        if base == "LOP3":
             return _lut(known[:3], known[3])
-        if base == "SHF" and len(known) == 3:
-            left, right = known[0] << (known[1] & 31), known[2] >> (known[1] & 31)
-            if "L" in options:
-                return left & 0xFFFFFFFF
-            return (_signed(known[2]) >> (known[1] & 31)) & 0xFFFFFFFF if "S32" in options else right
-        return None
+        if base == "SHF":
+            return known[0] << (known[1] & 31) & 0xFFFFFFFF if "L" in options else None
+        return sum(known[:3]) & 0xFFFFFFFF
 
     def _flag(self, step: Instruction) -> int | None:
         """The flag that a comparison or a table of three flags gives."""
@@ -213,6 +208,18 @@ class Registers:
         if before is None:
             return None
         return int(outcome[compare] and before if "AND" in options else outcome[compare] or before)
+
+
+def _roles(step: Instruction) -> tuple[list[str], str, tuple[str, ...]]:
+    """Flags and register that an instruction writes, and what it reads."""
+    flags, register, operands = [], "", list(step.operands)
+    while operands and (re.fullmatch(r"U?P(\d+|T)", operands[0]) or not register):
+        operand = operands.pop(0)
+        if re.fullmatch(r"U?P\d+", operand):
+            flags.append(operand)
+        elif not operand.endswith("PT"):
+            register = operand
+    return flags, register, tuple(operands) or ("RZ",)
 
 
 def _registers_of(step: Instruction) -> int:
@@ -243,7 +250,7 @@ def _lut(inputs: list[int], table: int) -> int:
 def path(program: list[Instruction], constants: Mapping[int, int]) -> Iterator[Instruction]:
     """Yield the instructions of the first thread's way through a program, in order.
 
-    One whose guard is false is left out, if the guard is known. Raises ValueError at a branch that
+    One whose guard is known to be false is called "NOP". Raises ValueError at a branch that
     depends on what is not known.
     """
     registers, index = Registers(constants), 0
@@ -261,7 +268,8 @@ def path(program: list[Instruction], constants: Mapping[int, int]) -> Iterator[I
             if all(known):
                 index = places[int(re.search(r"0x[0-9a-f]+", step.operands[-1])[0], 16)]
             continue
-        if taken == 0:
+        if taken == 0:  # it issues, and does nothing
+            yield replace(step, name="NOP", write=_NONE, read=_NONE)
             continue
         yield step
         if step.base == "EXIT" and taken:
@@ -270,7 +278,7 @@ def path(program: list[Instruction], constants: Mapping[int, int]) -> Iterator[I
     raise ValueError(f"the program does not end within {_STEPS} instructions")
 
 
-def cycles(steps: Iterator[Instruction], num_warps: int = 1) -> int:
+def cycles(steps: Iterable[Instruction], num_warps: int = 1) -> int:
     """Return when the last of these instructions issues, for a warp among `num_warps` alike.
 
     The warps share what an SM gets from L2, and nothing else.
@@ -293,9 +301,9 @@ def cycles(steps: Iterator[Instruction], num_warps: int = 1) -> int:
             start = max(memory, page_known - latency)
         if step.base == "BAR":
             now += latency
-        if step.write < 6:
+        if step.write != _NONE:
             raised[step.write].append(start + latency)
-        if step.read < 6:
+        if step.read != _NONE:
             raised[step.read].append(now + _OPERANDS_READ)
         now += max(step.stall, 1)
     return int(now)
@@ -320,22 +328,62 @@ def constants_of(case: LaunchCase, arch: int) -> dict[int, int]:
     return found
 
 
-def microseconds(case: LaunchCase, arch: int = 90) -> float:
-    """Return the time, in µs, that the model gives for the first program of a launch.
+@dataclass(frozen=True)
+class Timing:
+    """What the model says of one program.
+
+    microseconds: until its last instruction has issued. instructions, loads, narrow_loads: of its
+    first warp; the last two from global memory, all of them and those of at most 32 bits a lane.
+    registers: per lane.
+    """
+
+    microseconds: float
+    instructions: int
+    loads: int
+    narrow_loads: int
+    registers: int
+    num_warps: int
+
+
+def timing(case: LaunchCase, arch: int = 90) -> Timing:
+    """Return what the model says of the first program of a launch.
 
     Needs a process whose kernels are not interpreted. Raises ValueError where the program's way
     depends on data.
     """
-    program, num_warps = compiled(case, arch)
-    steps = path(parse(program), constants_of(case, arch))
-    return cycles(steps, num_warps) / CLOCK_GHZ / 1e3
-
-
-def compiled(case: LaunchCase, arch: int) -> tuple[str, int]:
-    """Return the disassembly of a launch and its number of warps."""
     import triton
     from triton.backends.compiler import GPUTarget
 
     source, options = source_of(case, target(arch))
-    kernel: Any = triton.compile(source, GPUTarget("cuda", arch, 32), options)
-    return disassemble(kernel.asm["cubin"]), options["num_warps"]
+    kernel = triton.compile(source, GPUTarget("cuda", arch, 32), options)
+    text = disassemble(kernel.asm["cubin"])
+    steps = list(path(parse(text), constants_of(case, arch)))
+    loads = [width(step.name) for step in steps if step.base == "LDG"]
+    return Timing(
+        cycles(steps, options["num_warps"]) / CLOCK_GHZ / 1e3,
+        len(steps),
+        len(loads),
+        sum(bits <= 32 for bits in loads),
+        measure(text)["registers"],
+        options["num_warps"],
+    )
+
+
+def main() -> None:
+    """Print what the model says of the merge."""
+    os.environ["TRITON_INTERPRET"] = "0"  # before the first kernel is imported
+    from kernels.compile_report.launches.flash_decoding import combine_case
+
+    print("merge, bf16, D = 128    splits   warps   regs   instructions   loads of lse, o      µs")
+    for arch in (90, 80):
+        for splits in (2, 8, 16, 32, 64, 128, 256, 1024):
+            row = timing(combine_case("bf16", 128, splits=splits), arch)
+            wide = row.loads - row.narrow_loads
+            print(
+                f"sm_{arch}{splits:25d}{row.num_warps:8d}{row.registers:7d}{row.instructions:15d}"
+                f"{row.narrow_loads:14d}, {wide:<3d}{row.microseconds:10.2f}"
+            )
+
+
+if __name__ == "__main__":
+    main()
