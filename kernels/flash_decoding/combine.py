@@ -75,7 +75,7 @@ def combine_kernel(
         num_splits = tl.load(first_slot_ptr + row // step + 1) - first_slot
         begin = first_slot.to(tl.int64) * step + row % step
 
-    # 2. Online softmax over tiles of splits. m stays -inf until a split has seen a key. In natural
+    # 2. Online softmax over tiles of splits; m stays -inf until one has seen a key. In natural
     # logs: base 2 would round each lse before the subtraction.
     m, l = float("-inf"), 0.0
     acc = tl.zeros((BLOCK_D,), tl.float32)
@@ -91,7 +91,10 @@ def combine_kernel(
             mask=mask_s[:, None] & mask_d[None, :],
             other=0.0,
         )  # (BLOCK_S, BLOCK_D)
-        m_new = tl.maximum(m, tl.max(without_marks(lse_s) if MARKS else lse_s, 0))
+        m_new = tl.maximum(m, tl.max(lse_s, 0))
+        if MARKS:  # a mark is no ruler
+            unmarked = tl.where(lse_s == float("inf"), float("-inf"), lse_s)
+            m_new = tl.maximum(m, tl.max(unmarked, 0))
         ruler = tl.where(m_new == float("-inf"), 0.0, m_new)  # -inf - (-inf) is NaN
         alpha = tl.exp(m - ruler)  # old ruler → new ruler; 0 if nothing seen so far
         weight = tl.exp(lse_s - ruler)  # 0 for an empty split
@@ -105,12 +108,6 @@ def combine_kernel(
     l_safe = tl.where(l == 0.0, 1.0, l)  # l is 0 only where no split saw a key
     tl.store(o_ptr + row * D + offs_d, round_to(acc / l_safe, o_ptr.dtype.element_ty), mask=mask_d)
     tl.store(lse_ptr + row, m + tl.log(l_safe), mask=tl.program_id(1) == 0)
-
-
-@triton.jit
-def without_marks(lse_s) -> tl.tensor:
-    """Return lse_s, but -inf for +inf: a mark must not become the ruler."""
-    return tl.where(lse_s == float("inf"), float("-inf"), lse_s)
 
 
 @triton.jit
