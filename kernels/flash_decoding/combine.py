@@ -37,6 +37,7 @@ from torch import Tensor
 from kernels.call import KernelCall
 from kernels.heuristics import next_power_of_2
 from kernels.primitives import round_to, to_fp32
+from kernels.runtime import INTERPRETED
 
 # isort: split
 import triton
@@ -128,7 +129,9 @@ class Tile(NamedTuple):
     num_warps: int
 
 
-def choose_tile(parts: int | None, D: int, marks: bool = False) -> Tile:
+def choose_tile(
+    parts: int | None, D: int, marks: bool = False, interpreted: bool = INTERPRETED
+) -> Tile:
     """Choose the tile for `parts` partial results per row; None: a plan's, differing by row.
 
     Where as many splits as lanes make a tile, each lane loads one lse, and Triton keeps it. (A
@@ -139,8 +142,13 @@ def choose_tile(parts: int | None, D: int, marks: bool = False) -> Tile:
     8 splits leave more registers to other programs: with so few, there may be thousands of rows.
     Above 64, four warps wait once where one would wait twice or more; with fewer, they would only
     wait for each other. All by the model in `kernels.compile_report.latency`, not measured.
+
+    A GPU adds the splits of a tile in pairs, pairs of pairs and so on. The interpreter adds one
+    after another, so there 16 at a time round less than 128.
     """
     block_d = next_power_of_2(D)
+    if interpreted:
+        return Tile(16, block_d if marks else min(block_d, MAX_BLOCK_D), 1)
     if marks and block_d > MAX_BLOCK_D:
         return Tile(32, block_d, 4)
     block_d = min(block_d, MAX_BLOCK_D)

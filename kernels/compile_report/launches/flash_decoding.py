@@ -86,11 +86,15 @@ def compile_cases() -> list[LaunchCase]:
         _case(Shape("bf16", 576, 16, Dv=512, latent=True), "MLA", NO_MLA),
         _case(Shape("bf16", 576, 128, Dv=512, latent=True), "MLA", NO_MLA),
     ]
-    merges = [("bf16", 64, ""), ("bf16", 128, ""), ("bf16", 256, ""), ("fp16", 80, "")]
-    merges += [("bf16", 512, ""), ("bf16", 128, "plan, sinks"), ("bf16", 128, "marks")]
+    return cases + _merges()
+
+
+def _merges() -> list[LaunchCase]:
+    """The combine kernel: head dims and features, and each of its tiles."""
+    shapes = [("bf16", 64, ""), ("bf16", 128, ""), ("bf16", 256, ""), ("fp16", 80, "")]
+    shapes += [("bf16", 512, ""), ("bf16", 128, "plan, sinks"), ("bf16", 128, "marks")]
     return [
-        *cases,
-        *(combine_case(dtype, D, name) for dtype, D, name in merges),
+        *(combine_case(dtype, D, name) for dtype, D, name in shapes),
         combine_case("bf16", 128, splits=8),
         combine_case("bf16", 128, splits=128),
         combine_case("bf16", 512, "marks", splits=128),
