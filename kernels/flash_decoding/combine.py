@@ -150,7 +150,7 @@ def choose_tile(
     if interpreted:
         return Tile(16, block_d if marks else min(block_d, MAX_BLOCK_D), 1)
     if marks and block_d > MAX_BLOCK_D:
-        return Tile(32, block_d, 4)
+        return Tile(16, block_d, 4)
     block_d = min(block_d, MAX_BLOCK_D)
     if parts is None or 8 < parts <= 64:
         return Tile(32, block_d, 1)
