@@ -71,6 +71,28 @@ def split_by_split(
     tl.store(lse_ptr + row, m + tl.log(safe))
 
 
+@also_right
+@triton.jit
+def two_passes(
+    o_partial_ptr, lse_partial_ptr, o_ptr, lse_ptr, rows, num_splits,
+    D: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """A plain softmax: the maximum of all splits first, and then the sums."""
+    row = tl.program_id(0)
+    offs_d = tl.arange(0, BLOCK_D)
+    m, l, acc = float("-inf"), 0.0, tl.zeros((BLOCK_D,), tl.float32)
+    for s in range(0, num_splits):
+        m = tl.maximum(m, tl.load(lse_partial_ptr + s * rows + row))
+    ruler = tl.where(m == float("-inf"), 0.0, m)
+    for s in range(0, num_splits):
+        w = tl.exp(tl.load(lse_partial_ptr + s * rows + row) - ruler)
+        o_s = tl.load(o_partial_ptr + (s * rows + row) * D + offs_d, mask=offs_d < D, other=0.0)
+        l, acc = l + w, acc + w * o_s
+    safe = tl.where(l == 0.0, 1.0, l)
+    tl.store(o_ptr + row * D + offs_d, acc / safe, mask=offs_d < D)
+    tl.store(lse_ptr + row, m + tl.log(safe))
+
+
 def seen(answer, o, lse, given, S=0, D=0, splits=0, **near):
     """Launch on o (S, rows, D), lse (S, rows), in poison; S, D: block sizes if larger than those.
 

@@ -86,12 +86,19 @@ def compile_cases() -> list[LaunchCase]:
         _case(Shape("bf16", 576, 16, Dv=512, latent=True), "MLA", NO_MLA),
         _case(Shape("bf16", 576, 128, Dv=512, latent=True), "MLA", NO_MLA),
     ]
-    return cases + [
-        LaunchCase(f"combine {dtype} D={D} {name}".strip(), partial(_combine, dtype, D, name))
-        for dtype, D, name in [("bf16", 64, ""), ("bf16", 128, ""), ("bf16", 256, ""),
-                               ("fp16", 80, ""), ("bf16", 512, ""), ("bf16", 128, "plan, sinks"),
-                               ("bf16", 128, "marks")]
-    ]  # fmt: skip
+    return cases + _merges()
+
+
+def _merges() -> list[LaunchCase]:
+    """The combine kernel: head dims and features, and each of its tiles."""
+    shapes = [("bf16", 64, ""), ("bf16", 128, ""), ("bf16", 256, ""), ("fp16", 80, "")]
+    shapes += [("bf16", 512, ""), ("bf16", 128, "plan, sinks"), ("bf16", 128, "marks")]
+    return [
+        *(combine_case(dtype, D, name) for dtype, D, name in shapes),
+        combine_case("bf16", 128, splits=8),
+        combine_case("bf16", 128, splits=128),
+        combine_case("bf16", 512, "marks", splits=128),
+    ]
 
 
 def _case(
@@ -148,10 +155,17 @@ def _split(shape: Shape, given: dict[str, object], target: Target) -> KernelCall
     )
 
 
-def _combine(dtype: str, D: int, name: str, target: Target) -> KernelCall:
-    """The merge of 16 splits, the same for all targets."""
+def combine_case(dtype: str, D: int, name: str = "", splits: int = SPLITS) -> LaunchCase:
+    """One merge; name: "", "marks" or "plan, sinks"."""
+    title = f"combine {dtype} D={D} {name}".strip()
+    title += "" if splits == SPLITS else f" S={splits}"
+    return LaunchCase(title, partial(_combine, dtype, D, name, splits))
+
+
+def _combine(dtype: str, D: int, name: str, splits: int, target: Target) -> KernelCall:
+    """The merge of some splits, the same for all targets."""
     planned = name == "plan, sinks"
-    o_partial = meta(64, 1, 64, D) if planned else meta(SPLITS, B, 1, 64, D)
+    o_partial = meta(64, 1, 64, D) if planned else meta(splits, B, 1, 64, D)
     o, first_slot = meta(B, 1, 64, D, dtype=DTYPES[dtype]), meta(B + 1, dtype=torch.int32)
     return combine_call(
         o_partial,
