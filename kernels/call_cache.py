@@ -32,7 +32,6 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from operator import itemgetter
 from threading import Lock
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -97,45 +96,54 @@ def size() -> int:
     return len(CALLS)
 
 
-def sign(op: str, *arguments: object) -> tuple[tuple | None, list[int]]:
+def sign(op: tuple[str, ...], *arguments: object) -> tuple[tuple | None, list[int]]:
     """Return a call's key, and the addresses of the tensors among its arguments, in their order.
 
-    The key is None if the call must not be remembered, nor looked up.
+    op: its name, and those of its optional arguments if the caller chooses which to pass. The key
+    is None if the call must not be remembered, nor looked up.
     """
-    if is_watched():
+    triton, grad = settings(), torch.is_grad_enabled()
+    if is_watched() or triton is None:
         return None, []
-    parts, addresses = [op, torch.is_grad_enabled(), settings()], []
-    if parts[-1] is None:
-        return None, []
+    parts, addresses = [op, grad, triton], []
     for x in arguments:
+        if x is None:
+            parts.append(None)
+            continue
         kind = type(x)
-        if kind in ORDINARY and x is not None:
+        if kind in ORDINARY:
             try:
                 address = x.data_ptr()
-                parts += (x.shape, x.stride(), x.dtype, x.device, x.requires_grad, address % 16 == 0)
+                parts += (x.shape, x.stride(), x.dtype, x.device, address % 16 == 0)
             except RuntimeError:  # no memory, or no strides: sparse, nested …
                 return None, []
+            if grad:
+                parts.append(x.requires_grad)
             if not address and x.numel():  # freed, or never there
                 return None, []
             addresses.append(address)
-        elif kind is tuple:
-            if not _PLAIN.issuperset(map(type, x)):
-                return None, []
-            parts += (*map(type, x), x)
-        elif kind not in _PLAIN or (kind is float and x == 0.0):  # 0.0 equals -0.0
-            return None, []
-        else:
+        elif kind in _PLAIN and (x or kind is not float):  # 0.0 equals -0.0
             parts += (kind, x)
+        elif kind is tuple and _PLAIN.issuperset(map(type, x)):
+            parts += (kind, *map(type, x), x)
+        else:
+            return None, []
     if len(set(addresses)) < len(addresses):
         parts.append(tuple(map(addresses.index, addresses)))
     return tuple(parts), addresses
 
 
 def settings() -> tuple | None:
-    """Return the settings of Triton that change what it compiles; None if a hook may do so."""
+    """Return the settings of Triton that change what it compiles; None if somebody looks on.
+
+    A hook gets each launch as Triton makes it: profilers set those around launches.
+    """
     if not DIRECT:
         return ()
-    runtime, compilation = _knobs().runtime, _knobs().compilation
+    runtime, compilation = _knobs()
+    for hook in (runtime.launch_enter_hook, runtime.launch_exit_hook):
+        if hook is not None and getattr(hook, "calls", True):  # a chain of them may be empty
+            return None
     if getattr(runtime, "add_stages_inspection_hook", None) is not None:  # since Triton 3.7
         return None
     homomorphic = getattr(compilation, "fpsan_homomorphic_casts", False)  # since Triton 3.9
@@ -143,10 +151,10 @@ def settings() -> tuple | None:
 
 
 @cache
-def _knobs() -> ModuleType:
+def _knobs() -> tuple[Any, Any]:
     from triton import knobs  # at the first call, since it loads triton
 
-    return knobs
+    return knobs.runtime, knobs.compilation
 
 
 class Relaunch:
@@ -154,7 +162,7 @@ class Relaunch:
 
     call, compiled: the launch, and the kernel that Triton returned for it. inputs: the addresses of
     the tensors that its op was called with, as `sign` returns them; made: the tensors that the op
-    made itself. Called with the addresses of as many others, inputs first.
+    made itself. Started with the addresses of as many others, inputs first.
     """
 
     def __init__(
@@ -167,11 +175,31 @@ class Relaunch:
             return inputs.index(x.data_ptr())
 
         self._fill = _filler(tuple(call.args.values()), place)
-        self._start = compiled[(*call.grid, 1, 1)[:3]]
+        self._grid, self._run = (*call.grid, 1, 1)[:3], compiled.run
+        # What `compiled.run` wants next: the kernel itself, then what hooks would be told, if any.
+        self._kernel = (compiled.function, compiled.packed_metadata, None, None, None)
 
-    def __call__(self, addresses: Sequence[int]) -> None:
-        """Start the kernel on the current device and stream."""
-        self._start(*self._fill(addresses))
+    def start(self, addresses: Sequence[int], stream: int) -> None:
+        """Start the kernel on the current device, on this stream of it."""
+        self._run(*self._grid, stream, *self._kernel, *self._fill(addresses))
+
+
+def launch_again(
+    launches: Sequence[Relaunch], addresses: Sequence[int], device: torch.device
+) -> None:
+    """Launch the kernels one after the other on the current stream of a device."""
+    with on_device(device):
+        triton = _driver().active
+        stream = triton.get_current_stream(triton.get_current_device())
+        for launch in launches:
+            launch.start(addresses, stream)
+
+
+@cache
+def _driver() -> Any:
+    from triton.runtime import driver
+
+    return driver
 
 
 def relaunches(

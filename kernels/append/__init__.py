@@ -13,8 +13,8 @@ from torch import Tensor
 
 from kernels.append.append_kernel import Tokens, append_call
 from kernels.append.checks import NO_BACKWARD, check_rotate_at, check_tokens, check_values
-from kernels.call import may_launch, on_device
-from kernels.call_cache import CALLS, DIRECT, Relaunch, relaunches, sign
+from kernels.call import may_launch
+from kernels.call_cache import CALLS, DIRECT, Relaunch, launch_again, relaunches, sign
 from kernels.checks import check_no_grad, per_token
 from kernels.operators import define, may_check
 
@@ -84,7 +84,7 @@ def append_kv(
         k_cache, v_cache, k, v, cache_seqlens, cache_batch_idx, block_table,
         rotary_cos, rotary_sin, q, k_scale, v_scale,
     )  # fmt: skip
-    key, addresses = sign("append_kv", *x, interleaved, rotate_at)
+    key, addresses = sign(("append_kv",), *x, interleaved, rotate_at)
     known = CALLS.get(key)
     if known is None:
         check_rotate_at(rotate_at)
@@ -113,9 +113,7 @@ class Known(NamedTuple):
         """Launch the kernel for other tensors of the same kind, and return the rotated q."""
         shape, dtype, device = self.rotated
         q_out = torch.empty(shape, dtype=dtype, device=device)
-        with on_device(device):
-            for launch in self.launches:
-                launch([*addresses, q_out.data_ptr()])
+        launch_again(self.launches, [*addresses, q_out.data_ptr()], device)
         return q_out
 
 

@@ -98,7 +98,8 @@ def flash_decode(
     cut = (num_splits, split_size, num_sms, *_parts(plan))
     tensors = (q, k_cache, v_cache)
     key, addresses = sign(
-        "flash_decode", *tensors, cache_seqlens, *rest.values(), *cut, *features, *features.values()
+        ("flash_decode", *features),
+        *(*tensors, cache_seqlens, *rest.values(), *cut, *features.values()),
     )
     known = CALLS.get(key)
     if known is not None and known.launches is not None:

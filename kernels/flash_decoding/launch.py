@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from kernels.call import KernelCall, on_device
-from kernels.call_cache import CALLS, DIRECT, Relaunch, relaunches
+from kernels.call import KernelCall
+from kernels.call_cache import CALLS, DIRECT, Relaunch, launch_again, relaunches
 from kernels.checks import resolve_scale
 from kernels.flash_decoding.checks import (
     check_decode,
@@ -123,9 +123,7 @@ class Known(NamedTuple):
             else:
                 torch.autograd.graph.increment_version(workspace)
             made += [workspace.data_ptr(), workspace.data_ptr() + self.lse_at]
-        with on_device(device):
-            for launch in self.launches:
-                launch(addresses + made)
+        launch_again(self.launches, addresses + made, device)
         return o, lse
 
 
