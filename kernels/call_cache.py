@@ -175,8 +175,10 @@ class Relaunch:
             return inputs.index(x.data_ptr())
 
         self._fill = _filler(tuple(call.args.values()), place)
+        self._owner = compiled  # unloads the kernel when nobody refers to it any more
         self._grid, self._run = (*call.grid, 1, 1)[:3], compiled.run
-        # What `compiled.run` wants next: the kernel itself, then what hooks would be told, if any.
+        # What `run` takes after the stream: the kernel, then three for hooks, of which there are
+        # none (see `settings`).
         self._kernel = (compiled.function, compiled.packed_metadata, None, None, None)
 
     def start(self, addresses: Sequence[int], stream: int) -> None:

@@ -131,7 +131,7 @@ def known():
 
 
 def assert_same_with_a_warm_cache(call):
-    """A call ends as it does when no call was made before: with the same bits, or the same words."""
+    """A call ends as if no call had been made before: with the same bits, or the same words."""
     call_cache.clear()
     cold = outcome(call)
     for key, entry in known().items():
