@@ -102,9 +102,9 @@ def sign(op: tuple[str, ...], *arguments: object) -> tuple[tuple | None, list[in
     op: its name, and those of its optional arguments if the caller chooses which to pass. The key
     is None if the call must not be remembered, nor looked up.
     """
-    triton, grad = settings(), torch.is_grad_enabled()
-    if is_watched() or triton is None:
+    if is_watched() or (triton := settings()) is None:
         return None, []
+    grad = torch.is_grad_enabled()
     parts, addresses = [op, grad, triton], []
     for x in arguments:
         if x is None:

@@ -96,7 +96,7 @@ def test_numbers_may_change_between_calls_and_are_looked_at_every_time():
     again = decoded(call)
     assert same_bits(again, cold(decoded, call)) and (again[1][1] == -torch.inf).all()
     call["cache_seqlens"][1] = 97
-    with pytest.raises(ValueError, match="cache_seqlens must be from 0 to 96; got .* from 7"):
+    with pytest.raises(ValueError, match=r"cache_seqlens must be .*; got .* 7 to 97"):
         decoded(call)
     pages = paged()
     decoded(pages)

@@ -55,6 +55,7 @@ def test_settings_and_hooks_of_triton(found):
         "instrumented": True,
         "a profiler's hook": None,
         "a kernel's hook": [1, 1, 2],
+        "torch.compile": [2, 0],
     }
 
 
