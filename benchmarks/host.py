@@ -34,7 +34,7 @@ PROTOCOL = (
     f"bf16, B {B}, heads {HQ}/{HKV}, D {D}, {LK} keys, pages of {PAGE}; Lq = 1. Tensors are on the "
     "CPU and taken for an H100's (132 SMs): Triton binds the arguments and compiles for sm_90; the "
     "function in C that would start the kernel is replaced by one that does nothing "
-    "(benchmarks/stand_in.py). In nobody's figures, therefore: that function, making a GPU the "
+    "(benchmarks/absent_gpu.py). In nobody's figures, therefore: that function, making a GPU the "
     "current one, allocating on a GPU. One process per contestant, warmed up by 100 calls; in each "
     f"round each contestant times {TIMES} calls, one by one, garbage collector off, while the "
     "others wait; the order turns from round to round. us: median over the rounds of the 10th "

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.stand_in import SMS, bf16
+from benchmarks.absent_gpu import SMS, bf16
 
 Call = Callable[[], object]
 B, HQ, HKV, D, LK, PAGE = 8, 32, 4, 128, 4096, 64

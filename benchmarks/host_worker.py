@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import host_peers, stand_in
+from benchmarks import absent_gpu, host_peers
+from benchmarks.absent_gpu import bf16
 from benchmarks.host_peers import HKV, HQ, LK, PAGE, B, Call, D
-from benchmarks.stand_in import bf16
 
 WARM_UP = 100
 
@@ -64,10 +64,10 @@ def calls_of(name: str, folder: Path) -> dict[str, Call]:
     if name == "ours":
         import kernels.kvcache_api  # noqa: F401 (loaded first, so that it is told of the GPU)
 
-        stand_in.install()
+        absent_gpu.install()
         calls = ours()
     else:
-        stand_in.install()
+        absent_gpu.install()
         calls = getattr(host_peers, name)(folder)
     for call in calls.values():
         for _ in range(WARM_UP):

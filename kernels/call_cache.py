@@ -41,7 +41,7 @@ from kernels.call import ORDINARY, KernelCall, is_watched, on_device
 from kernels.runtime import INTERPRETED
 
 MOST = 1024
-"""Keys to keep. An entry takes about 5 kB; a model with one cache makes a handful of them."""
+"""Keys to keep. An entry takes about 12 kB, and a model with one cache makes a handful of them."""
 
 DIRECT = not INTERPRETED and torch.version.hip is None
 """Whether kernels are started past Triton's binder. AMD's compiler also looks at the size of a

@@ -1,7 +1,7 @@
 """A script: what is handed to the GPU by the first call of a kind, and by those after it.
 
 Run with TRITON_INTERPRET=0, without a GPU. The last step of a launch is replaced by one that notes
-its arguments (`benchmarks.stand_in`), and the compiler by one that returns at once. For each call
+its arguments (`benchmarks.absent_gpu`), and the compiler by one that returns at once. For each call
 of `similar_calls` there are two sets of tensors: the first is decoded twice, then the second, which
 was not seen before, and then again with an empty cache. What is launched must be the same: which
 kernels, on which grids, with the same numbers and with pointers to the same places in the tensors.
@@ -17,7 +17,7 @@ import triton.compiler
 from torch import Tensor
 from triton.compiler import CompiledKernel
 
-from benchmarks import stand_in
+from benchmarks import absent_gpu
 from kernels import append, call_cache
 from kernels.flash_decoding import flash_decode
 
@@ -159,7 +159,7 @@ def main() -> None:
     """Compare all calls, print what differs."""
     triton.compiler.compile = Uncompiled
     torch.empty = noting_empty(torch.empty)
-    stand_in.install()
+    absent_gpu.install()
     from similar_calls import APPEND, DECODE, GPU_ONLY
 
     decode = {**DECODE, **GPU_ONLY}

@@ -27,7 +27,7 @@ def nothing(*arguments: Any) -> None:
     """Launch nothing."""
 
 
-class StandIn:
+class AbsentGpu:
     """Triton's driver for a GPU that is not there. launch: called in place of each launch."""
 
     def __init__(self, launch: Callable[..., None] = nothing) -> None:
@@ -61,7 +61,7 @@ def install(launch: Callable[..., None] = nothing) -> None:
     """Let Triton and every module of `kernels` that is loaded take the CPU for this GPU."""
     from triton.runtime.driver import driver
 
-    driver.set_active(StandIn(launch))
+    driver.set_active(AbsentGpu(launch))
     for name, module in list(sys.modules.items()):
         if name.split(".")[0] == "kernels":
             for known, answer in NAMES.items():
