@@ -12,11 +12,11 @@ longer than a GPU needs for a short context. It is done once:
 
 A key (`sign`) holds everything that the skipped steps looked at:
 
-    each tensor     shape, strides, dtype, device; whether it requires grad; whether its address is
-                    a multiple of 16, since Triton compiles two kernels for the two cases
+    each tensor     shape, strides, dtype, device; whether a gradient of it is wanted; whether its
+                    address is a multiple of 16: if not, Triton compiles another kernel
     all tensors     which of them begin at the same address: MLA's values are columns of its keys
     other options   type and value, for True equals 1 and only one of them may be accepted
-    the process     whether grad is enabled; the settings of Triton that change what is compiled
+    the process     the settings of Triton that change what is compiled
 
 It holds no number that is on the device. Lengths, pages and scales may change from call to call;
 where they are checked, on the CPU, they are checked every time. A call that raises leaves nothing
@@ -104,8 +104,7 @@ def sign(op: tuple[str, ...], *arguments: object) -> tuple[tuple | None, list[in
     """
     if is_watched() or (triton := settings()) is None:
         return None, []
-    grad = torch.is_grad_enabled()
-    parts, addresses = [op, grad, triton], []
+    parts, addresses, grad = [op, triton], [], torch.is_grad_enabled()
     for x in arguments:
         if x is None:
             parts.append(None)
@@ -115,10 +114,9 @@ def sign(op: tuple[str, ...], *arguments: object) -> tuple[tuple | None, list[in
             try:
                 address = x.data_ptr()
                 parts += (x.shape, x.stride(), x.dtype, x.device, address % 16 == 0)
+                parts.append(grad and x.requires_grad)
             except RuntimeError:  # no memory, or no strides: sparse, nested …
                 return None, []
-            if grad:
-                parts.append(x.requires_grad)
             if not address and x.numel():  # freed, or never there
                 return None, []
             addresses.append(address)
@@ -162,7 +160,8 @@ class Relaunch:
 
     call, compiled: the launch, and the kernel that Triton returned for it. inputs: the addresses of
     the tensors that its op was called with, as `sign` returns them; made: the tensors that the op
-    made itself. Started with the addresses of as many others, inputs first.
+    made itself. Started with the addresses of as many others, inputs first. Those of new tensors
+    are multiples of 16, as they were: PyTorch's allocators see to that.
     """
 
     def __init__(

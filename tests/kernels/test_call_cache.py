@@ -139,6 +139,7 @@ def test_options_that_are_equal_and_not_of_one_type(right, wrong):
 
 def test_gradients_are_refused_whatever_went_before():
     call = plain()
+    decoded(call)
     call["q"].requires_grad_()
     with torch.no_grad():
         wanted = decoded(call)
@@ -147,6 +148,7 @@ def test_gradients_are_refused_whatever_went_before():
         decoded(call)
     with torch.inference_mode():
         assert same_bits(decoded(plain()), wanted)
+    append_kv(**append())
     same = append(k=append()["k"].requires_grad_())
     with torch.no_grad():
         append_kv(**same)
@@ -183,8 +185,7 @@ def test_what_is_not_ordinary_is_neither_remembered_nor_looked_up():
         "zero": 0.0,
         "0-d array": torch.zeros(()).numpy(),
     }
-    for name, x in strange.items():
-        assert sign(("flash_decode",), x) == (None, []), name
+    assert [name for name in strange if sign(("flash_decode",), strange[name])[0]] == []
     with FakeTensorMode():
         assert sign(("flash_decode",), torch.zeros(3)) == (None, [])
         flash_decode(*(torch.zeros(x.shape) for x in list(call.values())[:3]))
