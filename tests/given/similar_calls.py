@@ -11,14 +11,28 @@ import torch
 from torch import Tensor
 
 from kernels.flash_decoding import flash_decode_plan
+from kernels.runtime import INTERPRETED
 
 Call = dict[str, Any]
+DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
 B, Lk, Hq, Hkv, D, PAGE = 2, 96, 4, 2, 16, 32
 
 
 def _numbers() -> Callable[..., Tensor]:
     rng = torch.Generator().manual_seed(0)
-    return lambda *shape: torch.randn(*shape, generator=rng)
+    return lambda *shape: torch.randn(*shape, generator=rng).to(DEVICE)
+
+
+def _int32(*numbers: Any) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.int32, device=DEVICE)
+
+
+def _int64(*numbers: Any) -> Tensor:
+    return torch.tensor(numbers, device=DEVICE)
+
+
+def _full(number: float, *shape: int) -> Tensor:
+    return torch.full(shape, number, device=DEVICE)
 
 
 def plain(dtype: torch.dtype = torch.float32, **sizes: int) -> Call:
@@ -29,7 +43,7 @@ def plain(dtype: torch.dtype = torch.float32, **sizes: int) -> Call:
         "q": random(n["B"], n["Lq"], n["Hq"], n["D"]).to(dtype),
         "k_cache": random(n["B"], n["Lk"], n["Hkv"], n["D"]).to(dtype),
         "v_cache": random(n["B"], n["Lk"], n["Hkv"], n["Dv"]).to(dtype),
-        "cache_seqlens": torch.tensor([n["Lk"], 60, 3][: n["B"]], dtype=torch.int32),
+        "cache_seqlens": _int32(*[n["Lk"], 60, 3][: n["B"]]),
     }
 
 
@@ -39,14 +53,14 @@ def paged(eight: torch.dtype = torch.int8) -> Call:
     for name in ("k", "v"):
         x = call[f"{name}_cache"] * 20
         call[f"{name}_cache"] = x.to(eight).view(-1, PAGE, Hkv, D)
-        call[f"{name}_scale"] = torch.tensor([0.05, 0.04])
-    table = torch.arange(B * Lk // PAGE, dtype=torch.int32).flip(0).view(B, -1)
+        call[f"{name}_scale"] = torch.tensor([0.05, 0.04], device=DEVICE)
+    table = torch.arange(B * Lk // PAGE, dtype=torch.int32, device=DEVICE).flip(0).view(B, -1)
     return call | {"block_table": table}
 
 
 def shifted(x: Tensor) -> Tensor:
     """A copy, one element further than memory usually starts: its address is no multiple of 16."""
-    room = torch.empty(x.numel() + 1, dtype=x.dtype)[1:].view(x.shape)
+    room = torch.empty(x.numel() + 1, dtype=x.dtype, device=x.device)[1:].view(x.shape)
     return room.copy_(x)
 
 
@@ -67,7 +81,7 @@ def _planned() -> Call:
 
 
 def _scratch(fit: Callable[[Tensor], Tensor] = lambda x: x) -> Call:
-    return plain() | {"num_splits": 2, "workspace": fit(torch.zeros(4000))}
+    return plain() | {"num_splits": 2, "workspace": fit(_full(0.0, 4000))}
 
 
 def _one_scale() -> Call:
@@ -94,9 +108,9 @@ ADDED = {
     "softcap": {"softcap": 2.0},
     "softcap 3": {"softcap": 3.0},
     "softcap 3, an int": {"softcap": 3},
-    "padding": {"cache_leftpad": torch.tensor([3, 0], dtype=torch.int32)},
-    "padding, int64": {"cache_leftpad": torch.tensor([3, 0])},
-    "rows": {"cache_batch_idx": torch.tensor([1, 1])},
+    "padding": {"cache_leftpad": _int32(3, 0)},
+    "padding, int64": {"cache_leftpad": _int64(3, 0)},
+    "rows": {"cache_batch_idx": _int64(1, 1)},
     "sinks": {"sinks": _random(Hq)},
     "sinks, bf16": {"sinks": _random(Hq).bfloat16()},
     "ALiBi": {"alibi_slopes": _random(Hq).abs()},
@@ -105,7 +119,7 @@ ADDED = {
     "mask, bool": {"mask": _random(2, 2) > -0.5},
     "mask, bool, of each row": {"mask": _random(B, 2, 2) > -0.5},
     "no lengths": {"cache_seqlens": None},
-    "lengths, int64": {"cache_seqlens": torch.tensor([Lk, 70])},
+    "lengths, int64": {"cache_seqlens": _int64(Lk, 70)},
 }
 DECODE: dict[str, Callable[[], Call]] = {
     "plain": plain,
@@ -127,13 +141,13 @@ DECODE: dict[str, Callable[[], Call]] = {
     "workspace, longer": lambda: _scratch(lambda x: torch.cat([x, x])),
     "int8 pages": paged,
     "one scale for both": _one_scale,
-    "scales of each row": lambda: paged() | {"k_scale": torch.full((B, Hkv), 0.05)},
-    "a scale for all": lambda: paged() | {"k_scale": torch.tensor(0.05)},
+    "scales of each row": lambda: paged() | {"k_scale": _full(0.05, B, Hkv)},
+    "a scale for all": lambda: paged() | {"k_scale": _full(0.05)},
     "e5m2 pages": lambda: paged(torch.float8_e5m2),
     "e4m3 pages": lambda: paged(torch.float8_e4m3fn),
     "a window over pages": lambda: paged() | {"window": 5},
     "half the pages": lambda: paged() | {
-        "block_table": paged()["block_table"][:, :2], "cache_seqlens": torch.tensor([40, 1])
+        "block_table": paged()["block_table"][:, :2], "cache_seqlens": _int64(40, 1)
     },
 }  # fmt: skip
 GPU_ONLY = {
@@ -147,15 +161,18 @@ def append(**change: Any) -> Call:
     random = _numbers()
     angles = random(Lk, D // 2)
     return {
-        **{name: torch.full((B, Lk, Hkv, D), torch.nan) for name in ("k_cache", "v_cache")},
+        **{name: _full(torch.nan, B, Lk, Hkv, D) for name in ("k_cache", "v_cache")},
         **{"k": random(B, 1, Hkv, D), "v": random(B, 1, Hkv, D), "q": random(B, 1, Hq, D)},
-        "cache_seqlens": torch.tensor([5, 0], dtype=torch.int32),
+        "cache_seqlens": _int32(5, 0),
         **{"rotary_cos": angles.cos(), "rotary_sin": angles.sin()},
     } | change
 
 
 def _quantised(scale: Callable[[], Tensor]) -> Call:
-    caches = {x: torch.zeros(B, Lk, Hkv, D, dtype=torch.int8) for x in ("k_cache", "v_cache")}
+    caches = {
+        x: torch.zeros(B, Lk, Hkv, D, dtype=torch.int8, device=DEVICE)
+        for x in ("k_cache", "v_cache")
+    }
     return append(**caches, k_scale=scale(), v_scale=scale())
 
 
@@ -166,23 +183,23 @@ APPEND: dict[str, Callable[[], Call]] = {
     "two queries": lambda: append(q=_numbers()(B, 2, Hq, D)),
     "no q": lambda: append(q=None),
     "not rotated": lambda: append(rotary_cos=None, rotary_sin=None),
-    "two tokens": lambda: append(k=torch.ones(B, 2, Hkv, D), v=torch.ones(B, 2, Hkv, D)),
-    "no token": lambda: append(k=torch.ones(B, 0, Hkv, D), v=torch.ones(B, 0, Hkv, D)),
-    "lengths, int64": lambda: append(cache_seqlens=torch.tensor([5, 0])),
+    "two tokens": lambda: append(k=_full(1.0, B, 2, Hkv, D), v=_full(1.0, B, 2, Hkv, D)),
+    "no token": lambda: append(k=_full(1.0, B, 0, Hkv, D), v=_full(1.0, B, 0, Hkv, D)),
+    "lengths, int64": lambda: append(cache_seqlens=_int64(5, 0)),
     "no lengths": lambda: append(cache_seqlens=None),
-    "other rows": lambda: append(cache_batch_idx=torch.tensor([1, 0])),
-    "pages": lambda: append(block_table=torch.tensor([[1], [0]], dtype=torch.int32)),
+    "other rows": lambda: append(cache_batch_idx=_int64(1, 0)),
+    "pages": lambda: append(block_table=_int32([1], [0])),
     "k, spread": lambda: append(k=spread(append()["k"])),
     "fewer angles": lambda: append(**{x: append()[x][:9] for x in ("rotary_cos", "rotary_sin")}),
     "fewer dimensions": lambda: append(
         **{x: append()[x][:, :4].clone() for x in ("rotary_cos", "rotary_sin")}
     ),
-    "k and v are one": lambda: append(**dict.fromkeys(("k", "v"), torch.ones(B, 1, Hkv, D))),
+    "k and v are one": lambda: append(**dict.fromkeys(("k", "v"), _full(1.0, B, 1, Hkv, D))),
     "bf16 angles": lambda: append(
         **{x: append()[x].bfloat16() for x in ("rotary_cos", "rotary_sin")}
     ),
-    "int8": lambda: _quantised(lambda: torch.tensor(0.1)),
-    "int8, per head": lambda: _quantised(lambda: torch.full((Hkv,), 0.1)),
-    "int8, per row": lambda: _quantised(lambda: torch.full((B, Hkv), 0.1)),
-    "int8, per token": lambda: _quantised(lambda: torch.zeros(B, Lk, Hkv)),
+    "int8": lambda: _quantised(lambda: _full(0.1)),
+    "int8, per head": lambda: _quantised(lambda: _full(0.1, Hkv)),
+    "int8, per row": lambda: _quantised(lambda: _full(0.1, B, Hkv)),
+    "int8, per token": lambda: _quantised(lambda: _full(0.0, B, Lk, Hkv)),
 }
