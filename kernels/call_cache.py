@@ -28,7 +28,7 @@ that after changing what no key holds: a kernel, its module's constants, a hook 
 Triton's `add_pre_run_hook`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from operator import itemgetter
 from threading import Lock
@@ -96,7 +96,7 @@ def size() -> int:
     return len(CALLS)
 
 
-def sign(op: tuple[str, ...], *arguments: object) -> tuple[tuple | None, list[int]]:
+def sign(op: tuple[str, ...], arguments: Iterable[object]) -> tuple[tuple | None, list[int]]:
     """Return a call's key, and the addresses of the tensors among its arguments, in their order.
 
     op: its name, and those of its optional arguments if the caller chooses which to pass. The key
@@ -106,24 +106,23 @@ def sign(op: tuple[str, ...], *arguments: object) -> tuple[tuple | None, list[in
         return None, []
     parts, addresses, grad = [op, triton], [], torch.is_grad_enabled()
     for x in arguments:
+        kind = type(x)
         if x is None:
             parts.append(None)
-            continue
-        kind = type(x)
-        if kind in ORDINARY:
+        elif kind in ORDINARY:
             try:
                 address = x.data_ptr()
-                parts += (x.shape, x.stride(), x.dtype, x.device, address % 16 == 0)
-                parts.append(grad and x.requires_grad)
+                aligned, wanted = address % 16 == 0, grad and x.requires_grad
+                parts.append((x.shape, x.stride(), x.dtype, x.device, aligned, wanted))
             except RuntimeError:  # no memory, or no strides: sparse, nested …
                 return None, []
             if not address and x.numel():  # freed, or never there
                 return None, []
             addresses.append(address)
         elif kind in _PLAIN and (x or kind is not float):  # 0.0 equals -0.0
-            parts += (kind, x)
+            parts.append((kind, x))
         elif kind is tuple and _PLAIN.issuperset(map(type, x)):
-            parts += (kind, *map(type, x), x)
+            parts.append((*map(type, x), x))
         else:
             return None, []
     if len(set(addresses)) < len(addresses):

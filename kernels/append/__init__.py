@@ -84,7 +84,7 @@ def append_kv(
         k_cache, v_cache, k, v, cache_seqlens, cache_batch_idx, block_table,
         rotary_cos, rotary_sin, q, k_scale, v_scale,
     )  # fmt: skip
-    key, addresses = sign(("append_kv",), *x, interleaved, rotate_at)
+    key, addresses = sign(("append_kv",), (*x, interleaved, rotate_at))
     known = CALLS.get(key)
     if known is None:
         check_rotate_at(rotate_at)

@@ -94,19 +94,16 @@ def flash_decode(
 
     Source: the Flash-Decoding post, steps 1–3. The partials take S·B·Lq·Hq·(Dv + 1)·4 bytes.
     """
-    rest = {"causal": causal, "scale": scale, "workspace": workspace}
-    cut = (num_splits, split_size, num_sms, *_parts(plan))
-    tensors = (q, k_cache, v_cache)
-    key, addresses = sign(
-        ("flash_decode", *features),
-        *(*tensors, cache_seqlens, *rest.values(), *cut, *features.values()),
-    )
+    tensors, cut = (q, k_cache, v_cache), (num_splits, split_size, num_sms)
+    options = (causal, scale, workspace, *_parts(plan), *cut, *features.values())
+    key, addresses = sign(("flash_decode", *features), (*tensors, cache_seqlens, *options))
     known = CALLS.get(key)
     if known is not None and known.launches is not None:
         o, lse = known.again(addresses, workspace)
         return (o, lse) if return_lse else o
     given = Features(cache_seqlens=cache_seqlens, **features)
     splits = Splits(num_splits, split_size, plan, num_sms)
+    rest = {"causal": causal, "scale": scale, "workspace": workspace}
     if may_launch(*tensors, cache_seqlens, *features.values()):
         o, lse = decode(*tensors, given, splits, **rest, key=key, addresses=addresses)
     else:

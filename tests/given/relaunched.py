@@ -140,10 +140,10 @@ def watched() -> dict[str, Any]:
         found["debug"] = remembered()
     with knobs.compilation.scope():
         knobs.compilation.instrumentation_mode = "fpsan"
-        found["instrumented"] = "fpsan" in str(call_cache.sign(("op",))[0])
+        found["instrumented"] = "fpsan" in str(call_cache.sign(("op",), ())[0])
     hooks = knobs.runtime.launch_enter_hook
     hooks.add(seen)
-    found["a profiler's hook"] = call_cache.sign(("op",))[0]
+    found["a profiler's hook"] = call_cache.sign(("op",), ())[0]
     hooks.remove(seen)
     call_cache.clear()
     split_kernel.add_pre_run_hook(seen)
