@@ -14,6 +14,7 @@ BENCHMARKS = {
 OTHERS = {
     "all": "all of the above, then the targets",
     "targets": "judge the targets by the records in benchmarks/results/",
+    "host": "what a call costs the host: without a GPU, beside an earlier build and peers",
     "cpu": "decode on this CPU's threads, ours against PyTorch's",
     "model": "decode a real model on this CPU, ours against transformers",
     "quality": "perplexity of two models with caches of eight bits",
@@ -36,7 +37,10 @@ def parser() -> argparse.ArgumentParser:
             continue
         where = "folder" if name == "all" else "file"
         one.add_argument("--out", help=f"{where} for the JSON (default: in benchmarks/results/)")
-        if name in ("cpu", "model", "quality"):
+        if name == "host":
+            one.add_argument("--before", metavar="COMMIT", help="the earlier build")
+            one.add_argument("--wheels", metavar="FOLDER", help="where peers' wheels are, or go")
+        if name in ("cpu", "host", "model", "quality"):
             continue
         one.add_argument("--only", metavar="REGEX", help="only cells whose name contains this")
         one.add_argument("--peers", metavar="REGEX", help="only peers whose full name matches")
@@ -83,7 +87,7 @@ def measure(options: argparse.Namespace) -> int:
 def main() -> None:
     """Parse the command line and run what it names."""
     options = parser().parse_args()
-    if options.name in ("cpu", "model", "quality", "report"):
+    if options.name in ("cpu", "host", "model", "quality", "report"):
         # torch reads this once, when loaded: huge pages keep a large cache's page tables small.
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
         import_module(f"benchmarks.{options.name}").main(options)

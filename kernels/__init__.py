@@ -2,6 +2,7 @@
 
     ground floor      runtime (compiled or interpreted; asks about this machine's GPU) · primitives
                       (steps of the online softmax) · call (a launch as a value; whether to launch)
+                      · call_cache (what was checked before need not be again)
                       · operators (what torch gets to look at instead: torch.compile, fake tensors)
                       · checks (of arguments, those that several folders share) · heuristics
                       (chooses the number of splits, and the tiles of forward and decode) ·

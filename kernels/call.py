@@ -5,11 +5,11 @@ The public op launches it; `kernels.compile_report` builds the same call from te
 device, which have shapes but no memory, and compiles it for GPUs that need not be present.
 
 `may_launch` decides, for every public op, between a launch and the operator of `torch.library` that
-stands for it (`kernels.operators`).
+stands for it (`kernels.operators`). `kernels.call_cache` makes a launch again with other tensors.
 """
 
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from threading import RLock
 from typing import Any, NamedTuple
@@ -22,10 +22,18 @@ from torch.nn import Parameter
 
 from kernels.runtime import INTERPRETED
 
-_ORDINARY = frozenset((Tensor, Parameter, type(None)))
+ORDINARY = frozenset((Tensor, Parameter, type(None)))
+"""Types of tensors that are nothing but memory, and of a tensor that is not given."""
 _TURN = RLock()
 """Held while a kernel is interpreted: Triton's interpreter replaces members of `tl` meanwhile and
 keeps the number of the running program in one place, so that two threads would mix theirs up."""
+
+
+def is_watched() -> bool:
+    """Say whether somebody must be told what is computed: a compiler, a mode or a transform."""
+    return bool(
+        is_dynamo_compiling() or _len_torch_dispatch_stack() or _are_functorch_transforms_active()
+    )
 
 
 def may_launch(first: Tensor, *others: object) -> bool:
@@ -38,14 +46,21 @@ def may_launch(first: Tensor, *others: object) -> bool:
     `torch.func`; the meta device (told by the first). A decode step asks this, so it takes a
     fraction of a microsecond; the dispatcher would take longer than some short contexts do.
     """
-    if is_dynamo_compiling() or _len_torch_dispatch_stack() or _are_functorch_transforms_active():
+    if is_watched():
         return False
     for x in others:
-        if type(x) not in _ORDINARY and isinstance(x, Tensor):
+        if type(x) not in ORDINARY and isinstance(x, Tensor):
             return False
     if not isinstance(first, Tensor):  # told by the op's own checks
         return True
-    return type(first) in _ORDINARY and not first.is_meta
+    return type(first) in ORDINARY and not first.is_meta
+
+
+def on_device(device: torch.device) -> AbstractContextManager[object]:
+    """Make a GPU the current one: Triton launches there, wherever the tensors are."""
+    if device.type != "cuda" or torch.cuda.current_device() == device.index:
+        return nullcontext()
+    return torch.cuda.device(device)
 
 
 @dataclass(frozen=True)
@@ -63,23 +78,22 @@ class KernelCall:
     num_warps: int = 4
     num_stages: int = 3
 
-    def launch(self, device: torch.device) -> None:
+    def launch(self, device: torch.device) -> Any:
         """Start the kernel on the device of its tensors; does not wait for it.
 
         May be called from any thread. Interpreted kernels run one at a time, and are then done.
+        Returns the compiled kernel; None if it was interpreted.
         """
         if INTERPRETED:
             with _TURN:
-                self._start()
-            return
-        # Triton launches on the current GPU, which need not be the one that has the tensors.
-        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-            self._start()
+                return self._start()
+        with on_device(device):
+            return self._start()
 
-    def _start(self) -> None:
+    def _start(self) -> Any:
         # By position: Triton binds keywords more slowly, and a decode step takes microseconds.
         # enable_fp_fusion: a · b + c rounded once; Triton 3.9 warns unless it is told to.
-        self.kernel[self.grid](
+        return self.kernel[self.grid](
             *self.args.values(),
             num_warps=self.num_warps,
             num_stages=self.num_stages,

@@ -261,7 +261,12 @@ def check_index(name: str, x: Tensor | None, B: int, device: torch.device, most:
         return
     check_rows(name, x, B)
     check_same_device(name, x, device, "the cache")
-    if B > 0 and has_values(x):
+    check_range(name, x, most)
+
+
+def check_range(name: str, x: Tensor | None, most: int) -> None:
+    """Raise ValueError for a number outside 0 … most, where reading them is free; None passes."""
+    if x is not None and x.numel() > 0 and has_values(x):
         low, high = x.min().item(), x.max().item()
         if low < 0 or high > most:
             raise ValueError(f"{name} must be from 0 to {most}; got values from {low} to {high}")

@@ -24,6 +24,14 @@ if HAS_TRITON and runtime.INTERPRETED:
     quick_interpreter.put(quick_interpreter.replacements())
 
 
+@pytest.fixture(autouse=HAS_TRITON)
+def no_call_is_known() -> None:
+    """Each test begins as a new process does: what it replaces was not remembered before."""
+    from kernels import call_cache
+
+    call_cache.clear()
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """With `--dist loadfile`, deal out the tests of exercises one exercise at a time.

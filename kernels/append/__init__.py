@@ -5,12 +5,16 @@ and the same as an operator for `torch.compile`, which must be told what is writ
 told, too: a gradient that needs the cache as it was before would be wrong, and becomes an error.
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from kernels.append.append_kernel import Tokens, append_call
 from kernels.append.checks import NO_BACKWARD, check_rotate_at, check_tokens, check_values
 from kernels.call import may_launch
+from kernels.call_cache import CALLS, DIRECT, Relaunch, launch_again, relaunches, sign
 from kernels.checks import check_no_grad, per_token
 from kernels.operators import define, may_check
 
@@ -76,16 +80,41 @@ def append_kv(
 
     Source: Su et al. 2021, "RoFormer"; `reference.kv_cache.append_kv` is its twin.
     """
-    x = Tokens(k_cache, v_cache, k, v, cache_seqlens, cache_batch_idx, block_table)
-    x = x._replace(rotary_cos=rotary_cos, rotary_sin=rotary_sin, k_scale=k_scale, v_scale=v_scale)
-    x = x._replace(q=q)
-    check_rotate_at(rotate_at)
-    if may_launch(k, *x):
-        rotated = _append(*x, interleaved, rotate_at == "each")
-        torch.autograd.graph.increment_version(_written(x))
+    x = Tokens(
+        k_cache, v_cache, k, v, cache_seqlens, cache_batch_idx, block_table,
+        rotary_cos, rotary_sin, q, k_scale, v_scale,
+    )  # fmt: skip
+    key, addresses = sign(("append_kv",), (*x, interleaved, rotate_at))
+    known = CALLS.get(key)
+    if known is None:
+        check_rotate_at(rotate_at)
+    each = rotate_at == "each"
+    if known is not None and known.launches is not None:
+        rotated = known.again(addresses)
+    elif may_launch(k, *x):
+        rotated = _launch(x, interleaved, each, key, addresses)
     else:
-        rotated = _by_operator(x, interleaved, rotate_at == "each")
+        rotated = _by_operator(x, interleaved, each)
+        return q if rotary_cos is None or q is None else rotated
+    torch.autograd.graph.increment_version(_written(x))
     return q if rotary_cos is None or q is None else rotated
+
+
+class Known(NamedTuple):
+    """What is remembered of a call. Of its tensors, what they were, but not themselves.
+
+    rotated: shape, dtype and device of the rotated q. launches: None where kernels are interpreted.
+    """
+
+    rotated: tuple[torch.Size, torch.dtype, torch.device]
+    launches: tuple[Relaunch, ...] | None
+
+    def again(self, addresses: list[int]) -> Tensor:
+        """Launch the kernel for other tensors of the same kind, and return the rotated q."""
+        shape, dtype, device = self.rotated
+        q_out = torch.empty(shape, dtype=dtype, device=device)
+        launch_again(self.launches, [*addresses, q_out.data_ptr()], device)
+        return q_out
 
 
 def _by_operator(x: Tokens, interleaved: bool, each: bool) -> Tensor:
@@ -121,16 +150,37 @@ def _append(
     each: bool,
 ) -> Tensor:
     """Check and launch. Returns the rotated q; an empty tensor if there is none to rotate."""
-    x = Tokens(k_cache, v_cache, k, v, cache_seqlens, cache_batch_idx, block_table)
-    x = x._replace(rotary_cos=rotary_cos, rotary_sin=rotary_sin, k_scale=k_scale, v_scale=v_scale)
-    x = x._replace(q=q)
-    check_tokens(x)
+    x = Tokens(
+        k_cache, v_cache, k, v, cache_seqlens, cache_batch_idx, block_table,
+        rotary_cos, rotary_sin, q, k_scale, v_scale,
+    )  # fmt: skip
+    return _launch(x, interleaved, each)
+
+
+def _launch(
+    x: Tokens,
+    interleaved: bool,
+    each: bool,
+    key: tuple | None = None,
+    addresses: Sequence[int] = (),
+) -> Tensor:
+    """Check what is not known yet, and launch; returns what `_append` does.
+
+    key, addresses: of the call (`kernels.call_cache.sign`), if it is to be remembered.
+    """
+    known, launched = CALLS.get(key), []
+    if known is None:
+        check_tokens(x)
     check_values(x, each)
-    if rotary_cos is None:
+    if x.rotary_cos is None:
         x = x._replace(q=None)
     q_out = _empty_q(x)
-    if k.numel() or q_out.numel():
-        append_call(x, interleaved, each, q_out).launch(k.device)
+    if x.k.numel() or q_out.numel():
+        call = append_call(x, interleaved, each, q_out)
+        launched.append((call, call.launch(x.k.device)))
+    if known is None and key is not None:
+        again = relaunches(launched, addresses, (q_out,)) if DIRECT else None
+        CALLS.put(key, Known((q_out.shape, q_out.dtype, q_out.device), again))
     return q_out
 
 

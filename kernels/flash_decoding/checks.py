@@ -19,6 +19,7 @@ from kernels.checks import (
     check_last_contiguous,
     check_no_grad,
     check_pages,
+    check_range,
     check_same_device,
     check_scale,
     check_tensor,
@@ -52,6 +53,18 @@ def check_decode(
     check_index("cache_leftpad", features.cache_leftpad, B, q.device, capacity)
     check_index("cache_batch_idx", features.cache_batch_idx, B, q.device, rows - 1)
     if features.block_table is not None and has_values(features.block_table):
+        check_pages_exist(q.shape[1], k_cache, features)
+
+
+def check_values(q: Tensor, k_cache: Tensor, features: Features) -> None:
+    """Check the numbers of a call whose shapes were checked before, as `check_decode` does."""
+    if not has_values(q):
+        return
+    rows, capacity = k_cache.shape[0], features.capacity(k_cache)
+    check_range("cache_seqlens", features.cache_seqlens, capacity)
+    check_range("cache_leftpad", features.cache_leftpad, capacity)
+    check_range("cache_batch_idx", features.cache_batch_idx, rows - 1)
+    if features.block_table is not None:
         check_pages_exist(q.shape[1], k_cache, features)
 
 

@@ -6,21 +6,24 @@
 
 Three ways to cut the keys: a number of splits (chosen here or given), a split size, a plan.
 Nothing here reads a value on the device, so nothing waits and a CUDA graph can capture it all.
+What a call like this one has already found out is not found out again (`kernels.call_cache`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from kernels.call import KernelCall
+from kernels.call_cache import CALLS, DIRECT, Relaunch, launch_again, relaunches
 from kernels.checks import resolve_scale
 from kernels.flash_decoding.checks import (
     check_decode,
     check_grid,
     check_plan_fits,
+    check_values,
     check_workspace,
 )
 from kernels.flash_decoding.features import Features, Splits
@@ -39,19 +42,28 @@ def decode(
     causal: bool,
     scale: float | None,
     workspace: Tensor | None,
+    key: tuple | None = None,
+    addresses: Sequence[int] = (),
 ) -> tuple[Tensor, Tensor]:
-    """Return o and lse; arguments and errors as in `kernels.flash_decoding.flash_decode`."""
-    check_decode(q, k_cache, v_cache, features, causal)
-    scale = resolve_scale(scale, q.shape[3])
+    """Return o and lse; arguments and errors as in `kernels.flash_decoding.flash_decode`.
+
+    key, addresses: of the call (`kernels.call_cache.sign`), if it is to be remembered.
+    """
+    tensors, known = (q, k_cache, v_cache), CALLS.get(key)
+    if known is None:
+        checked = _check(*tensors, features, splits, causal, scale, workspace)
+    else:
+        checked = known.checked
+        check_values(q, k_cache, features)
     (B, Lq, Hq, _), Dv = q.shape, v_cache.shape[3]
     o = torch.empty(B, Lq, Hq, Dv, dtype=q.dtype, device=q.device)
     lse = torch.empty(B, Lq, Hq, dtype=torch.float32, device=q.device)
-    latent = shares_memory(k_cache, v_cache)
-    choice = choose_splits(q, k_cache, v_cache, features, splits, latent)
-    if workspace is not None:
-        check_workspace(workspace, 0, q.device)
+    launched, made = [], (o, lse)
     if lse.numel():
-        _launch(q, k_cache, v_cache, features, splits, choice, (o, lse), causal, scale, workspace)
+        launched, made = _launch(*tensors, features, splits, checked, made, causal, workspace)
+    if known is None and key is not None:
+        again = relaunches(launched, addresses, made) if DIRECT else None
+        CALLS.put(key, Known.of(checked, made, again))
     return o, lse
 
 
@@ -65,6 +77,74 @@ class Choice(NamedTuple):
     parts: int
     split_blocks: int | None
     latent: bool
+
+
+class Checked(NamedTuple):
+    """What is found out about a call before its launches; scale: a number, whatever was given."""
+
+    choice: Choice
+    scale: float
+
+
+class Known(NamedTuple):
+    """What is remembered of a call. Of its tensors, what they were, but not themselves.
+
+    o, lse: shape, dtype and device. scratch: numbers of its partial results, fp32, 0 if it has
+    none; lse_at: the bytes of them that lie before the partial lse. launches: None where kernels
+    are interpreted.
+    """
+
+    checked: Checked
+    o: tuple[torch.Size, torch.dtype, torch.device]
+    lse: tuple[torch.Size, torch.dtype, torch.device]
+    scratch: int
+    lse_at: int
+    launches: tuple[Relaunch, ...] | None
+
+    @classmethod
+    def of(
+        cls, checked: Checked, made: Sequence[Tensor], launches: tuple[Relaunch, ...] | None
+    ) -> "Known":
+        """Describe a call that has been launched; made: o and lse, then its partial o and lse."""
+        o, lse, *partials = made
+        outputs = [(x.shape, x.dtype, x.device) for x in (o, lse)]
+        numbers = sum(x.numel() for x in partials)
+        return cls(checked, *outputs, numbers, 4 * partials[0].numel() if partials else 0, launches)
+
+    def again(self, addresses: list[int], workspace: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Launch the kernels for other tensors of the same kind, and return o and lse."""
+        (shape, dtype, device), (lse_shape, lse_dtype, _) = self.o, self.lse
+        o = torch.empty(shape, dtype=dtype, device=device)
+        lse = torch.empty(lse_shape, dtype=lse_dtype, device=device)
+        made = [o.data_ptr(), lse.data_ptr()]
+        if self.scratch:
+            if workspace is None:
+                workspace = torch.empty(self.scratch, dtype=torch.float32, device=device)
+            else:
+                torch.autograd.graph.increment_version(workspace)
+            made += [workspace.data_ptr(), workspace.data_ptr() + self.lse_at]
+        launch_again(self.launches, addresses + made, device)
+        return o, lse
+
+
+def _check(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    features: Features,
+    splits: Splits,
+    causal: bool,
+    scale: float | None,
+    workspace: Tensor | None,
+) -> Checked:
+    """Check everything that can be checked before there are partial results."""
+    check_decode(q, k_cache, v_cache, features, causal)
+    scale = resolve_scale(scale, q.shape[3])
+    latent = shares_memory(k_cache, v_cache)
+    choice = choose_splits(q, k_cache, v_cache, features, splits, latent)
+    if workspace is not None:
+        check_workspace(workspace, 0, q.device)
+    return Checked(choice, scale)
 
 
 def choose_splits(
@@ -120,14 +200,16 @@ def _launch(
     v_cache: Tensor,
     features: Features,
     splits: Splits,
-    choice: Choice,
+    checked: Checked,
     out: tuple[Tensor, Tensor],
     causal: bool,
-    scale: float,
     workspace: Tensor | None,
-) -> None:
-    """Launch stage 1 and, unless it writes the answer itself, stage 2; out: o and lse."""
-    plan, sinks = splits.plan, features.sinks
+) -> tuple[list[tuple[KernelCall, Any]], tuple[Tensor, ...]]:
+    """Launch stage 1 and, unless it writes the answer itself, stage 2; out: o and lse.
+
+    Returns what was launched, and as what it was compiled; o, lse and their partial results.
+    """
+    choice, plan = checked.choice, splits.plan
     items, first_slot = (None, None) if plan is None else (plan.items, plan.first_slot)
     if plan is not None and INTERPRETED:
         check_plan_fits(items, first_slot, plan.block_n, q.shape[1], k_cache, features)
@@ -136,7 +218,7 @@ def _launch(
     if shape is not None:
         partials = _partials(shape, v_cache.shape[3], workspace, q.device)
     split_call, combine_call = _stages()
-    split_call(
+    split = split_call(
         q,
         k_cache,
         None if choice.latent else v_cache,
@@ -144,13 +226,16 @@ def _launch(
         *partials,
         num_splits=choice.parts,
         causal=causal,
-        scale=scale,
+        scale=checked.scale,
         launch=choice.launch,
         split_blocks=choice.split_blocks,
         items=items,
-    ).launch(q.device)
-    if partials is not out:
-        combine_call(*partials, *out, first_slot=first_slot, sinks=sinks).launch(q.device)
+    )
+    launched = [(split, split.launch(q.device))]
+    if partials is out:
+        return launched, out
+    combine = combine_call(*partials, *out, first_slot=first_slot, sinks=features.sinks)
+    return [*launched, (combine, combine.launch(q.device))], (*out, *partials)
 
 
 @cache

@@ -52,7 +52,7 @@ MAY_ALSO_IMPORT = {
 SETUP = tuple(f"course/{name}.py" for name in ("bootstrap", "cpu_torch", "heartbeat", "installers"))
 BEFORE_INSTALLATION = (*SETUP, "course/launch.py")
 FILE_LINES, FUNCTION_LINES, KERNEL_LINES = 350, 40, 90
-TOP_FILES, TOP_FOLDERS, FILES_OF_A_CALL = 16, 6, 14  # in kernels/; in one decode call
+TOP_FILES, TOP_FOLDERS, FILES_OF_A_CALL = 16, 6, 15  # in kernels/; in one decode call
 
 
 def relative(file: Path) -> str:
@@ -224,6 +224,7 @@ def test_the_compile_report_imports_kernels_and_never_the_reverse() -> None:
 def test_the_ground_floor_imports_no_room() -> None:
     graph = arrows()
     ground = ("runtime", "primitives", "call", "checks", "heuristics", "split_rules", "devices")
+    ground += ("call_cache",)
     for name in ground:
         assert {other.split(".")[1] for other in graph[f"kernels.{name}"]} <= set(ground), name
 

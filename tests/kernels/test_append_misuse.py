@@ -4,6 +4,7 @@ import pytest
 import torch
 from appends import Append, arguments
 
+from kernels import append
 from kernels.append import append_kv
 from kernels.runtime import INTERPRETED, device
 
@@ -39,9 +40,19 @@ NO_PLACE = {
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="not checked on a GPU: the host would have to wait")
+@pytest.mark.parametrize("cache", ["cold", "warm"])
 @pytest.mark.parametrize(("change", "message"), NO_PLACE.values(), ids=NO_PLACE)
-def test_a_place_that_does_not_exist(change, message):
+def test_a_place_that_does_not_exist(change, message, cache, monkeypatch):
     given, buffers = good(**change)
+    if cache == "warm":  # the same call, where there is a place
+        fine = good(change.get("page", 0))[0]
+        if "cache_batch_idx" in change:
+            fine["cache_batch_idx"] = table(0, 1)
+        if "rotary_cos" in change:
+            fine |= {"rotary_cos": zeros(6, 8), "rotary_sin": zeros(6, 8)}
+            fine["cache_seqlens"] = table(0, 0)
+        append_kv(**fine)
+        monkeypatch.setattr(append, "check_tokens", lambda _: pytest.fail("checked once more"))
     with pytest.raises(ValueError, match=message):
         append_kv(**given)
     assert all(buffer.isnan().all() for buffer in buffers)  # nothing was written
@@ -84,8 +95,12 @@ MISUSE = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("cache", ["cold", "warm"])
 @pytest.mark.parametrize(("change", "error", "message"), MISUSE.values(), ids=MISUSE)
-def test_misuse_is_told(change, error, message):
+def test_misuse_is_told(change, error, message, cache):
+    if cache == "warm":
+        for page in (0, 4):
+            append_kv(**good(page=page)[0])
     with pytest.raises(error, match=message):
         append_kv(**good(**change)[0])
 

@@ -3,6 +3,7 @@
 Nothing else may happen: no other error, no crash, no hang, no silent answer to another question.
 """
 
+import functools
 import math
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from decode_calls import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kernels import call_cache
 from kernels.flash_decoding import flash_decode, flash_decode_plan, workspace_bytes
 from kernels.runtime import INTERPRETED
 from reference.attention import oracle_with_cache
@@ -107,10 +109,46 @@ def spoil(call, name, how):
         return None  # no such tensor exists, or it is already spoilt too far
 
 
+def outcome(call):
+    """What a call returns, or what it raises, of which type."""
+    try:
+        return flash_decode(**call, return_lse=True)
+    except (ValueError, TypeError) as error:
+        return type(error), str(error)
+
+
+@functools.cache
+def known():
+    """What the cache holds after the good calls, and after those that each of them resembles."""
+    call_cache.clear()
+    for call in CALLS.values():
+        outcome(call)
+        for name in ("q", "k_cache", "cache_seqlens"):  # also calls with other rows, heads, dtypes
+            for how in ("one row", "twice the rows", "long", "int64", "float16", "strided"):
+                if spoilt := spoil(call, name, how):
+                    outcome(spoilt)
+    return dict(call_cache.CALLS._entries)
+
+
+def assert_same_with_a_warm_cache(call):
+    """A call ends as if no call had been made before: with the same bits, or the same words."""
+    call_cache.clear()
+    cold = outcome(call)
+    for key, entry in known().items():
+        call_cache.CALLS.put(key, entry)
+    for _ in range(2):
+        warm = outcome(call)
+        if isinstance(cold[0], type):
+            assert warm == cold
+        else:
+            torch.testing.assert_close(warm, cold, rtol=0, atol=0, equal_nan=True)
+
+
 def assert_told_or_right(call, names):
     """Decode: either a ValueError or TypeError that names an argument, or the oracle's answer."""
     call = {name: x.to(DEVICE) if isinstance(x, torch.Tensor) and x.device.type == "cpu" else x
             for name, x in call.items()}  # fmt: skip
+    assert_same_with_a_warm_cache(call)
     try:
         o, lse = flash_decode(**call, return_lse=True)
     except (ValueError, TypeError) as error:
