@@ -87,7 +87,9 @@ class Launch:
     block_m: query rows per tile (1: sums instead of a dot). block_n: keys per tile.
     block_d: columns of q and k, rounded up to a power of two. num_warps, num_stages: as in
     Triton. block_dv: columns of v and o, likewise. block_rest: columns of q and k after
-    block_d, where D is too far above a power of two to be rounded up.
+    block_d, where D is too far above a power of two to be rounded up. pairs: whether eight-bit
+    numbers may be unpacked two at a time, which takes PTX (or the interpreter). edge_stages: those
+    of a loop over few blocks, where there is little to pipeline.
     """
 
     block_m: int
@@ -97,13 +99,15 @@ class Launch:
     num_stages: int
     block_dv: int | None = None
     block_rest: int | None = None
+    pairs: bool = False
+    edge_stages: int = 2
 
     def constexprs(self) -> dict[str, int | None]:
         """Return the parameters that a decode kernel is compiled for, in order."""
         names = ("block_m", "block_n", "block_d", "block_rest")
         blocks = {name.upper(): getattr(self, name) for name in names}
         blocks["BLOCK_DV"] = self.block_dv or self.block_d
-        return blocks | {"NUM_STAGES": self.num_stages}
+        return blocks | {"NUM_STAGES": self.num_stages, "EDGE_STAGES": self.edge_stages}
 
 
 def choose_decode_launch(
@@ -121,9 +125,10 @@ def choose_decode_launch(
     """Return tile sizes and launch parameters of the split kernel.
 
     Args:
-        rows: query rows that share a KV head, G·Lq. A single row is a tile on its own; more are
-            padded to 16 (the least a tensor core takes), 32 or 64; more than 64 take several tiles
-            (with many columns or little shared memory, a tile holds at most 32 or 16).
+        rows: query rows that share a KV head, G·Lq. They are padded to 16 (the least a tensor core
+            takes), 32 or 64; more than 64 take several tiles (with many columns or little shared
+            memory, a tile holds at most 32 or 16). Without tensor cores, a single row is a tile on
+            its own.
         head_dim: D of q and k, from 1 to 576. Above 512 it is cut into 512 columns and the rest.
         element_size: bytes per element of K: 1 (quantised), 2 or 4.
         tensor_cores: as in `choose_prefill_launch`.
@@ -143,11 +148,15 @@ def choose_decode_launch(
     block_dv = max(16, next_power_of_2(value_dim or head_dim))
     wide = max(block_d, block_dv)
     most = 64 if wide <= 256 else 32  # rows whose acc fits in registers
-    block_m = 1 if rows == 1 else min(most // 2 if small else most, max(16, next_power_of_2(rows)))
+    block_m = min(most // 2 if small else most, max(16, next_power_of_2(rows)))
+    if rows == 1 and not tensor_cores:
+        block_m = 1
     # 16 KiB of K and as much of V per block: three stages keep two such pairs in shared memory,
     # which fits twice into an SM of an A100. One latent head (MLA) has no V of its own.
     block_n = max(16, min(128 // max(element_size, 2), 16384 // (wide * element_size)))
-    blocks = {"block_d": block_d, "block_dv": block_dv, "block_rest": rest}
+    pairs = element_size == 1 and block_m > 1 and (interpreted or (tensor_cores and not small))
+    blocks = {"block_d": block_d, "block_dv": block_dv, "block_rest": rest, "pairs": pairs}
+    blocks["edge_stages"] = 1 if small else 2  # AMD pipelines through registers
     large = block_m == 64
     if interpreted:
         block_n = 64 if max_len <= 8192 else 1024

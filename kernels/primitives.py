@@ -94,41 +94,37 @@ def dot(a, b, acc) -> tl.tensor:
 
 
 @triton.jit
-def product(a, b) -> tuple[tl.tensor, tl.tensor]:
-    """Return a · b in fp32, and what rounding took off: their sum is the exact product.
+def softmax_weights(m, scores, scale_log2=None) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """Take in one tile of scores (BLOCK_M, BLOCK_N); masked scores are -inf.
 
-    A fused multiply-add rounds once, so it gives a · b - round(a · b) exactly (Dekker 1971).
-    Interpreted, `tl.fma` rounds twice up to Triton 3.8; there, fp64 holds any product of two fp32.
+    scale_log2: None where scores and m are in base 2; else above 0, (BLOCK_M,) or a number, by
+    which both are still to be multiplied. The difference is taken first: near 200 a product would
+    be rounded by up to 1e-5, and 2^x turns that into an error of p. The largest p is 1 exactly.
+
+    Returns the new m; alpha (BLOCK_M,), by which sums on the old ruler are multiplied, 0 if nothing
+    was seen so far; and p = 2^(score - m) of this tile.
     """
-    rounded = a * b
-    if _INTERPRETED:
-        lost = (a.to(tl.float64) * b - rounded).to(tl.float32)
-    else:
-        lost = tl.fma(a, b, -rounded)
-    return rounded, lost
+    m_new = tl.maximum(m, tl.max(scores, 1))
+    # -inf - (-inf) is NaN: only the subtraction uses a stand-in, the state keeps its -inf.
+    ruler = tl.where(m_new == float("-inf"), 0.0, m_new)
+    behind, distance = m - ruler, scores - ruler[:, None]
+    if scale_log2 is not None:
+        behind *= scale_log2
+        distance *= scale_log2[:, None]
+    return m_new, tl.exp2(behind), tl.exp2(distance)
 
 
 @triton.jit
 def online_softmax_step(
-    m_log2, l, acc, scores_log2, lost=None
+    m_log2, l, acc, scores_log2
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
-    """Take in one tile of scores (BLOCK_M, BLOCK_N); masked scores are -inf.
-
-    lost: what rounding took off each of scores_log2, if the caller knows (`product`). Near 200 a
-    rounding error is as large as 1e-5; so small a number counts only once m is subtracted.
+    """Take in one tile of scores (BLOCK_M, BLOCK_N), in base 2; masked scores are -inf.
 
     Returns the new m_log2 and l, acc on the new ruler, and p = 2^(score - m) of this tile. The
     kernel then only has to do `acc += p @ v`.
     """
-    m_new_log2 = tl.maximum(m_log2, tl.max(scores_log2, 1))
-    # -inf - (-inf) is NaN: only the subtraction uses a stand-in, the state keeps its -inf.
-    ruler_log2 = tl.where(m_new_log2 == float("-inf"), 0.0, m_new_log2)
-    alpha = tl.exp2(m_log2 - ruler_log2)  # old ruler → new ruler; 0 if nothing seen so far
-    distance_log2 = scores_log2 - ruler_log2[:, None]
-    if lost is not None:  # for a score beyond 2^31 it passes 128, and 2^lost overflows
-        distance_log2 += tl.minimum(tl.maximum(lost, -64.0), 64.0)
-    p = tl.exp2(distance_log2)
-    return m_new_log2, l * alpha + tl.sum(p, 1), acc * alpha[:, None], p
+    m_log2, alpha, p = softmax_weights(m_log2, scores_log2)
+    return m_log2, l * alpha + tl.sum(p, 1), acc * alpha[:, None], p
 
 
 @triton.jit

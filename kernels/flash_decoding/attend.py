@@ -19,20 +19,23 @@ management for large language model serving with PagedAttention", section 4.
 
 from typing import NamedTuple
 
+from kernels.call import Cells
+from kernels.flash_decoding.eight_bits import unpack
 from kernels.flash_decoding.features import Cache, Rules
 from kernels.flash_decoding.rows import Bounds, TileRules, Where, bend, hide
-from kernels.primitives import dot, online_softmax_step, product, round_to, to_fp32, widen
+from kernels.primitives import dot, round_to, softmax_weights, to_fp32, widen
 
 # isort: split
 import triton
 import triton.language as tl
 
 
-class Cell(NamedTuple):
-    """Where the keys of a block lie in a cache."""
+class Block(NamedTuple):
+    """Where the keys of a block lie: key i in `row`, at slot `first + step[i]` of it."""
 
     row: tl.tensor  # of the cache, or the page; one for all keys, or (BLOCK_N,)
-    slot: tl.tensor  # (BLOCK_N,), in that row or page
+    first: tl.tensor
+    step: tl.tensor  # (BLOCK_N,)
 
 
 class Task(NamedTuple):
@@ -54,145 +57,213 @@ def attend_split(
     task,
     start,
     stop,
+    hole,
     D: tl.constexpr,
     DV: tl.constexpr,
     BLOCK_N: tl.constexpr,
     PAGE: tl.constexpr,
     ONCE: tl.constexpr,
+    BENDS: tl.constexpr,
+    PAIRS: tl.constexpr,
     NUM_STAGES: tl.constexpr,
     MASKED: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
-    """Carry state = (m_log2, l, acc) over the keys from start to stop, a block at a time.
+    """Carry state = (m, l, acc) over the keys from start to stop, a block at a time.
+
+    l (BLOCK_M, BLOCK_N) is summed over its columns only after the last block. m: largest score so
+    far; `task.scale_log2` times it is in base 2, unless BENDS, where scores are already.
 
     Row i may see the places bounds.since[i] … bounds.sees[i] - 1. ONCE: no other program reads
     these keys, so they may leave the L2 (see `load_tile`). MASKED: 0 if every row sees every key
     and stop - start is a multiple of BLOCK_N; 1 if sees and stop must be checked; 2 if since and
-    first_key must be too.
+    first_key must be too, and the blocks from hole[0] to hole[1] are left out.
     """
     q, cache, where, bounds = task.q, task.cache, task.where, task.bounds
     rules, tile = task.rules, task.tile
-    m_log2, l, acc = state
-    for start_n in tl.range(start, stop, BLOCK_N, num_stages=NUM_STAGES):
+    element: tl.constexpr = cache.k_cells.ptr.dtype.element_ty
+    m, l, acc, acc_odd = state
+    columns: tl.constexpr = acc.shape[1] * (2 if PAIRS else 1)
+    v_cells = cache.v_cells
+    if cache.v_ptr is not None:  # V lies as K does: one set of offsets
+        v_cells = Cells(cache.v_ptr, *cache.k_cells[1:])
+    last = stop
+    if MASKED == 2:
+        last -= hole[1] - hole[0]
+    for start_n in tl.range(start, last, BLOCK_N, num_stages=NUM_STAGES):
+        if MASKED == 2:
+            start_n += tl.where(start_n < hole[0], 0, hole[1] - hole[0])
         offs_n = start_n + tl.arange(0, BLOCK_N)
         exists = None  # (BLOCK_N,): which of these keys exist
         if MASKED:
             exists = offs_n < stop
             if MASKED == 2:
                 exists = exists & (offs_n >= bounds.first_key)
-        cell = locate(where, start_n, offs_n, exists, BLOCK_N, PAGE)
+        block = locate(where, start_n, exists, BLOCK_N, PAGE)
 
-        k = load_tile(cache.k_cells, where, cell, exists, 0, D, q.shape[1], ONCE)
-        scores = multiply(q, k)  # (BLOCK_M, BLOCK_N)
+        k = load_tile(cache.k_cells, where, block, exists, 0, D, q.shape[1], ONCE, PAIRS)
+        scores = multiply(q, k, element, PAIRS)  # (BLOCK_M, BLOCK_N)
         if q.shape[1] < D:
             rest: tl.constexpr = task.q_rest.shape[1]
-            k_rest = load_tile(cache.k_cells, where, cell, exists, q.shape[1], D, rest, ONCE)
-            scores += multiply(task.q_rest, k_rest)
-        factor = tl.zeros_like(scores) + task.scale_log2
+            k_rest = load_tile(
+                cache.k_cells, where, block, exists, q.shape[1], D, rest, ONCE, PAIRS
+            )
+            scores += multiply(task.q_rest, k_rest, element, PAIRS)
         if cache.scales_of_k is not None:
-            factor *= load_scales(cache.scales_of_k, where, cell, exists)[None, :]
-        scores_log2, lost = product(scores, factor)
-        scores_log2 = bend(scores_log2, rules, tile, offs_n)
+            scores *= load_scales(cache.scales_of_k, where, block, exists)[None, :]
+        scale_log2 = task.scale_log2
+        if BENDS:  # in base 2 from here on
+            scores, scale_log2 = bend(scores * scale_log2[:, None], rules, tile, offs_n), None
         if MASKED:
-            scores_log2 = hide(scores_log2, rules, tile, offs_n, bounds, MASKED)
-        lost = None if rules.softcap is not None else lost
-        m_log2, l, acc, p = online_softmax_step(m_log2, l, acc, scores_log2, lost)
+            scores = hide(scores, rules, tile, offs_n, bounds, MASKED)
+        m, alpha, p = softmax_weights(m, scores, scale_log2)
+        l = l * alpha[:, None] + p  # summed over the keys once, after the last block
+        acc *= alpha[:, None]
+        if PAIRS:
+            acc_odd *= alpha[:, None]
 
         # V past the end is loaded as 0, not left to chance: p is 0 there, but 0 · NaN is NaN.
         v = k
-        if cache.v_cells is not None:
-            v = load_tile(cache.v_cells, where, cell, exists, 0, DV, acc.shape[1], ONCE)
+        if v_cells is not None:
+            v = load_tile(v_cells, where, block, exists, 0, DV, columns, ONCE, PAIRS)
         if cache.scales_of_v is None:
-            acc = weigh(p, v, q.dtype, acc)  # (BLOCK_M, BLOCK_DV)
+            acc, acc_odd = weigh(p, v, q.dtype, element, acc, acc_odd, PAIRS)
         else:
             # Relative to the largest, so that p stays near 1: in fp16 it could underflow to 0.
-            v_scales = load_scales(cache.scales_of_v, where, cell, exists)
+            v_scales = load_scales(cache.scales_of_v, where, block, exists)
             largest = tl.max(tl.abs(v_scales), 0)
             p *= (v_scales / tl.where(largest == 0.0, 1.0, largest))[None, :]
-            acc += largest * weigh(p, v, q.dtype, tl.zeros_like(acc))
-    return m_log2, l, acc
+            zeros = tl.zeros_like(acc)
+            even, odd = weigh(p, v, q.dtype, element, zeros, zeros, PAIRS)
+            acc += largest * even
+            if PAIRS:
+                acc_odd += largest * odd
+    return m, l, acc, acc_odd
 
 
 @triton.jit
 def locate(
     where,
     start_n,
-    offs_n,
     exists,
     BLOCK_N: tl.constexpr,
     PAGE: tl.constexpr,
-) -> Cell:
-    """Return where in the cache to find the places offs_n = start_n … start_n + BLOCK_N - 1.
+) -> Block:
+    """Return where in the cache to find the places start_n … start_n + BLOCK_N - 1.
 
     A page that holds whole blocks is looked up once per block; other sizes, place by place.
     """
+    steps = tl.arange(0, BLOCK_N)
     if PAGE is None:
-        cell = Cell(where.row, offs_n.to(tl.int64))
+        block = Block(where.row, start_n, steps)
     elif PAGE % BLOCK_N == 0:  # blocks start at multiples of BLOCK_N: none crosses two pages
         page = tl.load(where.table_ptr + start_n // PAGE)
-        cell = Cell(page.to(tl.int64), (offs_n % PAGE).to(tl.int64))
+        block = Block(page, start_n % PAGE, steps)
     else:  # entries of places that do not exist are never followed
-        ptrs = where.table_ptr + offs_n // PAGE
+        ptrs = where.table_ptr + (start_n + steps) // PAGE
         page = tl.load(ptrs, mask=exists, other=None if exists is None else 0)
-        cell = Cell(page.to(tl.int64), (offs_n % PAGE).to(tl.int64))
-    return cell  # int64: a cache may pass 2^31 elements
+        first = 0 if BLOCK_N % PAGE == 0 else start_n
+        block = Block(page, 0, (first + steps) % PAGE)
+    return block
+
+
+@triton.jit
+def starts(cells, where, block, COLUMNS: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
+    """Return pointers to the first element of each key: one to add to, and offsets (BLOCK_N,).
+
+    Where one row holds the whole block, the pointer is a scalar, moved on from block to block, and
+    the offsets stay the same: the loop does not compute them again. That takes registers, which
+    tiles of over 256 columns do not have. All in int64: a cache may pass 2^31 elements.
+    """
+    base = where.kv_head.to(tl.int64) * cells.stride_h
+    row = block.row.to(tl.int64) * cells.stride_b
+    if block.row.type.is_block():  # a page for each key
+        offs = row + block.step.to(tl.int64) * cells.stride_n
+    elif COLUMNS > 256:
+        offs = (block.first + block.step).to(tl.int64) * cells.stride_n
+        base += row
+    else:
+        offs = block.step.to(tl.int64) * cells.stride_n
+        base += row + tl.cast(block.first, tl.int64) * cells.stride_n
+    return base, offs
 
 
 @triton.jit
 def load_tile(
     cells,
     where,
-    cell,
+    block,
     exists,
     FIRST: tl.constexpr,
     LAST: tl.constexpr,
     BLOCK: tl.constexpr,
     ONCE: tl.constexpr,
+    PAIRS: tl.constexpr = False,
 ) -> tl.tensor:
-    """Load columns FIRST … LAST - 1 of a block of cells as (BLOCK_N, BLOCK), 0 if absent.
+    """Load columns FIRST … LAST - 1 of a block of keys as (BLOCK_N, BLOCK), 0 if absent.
+
+    PAIRS: two columns at a time, as int16 (BLOCK_N, BLOCK / 2); strides and Dv are even.
 
     ONCE asks that they be the first to leave the L2. In a pipelined loop that reaches the GPU only
     from Triton 3.9 on and on sm_90 and later; elsewhere Triton drops it.
     """
-    offs_d = FIRST + tl.arange(0, BLOCK)[None, :]
-    base = cells.ptr + where.kv_head.to(tl.int64) * cells.stride_h
-    offs = cell.row * cells.stride_b + cell.slot * cells.stride_n  # (BLOCK_N,)
-    mask = offs_d < LAST  # folded away by the compiler where the block is full
+    base, offs = starts(cells, where, block, BLOCK)
+    ptr, columns, last = cells.ptr, FIRST + tl.arange(0, BLOCK)[None, :], LAST
+    if PAIRS:
+        ptr = ptr.to(tl.pointer_type(tl.int16), bitcast=True)
+        base, offs = base >> 1, offs >> 1
+        columns, last = FIRST // 2 + tl.arange(0, BLOCK // 2)[None, :], LAST // 2
+    mask = columns < last  # folded away by the compiler where the block is full
     if exists is not None:
         mask = mask & exists[:, None]
-    policy: tl.constexpr = "evict_first" if ONCE else ""
-    return tl.load(base + offs[:, None] + offs_d, mask=mask, other=0.0, eviction_policy=policy)
+    return tl.load(
+        ptr + base + (offs[:, None] + columns),
+        mask=mask,
+        other=0 if PAIRS else 0.0,
+        eviction_policy="evict_first" if ONCE else "",
+    )
 
 
 @triton.jit
-def load_scales(cells, where, cell, exists) -> tl.tensor:
+def load_scales(cells, where, block, exists) -> tl.tensor:
     """Load the scales of a block of tokens (BLOCK_N,), fp32; 0 where there is none."""
-    base = cells.ptr + where.kv_head.to(tl.int64) * cells.stride_h
-    offs = cell.row * cells.stride_b + cell.slot * cells.stride_n
-    return tl.load(base + offs, mask=exists, other=None if exists is None else 0.0)
+    base, offs = starts(cells, where, block, 1)
+    return tl.load(cells.ptr + base + offs, mask=exists, other=None if exists is None else 0.0)
 
 
 @triton.jit
-def multiply(q, k) -> tl.tensor:
+def multiply(q, k, element: tl.constexpr, PAIRS: tl.constexpr) -> tl.tensor:
     """Return q kᵀ (BLOCK_M, BLOCK_N), fp32; the keys are widened to the dtype of q, exactly."""
-    k = widen(k, q.dtype)
-    if q.shape[0] == 1:  # one row leaves a tensor core 15/16 idle: multiply and sum
-        scores = tl.sum(to_fp32(q) * to_fp32(k), 1)[None, :]
+    scores = tl.zeros((q.shape[0], k.shape[0]), tl.float32)
+    if PAIRS:
+        q_even, q_odd = tl.split(tl.reshape(q, (q.shape[0], q.shape[1] // 2, 2)))
+        even, odd = unpack(k, element)
+        scores = dot(q_odd, tl.trans(odd), dot(q_even, tl.trans(even), scores))
+    elif q.shape[0] == 1:  # where there are no tensor cores: multiply and sum
+        scores = tl.sum(to_fp32(q) * to_fp32(widen(k, q.dtype)), 1)[None, :]
     else:
-        scores = dot(q, tl.trans(k), tl.zeros((q.shape[0], k.shape[0]), tl.float32))
+        scores = dot(q, tl.trans(widen(k, q.dtype)), scores)
     return scores
 
 
 @triton.jit
-def weigh(p, v, dtype: tl.constexpr, acc) -> tl.tensor:
-    """Return acc + p v (BLOCK_M, BLOCK_DV); p is rounded to the dtype of the queries."""
-    if v.dtype != dtype and p.shape[0] > 1:
-        # Widened in halves and joined again. Otherwise Triton would copy V to shared memory in the
-        # layout of the dot, 64 bits at a time; this way it loads 128, and reorders V in registers.
-        even, odd = tl.split(tl.reshape(v, (v.shape[0], v.shape[1] // 2, 2)))
-        v = tl.reshape(tl.join(widen(even, dtype), widen(odd, dtype)), v.shape)
-    v = widen(v, dtype)
-    if p.shape[0] == 1:
-        acc += tl.sum(tl.trans(p) * to_fp32(v), 0)[None, :]
+def weigh(
+    p, v, dtype: tl.constexpr, element: tl.constexpr, acc, acc_odd, PAIRS: tl.constexpr
+) -> tuple[tl.tensor, tl.tensor]:
+    """Return acc + p v (BLOCK_M, BLOCK_DV), p rounded to the dtype of the queries.
+
+    PAIRS: acc has the even columns alone, acc_odd the odd ones; otherwise it is left as it is.
+    """
+    if PAIRS:
+        even, odd = unpack(v, element)
+        p = round_to(p, dtype)
+        acc, acc_odd = dot(p, even, acc), dot(p, odd, acc_odd)
+    elif p.shape[0] == 1:
+        acc += tl.sum(tl.trans(p) * to_fp32(widen(v, dtype)), 0)[None, :]
     else:
+        if v.dtype != dtype:
+            # Widened in halves and joined again. Otherwise Triton would copy V to shared memory in
+            # the layout of the dot, 64 bits at a time; this way it loads 128, and reorders V later.
+            even, odd = tl.split(tl.reshape(v, (v.shape[0], v.shape[1] // 2, 2)))
+            v = tl.reshape(tl.join(widen(even, dtype), widen(odd, dtype)), v.shape)
         acc = dot(round_to(p, dtype), v, acc)
-    return acc
+    return acc, acc_odd

@@ -16,10 +16,16 @@ from kernels.plan import Plan
 
 
 class Cache(NamedTuple):
-    """What the loop reads: keys, values and, if each token has its own, their scales."""
+    """What the loop reads: keys, values and, if each token has its own, their scales.
+
+    Values lie elsewhere (v_cells), or with the same strides as the keys (v_ptr alone: what is
+    computed of a key's place then serves its value too). Or, both None, they are the first columns
+    of the keys, as in MLA.
+    """
 
     k_cells: Cells
-    v_cells: Cells  # None: the values are the first columns of the keys, as in MLA
+    v_cells: Cells
+    v_ptr: Any
     scales_of_k: Cells
     scales_of_v: Cells
 
@@ -88,6 +94,19 @@ class Features:
         """The window as (left, right): how many places before and after its own a query sees."""
         return sides_of(self.window)
 
+    @property
+    def bends(self) -> bool:
+        """Whether a rule changes scores, rather than only hides them."""
+        added = self.mask is not None and self.mask.dtype != torch.bool
+        return added or self.softcap is not None or self.alibi_slopes is not None
+
+    def come_in_pairs(self, q: Tensor, k_cache: Tensor, v_cache: Tensor | None) -> bool:
+        """Whether eight-bit caches can be read two columns at a time (`eight_bits`)."""
+        caches = (k_cache,) if v_cache is None else (k_cache, v_cache)
+        if q.element_size() != 2 or any(x.data_ptr() % 16 for x in caches):
+            return False
+        return all(n % 2 == 0 for x in caches for n in (*x.stride()[:3], x.shape[3]))
+
     def capacity(self, k_cache: Tensor) -> int:
         """Return how many keys a row of k_cache (B or pages, Lk or page size, Hkv, D) can have."""
         pages = 1 if self.block_table is None else self.block_table.shape[1]
@@ -134,8 +153,12 @@ class Features:
             Cells(x, *x.stride()) if x is not None and per_token(x) else None
             for x in (self.k_scale, self.v_scale)
         )
-        v_cells = None if v_cache is None else Cells(v_cache, *v_cache.stride()[:3])
-        return Cache(Cells(k_cache, *k_cache.stride()[:3]), v_cells, k_scales, v_scales)
+        v_cells = v_ptr = None
+        if v_cache is not None and v_cache.stride() == k_cache.stride():
+            v_ptr = v_cache
+        elif v_cache is not None:
+            v_cells = Cells(v_cache, *v_cache.stride()[:3])
+        return Cache(Cells(k_cache, *k_cache.stride()[:3]), v_cells, v_ptr, k_scales, v_scales)
 
     def head_scales(self) -> HeadScales:
         """Return the scales that apply to a whole row, head or tensor."""

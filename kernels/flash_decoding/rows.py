@@ -25,7 +25,8 @@ short, test long"; window: Beltagy, Peters & Cohan 2020, "Longformer"; tree mask
 
 from typing import NamedTuple
 
-from kernels.primitives import LOG2_E, to_fp32
+from kernels.flash_decoding.eight_bits import powers_of_2, scale_to_fp16
+from kernels.primitives import LOG2_E, round_to, to_fp32
 
 # isort: split
 import triton
@@ -63,6 +64,23 @@ def scaled(x, scale, b, kv_head, has_keys) -> tl.tensor:
         else:
             x *= tl.load(ptr + b * scale.stride_b, mask=has_keys, other=1.0)
     return x
+
+
+@triton.jit
+def prepare(q, q_rest, scale_log2, PAIRS: tl.constexpr) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """Return the queries, and a scale above 0 for each row, (BLOCK_M,): with it, the same scores.
+
+    The loop looks for the largest q·k before it multiplies. So the sign of the scale goes to the
+    queries, and where it is 0 they become 0. PAIRS: they become fp16, see `eight_bits`.
+    """
+    sign = tl.where(scale_log2 > 0.0, 1.0, tl.where(scale_log2 < 0.0, -1.0, 0.0))
+    q, q_rest = round_to(to_fp32(q) * sign, q.dtype), round_to(to_fp32(q_rest) * sign, q.dtype)
+    scale_log2 = tl.where(scale_log2 == 0.0, 1.0, tl.abs(scale_log2))
+    scales = tl.full((q.shape[0],), 1.0, tl.float32) * scale_log2
+    if PAIRS and q.dtype != tl.float16:
+        up, down = powers_of_2(q, q_rest)
+        q, q_rest, scales = scale_to_fp16(q, up), scale_to_fp16(q_rest, up), scales * down
+    return q, q_rest, scales
 
 
 @triton.jit
@@ -146,19 +164,19 @@ def rules_of_tile(rules, b, query, head, mask_m, position, first_new, Lq) -> Til
 
 
 @triton.jit
-def bend(scores_log2, rules, tile, offs_n) -> tl.tensor:
+def bend(scores, rules, tile, offs_n) -> tl.tensor:
     """Apply softcap and ALiBi to scores (BLOCK_M, BLOCK_N) in base 2."""
     if rules.softcap is not None:
         cap_log2 = rules.softcap * _LOG2_E
-        scores_log2 = cap_log2 * tanh(scores_log2 / cap_log2)
+        scores = cap_log2 * tanh(scores / cap_log2)
     if rules.alibi_ptr is not None:
         distance = tl.abs(tile.position[:, None] - offs_n[None, :]).to(tl.float32)
-        scores_log2 -= tile.slopes[:, None] * distance
-    return scores_log2
+        scores -= tile.slopes[:, None] * distance
+    return scores
 
 
 @triton.jit
-def hide(scores_log2, rules, tile, offs_n, bounds, MASKED: tl.constexpr) -> tl.tensor:
+def hide(scores, rules, tile, offs_n, bounds, MASKED: tl.constexpr) -> tl.tensor:
     """Set scores that a row may not see to -inf, and add the mask of the new tokens."""
     visible = offs_n[None, :] < bounds.sees[:, None]
     if MASKED == 2:
@@ -170,8 +188,8 @@ def hide(scores_log2, rules, tile, offs_n, bounds, MASKED: tl.constexpr) -> tl.t
         if ptrs.dtype.element_ty == tl.uint8:
             visible = visible & (tl.load(ptrs, mask=inside, other=1) != 0)
         else:
-            scores_log2 += to_fp32(tl.load(ptrs, mask=inside, other=0.0)) * _LOG2_E
-    return tl.where(visible, scores_log2, float("-inf"))
+            scores += to_fp32(tl.load(ptrs, mask=inside, other=0.0)) * _LOG2_E
+    return tl.where(visible, scores, float("-inf"))
 
 
 @triton.jit

@@ -16,7 +16,8 @@ rows are ordered by query: row r is query r // G, head r % G of the group.
       G = 4, Lq = 2:   row  0    1    2    3    4    5    6    7    8 … 15
                             q₀h₀ q₀h₁ q₀h₂ q₀h₃ q₁h₀ q₁h₁ q₁h₂ q₁h₃  padding, never stored
 
-More than 64 rows take more tiles (m_tiles). A single row is not padded: it uses sums, not a dot.
+More than 64 rows take more tiles (m_tiles). A single row is padded too, where there are tensor
+cores: 15 idle rows cost them nothing, and sums over K would cost everyone else (`multiply`).
 
 Splits are made of whole blocks of BLOCK_N keys, computed from the row's own length on the device:
 ⌈⌈length / BLOCK_N⌉ / num_splits⌉ blocks each, or SPLIT_BLOCKS, which makes the bits of a row
@@ -37,6 +38,7 @@ from kernels.flash_decoding.features import Features
 from kernels.flash_decoding.rows import (
     load_queries,
     narrow,
+    prepare,
     row_cells,
     row_range,
     rules_of_tile,
@@ -48,8 +50,6 @@ from kernels.primitives import LOG2_E, finalize, round_to
 # isort: split
 import triton
 import triton.language as tl
-
-EDGE_STAGES = tl.constexpr(2)  # of a loop over few blocks: there is little to pipeline
 
 
 @triton.jit
@@ -89,12 +89,15 @@ def split_kernel(
     SPLIT_BLOCKS: tl.constexpr,
     PAGE: tl.constexpr,
     ONCE: tl.constexpr,
+    BENDS: tl.constexpr,
+    PAIRS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_REST: tl.constexpr,
     BLOCK_DV: tl.constexpr,
     NUM_STAGES: tl.constexpr,
+    EDGE_STAGES: tl.constexpr,
 ) -> None:
     """Attend with the query rows of one KV head to one split of one row of the cache."""
     m_tiles, program = tl.cdiv(Lq * G, BLOCK_M), tl.program_id(1)
@@ -138,24 +141,29 @@ def split_kernel(
 
     # 4. Blocks that all rows see in full: no masks. Then those cut by an end or the diagonal.
     scale_log2 = scaled(scale_log2, head_scales.of_k, b, kv_head, first_key < length)
+    q_tile, q_rest, scale_log2 = prepare(q_tile, q_rest, scale_log2, PAIRS)
     task = Task(q_tile, q_rest, cache, row_cells(rows, b, kv_head), rules, tile, scale_log2, bounds)
-    m_log2 = tl.full((BLOCK_M,), float("-inf"), tl.float32)
-    state = (m_log2, tl.zeros_like(m_log2), tl.zeros((BLOCK_M, BLOCK_DV), tl.float32))
-    MASKED: tl.constexpr = 1 if rules.left is None and rows.leftpad_ptr is None else 2
-    if MASKED == 2:  # before them, those cut by a window or padding
-        state = attend_split(
-            state, task, start, begin, D, DV, BLOCK_N, PAGE, ONCE, NUM_STAGES=EDGE_STAGES, MASKED=2
-        )
+    acc = tl.zeros((BLOCK_M, BLOCK_DV // 2 if PAIRS else BLOCK_DV), tl.float32)
+    m = tl.full((BLOCK_M,), float("-inf"), tl.float32)
+    state = (m, tl.zeros((BLOCK_M, BLOCK_N), tl.float32), acc, acc if PAIRS else m)
     state = attend_split(
-        state, task, begin, end, D, DV, BLOCK_N, PAGE, ONCE, NUM_STAGES=NUM_STAGES, MASKED=0
+        state, task, begin, end, None, D, DV, BLOCK_N, PAGE, ONCE, BENDS, PAIRS, NUM_STAGES, 0
     )
+    first, hole = end, None
+    EDGES: tl.constexpr = 1 if rules.left is None and rows.leftpad_ptr is None else 2
+    if EDGES == 2:  # some are cut by a window or padding
+        first, hole = start, (begin, end)
     state = attend_split(
-        state, task, end, stop, D, DV, BLOCK_N, PAGE, ONCE, NUM_STAGES=EDGE_STAGES, MASKED=MASKED
+        state, task, first, stop, hole, D, DV, BLOCK_N, PAGE, ONCE, BENDS, PAIRS, EDGE_STAGES, EDGES
     )
-    m_log2, l, acc = state
+    m, l, acc, odd = state
+    if PAIRS:
+        acc = tl.reshape(tl.join(acc, odd), (BLOCK_M, BLOCK_DV))
 
     # 5. A normalised partial and its lse; a split that saw no key writes (0, -inf).
-    o, lse = finalize(m_log2, l, scaled(acc, head_scales.of_v, b, kv_head, first_key < length))
+    m_log2 = m if BENDS else m * scale_log2
+    acc = scaled(acc, head_scales.of_v, b, kv_head, first_key < length)
+    o, lse = finalize(m_log2, tl.sum(l, 1), acc)
     row = (part * Lq + query) * Hq + head  # int64, like part
     offs_d = tl.arange(0, BLOCK_DV)[None, :]
     o_ptrs = o_ptr + row[:, None] * DV + offs_d
@@ -206,6 +214,8 @@ def split_call(
         "SPLIT_BLOCKS": split_blocks,
         "PAGE": None if features.block_table is None else k_cache.shape[1],
         "ONCE": programs == Hkv,  # else other tiles of query rows read the same keys
+        "BENDS": features.bends,
+        "PAIRS": launch.pairs and features.come_in_pairs(q, k_cache, v_cache),
         **launch.constexprs(),
     }
     return KernelCall(split_kernel, grid, args, launch.num_warps)
