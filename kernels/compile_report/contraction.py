@@ -49,5 +49,5 @@ def compensated_twice(ptx: str) -> list[str]:
         if products.get(negated.get(addend)) == factors:
             compensated.add(factors)
         else:
-            fused[factors].append(match[0].split("//")[0].strip())
+            fused[factors].append(" ".join(match[0].split("//")[0].split()))
     return [text for factors in fused if factors in compensated for text in fused[factors]]

@@ -1,14 +1,15 @@
 """What a kernel spends on every tile of K and V: counted in its machine code, without a GPU.
 
-A decode kernel reads each key once, and the time that takes is given: bytes / bandwidth. Meanwhile
-an SM has only so many clocks. If a tile asks for more of them than its bytes last, the memory waits:
+A decode kernel reads every key once, and how long that takes is given: bytes / bandwidth. In that
+time an SM has only so many clocks. If a tile needs more of them, memory waits for the SM:
 
-    tile of 64 keys, D = 128, bf16:  32,768 bytes          an H200 feeds each SM 18.3 bytes per clock
-    they last 32,768 / 18.3 = 1,787 clocks
+    a tile of 64 keys, D = 128, bf16      32,768 bytes
+    an H200 feeds each SM                 18.3 bytes per clock
+    so the next tile arrives after        1,787 clocks
 
-    issue slots   ████████·······························   364 of 1,787: 20 %
-    shared memory ██████████████████·····················   828 of 1,787: 46 %
-                  └──────── the bytes of one tile ───────┘
+    issue slots    ████████································   364 of 1,787: 20 %
+    shared memory  ██████████████████······················   828 of 1,787: 46 %
+                   └───────── one tile arrives ───────────┘
 
 - *Instructions* are those that one warp issues per tile, in the loop that moves the tiles: of the
   innermost loops (`loops`) with loads of 64 bits or more per thread from global memory, the one
@@ -16,16 +17,17 @@ an SM has only so many clocks. If a tile asks for more of them than its bytes la
   masks, through which all keys go but the last few.
 - *Per line*: warp instructions of the whole program per 128 bytes of K and V, to compare
   kernels with tiles of different sizes.
-- *Issue*: every partition of an SM issues one instruction per clock. A program's warps are shared out
-  among the four, so a tile takes instructions · warps / 4 clocks; the share is of the clocks that
-  its bytes last on `Target.device`, at the boost clock and the datasheet's bandwidth.
+- *Issue*: each of the four partitions of an SM issues one instruction per clock, and a program's
+  warps are spread over them, so a tile takes instructions · warps / 4 clocks. The share is of
+  the clocks until the next tile arrives on `Target.device`, at its boost clock and the bandwidth
+  of its datasheet.
 - *Pipe*: the same for the busiest part of the SM by `pipes`.
 - *In flight*: bytes of K and V that an SM has asked for and not yet received, at most: tiles that
   the loop keeps in flight, times the bytes of a tile, times the programs that an SM holds.
 
-Above 100 % the kernel cannot be bound by memory. Below, it may be; from some 60 % on that is doubtful,
-since instructions also wait for one another. For FlashAttention-2, where many programs read the same
-K and V from L2 and the tensor cores are the limit, shares above 100 % say just that.
+Above 100 % the kernel cannot be bound by memory. Below, it may be; from about 60 % on that is
+doubtful, since instructions also wait for one another. FlashAttention-2 is another matter: many
+programs read the same K and V, mostly from L2, and arithmetic is meant to be its limit.
 
 **How many tiles are in flight** is read from the copies to shared memory. They are committed in
 groups (LDGDEPBAR), and the loop waits until at most n groups are left (DEPBAR.LE SB0, n):
@@ -34,8 +36,8 @@ groups (LDGDEPBAR), and the loop waits until at most n groups are left (DEPBAR.L
        ▲                                      │         two tiles in flight
        └──────────────────────────────────────┘
 
-A loop that loads to registers has the tile that it loads in flight. Where copies are made by the
-TMA unit, which other barriers guard, nothing is said.
+A loop that loads to registers has the tile that it loads in flight. Of copies by the TMA unit, which
+other barriers guard, this is not read: 0.
 """
 
 from collections.abc import Sequence
@@ -50,7 +52,7 @@ LINE = 128
 """Bytes of a line of the caches."""
 
 WIDE = 64
-"""Bits per thread from which a load counts as one of a tile; page numbers and scales are narrower."""
+"""Bits per thread from which a load belongs to a tile; page numbers and scales are narrower."""
 
 _TO_SHARED = ("LDGSTS", "UTMALDG", "UBLKCP")
 
@@ -119,7 +121,7 @@ def loaded_bytes(body: Sequence[Instruction]) -> int:
 
 
 def rounds_in_flight(body: Sequence[Instruction]) -> int:
-    """Return how many rounds' copies are in flight at most; 1 for loads to registers, 0: unknown."""
+    """Return for how many rounds copies are in flight at most; loads to registers: 1; unknown: 0."""
     groups = sum(x.base == "LDGDEPBAR" for x in body)
     if not groups:
         return 0 if any(x.base in _TO_SHARED for x in body) else 1

@@ -26,6 +26,7 @@ Utilities", the instruction set reference.
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 _LINE = re.compile(
@@ -113,7 +114,7 @@ def _blocks(code: Sequence[Instruction]) -> list[tuple[int, int]]:
         if instruction.base in _JUMPS + _ENDS:
             cuts |= {i + 1, at.get(_target(instruction), 0)}
     ordered = sorted(cuts)
-    return list(zip(ordered, ordered[1:], strict=False))
+    return list(pairwise(ordered))
 
 
 def _edges(code: Sequence[Instruction], blocks: list[tuple[int, int]]) -> list[list[int]]:

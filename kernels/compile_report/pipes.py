@@ -10,13 +10,13 @@ Each of an SM's four partitions issues one warp instruction per clock, to one of
                       └───────────────────────────────────────────┘
          shared by all four:  shared memory, L1, shuffles             128 bytes per clock and SM
 
-A warp has 32 lanes. With 64 lanes per SM, 16 per partition, an instruction keeps its pipe busy for 2
-clocks; an exp2 keeps the xu busy for 8. What moves data is charged for its bytes: a warp's 128-bit
-loads are 512 bytes, 4 clocks of the SM and 16 of a partition's quarter share.
+A warp has 32 lanes. With 64 lanes per SM, 16 per partition, an instruction keeps its pipe busy for
+2 clocks; an exp2 keeps the xu busy for 8. Moving data costs what its bytes cost: a 128-bit load of
+a warp is 512 bytes, which take 4 clocks of the whole SM, or 16 of one partition's quarter of it.
 
 This is a bound, not a simulation: no latency, no bank conflicts, no dependence of one instruction
-on another. What is left out can only make a kernel slower. Not counted: what wgmma reads from
-shared memory by itself, the uniform datapath, the address arithmetic inside load units.
+on another; all of these can only make a kernel slower. Not counted: what wgmma reads from shared
+memory by itself, and the uniform datapath.
 
 Sources: NVIDIA, "CUDA C++ Programming Guide", throughput of native arithmetic instructions; the
 pipes are those of "Nsight Compute", metrics decoder; tensor cores: the white papers named in

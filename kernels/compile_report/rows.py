@@ -26,9 +26,9 @@ class Report:
     AMDGCN).
 
     For kernels that stream tiles of K and V, on NVIDIA's GPUs, as `kernels.compile_report.counts`
-    explains; 0 for others: tile_bytes, of K and V per tile. tile_instructions: that a warp issues
-    per tile. issue_share, pipe_share: of the time that the tile's bytes take, what issuing takes and
-    what the busiest pipe takes, which `pipe` names; above 1 memory is not the limit.
+    explains; 0 for others. tile_bytes: of K and V. tile_instructions: that a warp issues per tile.
+    issue_share: how much of the time in which memory delivers a tile goes into issuing them.
+    pipe_share: the same for the busiest pipe, which `pipe` names. Above 1 memory is not the limit.
     bytes_in_flight: of K and V, per SM.
 
     failure: why it does not compile; every number is 0 then. unsupported: why that was expected.
