@@ -13,8 +13,8 @@ time an SM has only so many clocks. If a tile needs more of them, memory waits f
 
 - *Instructions* are those that one warp issues per tile, in the loop that moves the tiles: of the
   innermost loops (`loops`) with loads of 64 bits or more per thread from global memory, the one
-  that leaves the most copies in flight, and of several such the shortest. That is the loop without
-  masks, through which all keys go but the last few.
+  that leaves the most copies in flight; of several such, the one with the fewest instructions per
+  byte. That is the loop without masks, through which all keys go but the last few.
 - *Per line*: warp instructions of the whole program per 128 bytes of K and V, to compare
   kernels with tiles of different sizes.
 - *Issue*: each of the four partitions of an SM issues one instruction per clock, and a program's
@@ -36,8 +36,8 @@ groups (LDGDEPBAR), and the loop waits until at most n groups are left (DEPBAR.L
        ▲                                      │         two tiles in flight
        └──────────────────────────────────────┘
 
-A loop that loads to registers has the tile that it loads in flight. Of copies by the TMA unit, which
-other barriers guard, this is not read: 0.
+A loop that loads to registers has the tile that it loads in flight. Copies by the TMA unit, which
+other barriers guard, are not followed: 0.
 """
 
 from collections.abc import Sequence
@@ -105,14 +105,14 @@ def count(
         round(len(loop.body) / rounds),
         {name: taken / rounds for name, taken in clocks.items()},
         tile_bytes,
-        rounds * rounds_in_flight(loop.body),
+        tiles_in_flight(loop.body, rounds),
     )
 
 
 def hot_loop(found: Sequence[Loop]) -> Loop | None:
     """Return the loop that moves the tiles: see above."""
     tiles = [loop for loop in found if loop.innermost and any(map(_moves_tile, loop.body))]
-    return max(tiles, key=lambda loop: (_left(loop.body), -len(loop.body)), default=None)
+    return max(tiles, key=lambda loop: (_left(loop.body), -_per_byte(loop.body)), default=None)
 
 
 def loaded_bytes(body: Sequence[Instruction]) -> int:
@@ -120,8 +120,11 @@ def loaded_bytes(body: Sequence[Instruction]) -> int:
     return sum(width(x.name) // 8 * 32 for x in body if _loads(x) and width(x.name) >= WIDE)
 
 
-def rounds_in_flight(body: Sequence[Instruction]) -> int:
-    """Return for how many rounds copies are in flight at most; loads to registers: 1; unknown: 0."""
+def tiles_in_flight(body: Sequence[Instruction], tiles: int = 1) -> int:
+    """Return how many tiles are in flight at most; 1 for loads to registers, 0 if unknown.
+
+    tiles: that a round of the loop takes.
+    """
     groups = sum(x.base == "LDGDEPBAR" for x in body)
     if not groups:
         return 0 if any(x.base in _TO_SHARED for x in body) else 1
@@ -132,7 +135,12 @@ def rounds_in_flight(body: Sequence[Instruction]) -> int:
         elif (left := _waits(instruction)) is not None:
             pending = min(pending, left)
         most = max(most, pending) if pending < 10**6 else most
-    return most // groups
+    return most * tiles // groups
+
+
+def _per_byte(body: Sequence[Instruction]) -> float:
+    """Return the instructions per byte loaded (a loop may take several tiles in a round)."""
+    return len(body) / (loaded_bytes(body) or 1)
 
 
 def _left(body: Sequence[Instruction]) -> int:
