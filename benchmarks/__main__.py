@@ -17,8 +17,11 @@ OTHERS = {
     "cpu": "decode on this CPU's threads, ours against PyTorch's",
     "model": "decode a real model on this CPU, ours against transformers",
     "quality": "perplexity of two models with caches of eight bits",
+    "peers_static": "ours beside peers, compiled and counted; runs nothing, needs no GPU",
     "report": "a notebook and an HTML page about this machine, to hand in",
 }
+RECORDED = ("cpu", "model", "quality", "peers_static")
+"""Take --quick and --out, and write one record."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
             continue
         where = "folder" if name == "all" else "file"
         one.add_argument("--out", help=f"{where} for the JSON (default: in benchmarks/results/)")
-        if name in ("cpu", "model", "quality"):
+        if name in RECORDED:
             continue
         one.add_argument("--only", metavar="REGEX", help="only cells whose name contains this")
         one.add_argument("--peers", metavar="REGEX", help="only peers whose full name matches")
@@ -83,7 +86,7 @@ def measure(options: argparse.Namespace) -> int:
 def main() -> None:
     """Parse the command line and run what it names."""
     options = parser().parse_args()
-    if options.name in ("cpu", "model", "quality", "report"):
+    if options.name in (*RECORDED, "report"):
         # torch reads this once, when loaded: huge pages keep a large cache's page tables small.
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
         import_module(f"benchmarks.{options.name}").main(options)

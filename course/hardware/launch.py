@@ -7,7 +7,7 @@ Both are computed by `kernels.explain`, whose docstring says what the model assu
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from course.hardware.specifications import limits, resolve
 from kernels.devices import Device
@@ -81,7 +81,7 @@ def predict_fa2(
     Flash-Decoding takes 168 µs in the same model.
     """
     share = not packed and heads[0] % heads[1] == 0  # if it is not a multiple, `explain` says so
-    return explain(
+    said = explain(
         batch=batch,
         heads=(heads[0], heads[0]) if share else heads,
         head_dim=head_dim,
@@ -90,6 +90,8 @@ def predict_fa2(
         num_splits=1,
         device=resolve(device),
     )
+    # What was counted is what Flash-Decoding's kernel spends on a single row, not FA-2's.
+    return replace(said, spent=None) if share else said
 
 
 @dataclass(frozen=True)
