@@ -121,7 +121,7 @@ class Explanation:
 
     @property
     def issue_us(self) -> float:
-        """How long issuing the instructions of all tiles takes, µs; 0 if nobody has counted them."""
+        """How long issuing the instructions of all tiles takes, µs; 0 if none are counted."""
         return self._of_tiles_us(self.spent.issue_clocks) if self.spent else 0.0
 
     @property
