@@ -7,8 +7,7 @@ of `python -m benchmarks decode` has times to fit them to. The predicted time is
                                                     n: launches, 1 or 2
 
 so both follow from least squares on relative errors: minimise Σ (predicted / measured − 1)².
-Rows that the model considers bound by something else than memory, arithmetic or the instructions of
-a tile, are left out of the fit, but not of the error.
+Rows that the model considers bound by arithmetic are left out of the fit, but not of the error.
 """
 
 import dataclasses
@@ -91,7 +90,7 @@ def fit(
     if device is None:
         raise ValueError(f"no figures for {gpu}: pass device=Device(name=…, sms=…, …)")
     pairs = [_predict(row, contestant, device) for row in rows]
-    reachable, launch_us = solve(p for p in pairs if p[0].memory_us == p[0].work_us)
+    reachable, launch_us = solve(p for p in pairs if p[0].memory_us >= p[0].arithmetic_us)
     fitted = dataclasses.replace(device, reachable=reachable, launch_us=launch_us)
     before, after = _errors(pairs, device), _errors(pairs, fitted)
     return Fit(
