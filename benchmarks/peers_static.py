@@ -6,8 +6,9 @@ Nothing runs, so any machine gives the same table.
 
 The sources of each peer come from its wheel, which is downloaded to a temporary folder and deleted
 afterwards. `benchmarks.static_launch` compiles them through their own launchers, with the Triton
-that is installed here: the compiler is the same for all. `kernels.compile_report.counts` explains
-the columns. What is missing is listed with the reason.
+that is installed here, so that the compiler is the same for all. Only FlashInfer takes nvcc, if it
+is on PATH (`benchmarks.static_nvcc`). `kernels.compile_report.counts` explains the columns. What is
+missing is listed with the reason.
 """
 
 import json
@@ -22,10 +23,12 @@ from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
 
+from benchmarks import static_nvcc
 from benchmarks.machine import ROOT
 from benchmarks.protocol import RESULTS, save
 from kernels.compile_report import run
 from kernels.compile_report.counts import LINE
+from kernels.compile_report.targets import target as find_target
 
 TARGETS = ("sm_90", "sm_80")
 OURS = {
@@ -39,7 +42,8 @@ OURS = {
     "e5m2, G 8": "split bf16 e5m2 D=128 G=8 Lq=1 scale a head",
 }
 _VLLM = "vllm/v1/attention/ops/triton_"
-WHEELS = {  # package → the files that its decode kernels are in
+WHEELS = {  # package → how the files begin that its decode kernels are made from
+    "flashinfer-python": ("flashinfer/data/include/", "flashinfer/data/cccl/"),
     "fasterkernels": ("fskernels/triton/triton_gqa_decode_hf.py",),
     "lmdeploy": ("lmdeploy/pytorch/kernels/cuda/pagedattention.py",),
     "sglang": ("sglang/kernels/ops/attention/decode_attention.py",),
@@ -49,9 +53,9 @@ WHEELS = {  # package → the files that its decode kernels are in
     ),
 }
 NOT_COUNTED = {
-    "flashinfer": "CUDA C++, compiled by nvcc for each call: not from here",
+    "flashinfer, tensor cores": "the prefill kernel, for grouped heads, is not compiled here",
     "triton tutorial 06": "no wheel of Triton contains its tutorials",
-    "sdpa": "machine code in PyTorch's CUDA build, which is not installed here",
+    "sdpa": "machine code in PyTorch's CUDA build",
 }
 FIELDS = ("registers", "spill_bytes", "num_warps", "shared_bytes", "resident_blocks", "tile_bytes")
 FIELDS += ("tile_instructions", "issue_share", "pipe", "pipe_share", "bytes_in_flight")
@@ -78,13 +82,13 @@ def theirs(package: str, folder: Path) -> tuple[str, list[dict[str, Any]]]:
     """Download a package and count its kernels. Returns its version ("" if missing) and rows."""
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder)]
     done = subprocess.run([*pip, package], capture_output=True, text=True)
-    wheels = [*folder.glob(f"{package}-*.whl")]
+    wheels = [*folder.glob(f"{package.replace('-', '_')}-*.whl")]
     if not wheels:
         why = (done.stderr.strip().splitlines() or ["pip found no wheel"])[-1]
         return "", [{"peer": package, "case": "", "target": "", "missing": why}]
     with ZipFile(wheels[0]) as wheel:
-        for file in set(WHEELS[package]) & set(wheel.namelist()):
-            wheel.extract(file, folder / package)
+        wanted = (name for name in wheel.namelist() if name.startswith(WHEELS[package]))
+        wheel.extractall(folder / package, [*wanted])
     wheels[0].unlink()  # hundreds of MB
     return wheels[0].name.split("-")[1], [
         row for target in TARGETS for row in _compiled(package, folder / package, target)
@@ -92,7 +96,9 @@ def theirs(package: str, folder: Path) -> tuple[str, list[dict[str, Any]]]:
 
 
 def _compiled(package: str, folder: Path, target: str) -> list[dict[str, Any]]:
-    """Count a peer's kernels in a process of its own."""
+    """Count a peer's kernels: those in Triton in a process of their own."""
+    if package == "flashinfer-python":
+        return static_nvcc.rows_of(folder / "flashinfer" / "data", find_target(target))
     command = [sys.executable, "-m", "benchmarks.static_launch", str(folder), package, target]
     env = os.environ | {"TRITON_INTERPRET": "0", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env)
