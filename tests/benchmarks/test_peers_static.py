@@ -1,4 +1,4 @@
-"""python -m benchmarks peers_static: the record, and how a peer's launcher is made to compile only."""
+"""python -m benchmarks peers_static: its record, and how a launcher is made to compile only."""
 
 import json
 import subprocess
