@@ -60,7 +60,7 @@ from kernels.devices import Device
 from kernels.explain.checks import check_counts, check_dtypes, check_keys
 from kernels.explain.model import Explanation
 from kernels.explain.spent import Spent, spent_by
-from kernels.heuristics import DecodeChoice, Launch, choose_decode
+from kernels.heuristics import DecodeChoice, choose_decode
 
 DTYPES = {
     "fp32": torch.float32,
@@ -137,7 +137,7 @@ def explain(
         other_bytes=rows * ((head_dim + value_dim) * DTYPES[dtype].itemsize + 4) + 4 * pages,
         **_cut(choice, keys, rows, batch * heads[1], head_dim, value_dim),
         peak_tflops=_peak(device, fast and choice.launch.block_m > 1),
-        spent=None if latent else _spent(choice.launch, counts, kv_dtype, page_size, device),
+        spent=_spent(choice, head_dim, kv_dtype, page_size, device),
         **_note(kv_dtype, device),
     )
 
@@ -148,12 +148,12 @@ def _peak(device: Device, dots: bool) -> float:
 
 
 def _spent(
-    launch: Launch, counts: dict[str, int], kv_dtype: str, page_size: int | None, device: Device
+    choice: DecodeChoice, D: int, kv_dtype: str, page_size: int | None, device: Device
 ) -> Spent | None:
     """Look up what the kernel spends on a tile; None for what has not been counted."""
-    D, tile = counts["head_dim"], (launch.block_m, launch.block_n)
-    if counts["value_dim"] != D:
+    if choice.columns != 2 * D:  # values of another width, or none of their own
         return None
+    tile = (choice.launch.block_m, choice.launch.block_n)
     return spent_by(device.arch, kv_dtype, D, *tile, page_size)
 
 
