@@ -137,8 +137,7 @@ def explain(
         other_bytes=rows * ((head_dim + value_dim) * DTYPES[dtype].itemsize + 4) + 4 * pages,
         **_cut(choice, keys, rows, batch * heads[1], head_dim, value_dim),
         peak_tflops=_peak(device, fast and choice.launch.block_m > 1),
-        spent=_spent(choice, head_dim, kv_dtype, page_size, device),
-        **_note(kv_dtype, device),
+        **_of_the_kernel(choice, head_dim, kv_dtype, page_size, device),
     )
 
 
@@ -147,20 +146,16 @@ def _peak(device: Device, dots: bool) -> float:
     return device.tensor_tflops if dots else device.fp32_tflops
 
 
-def _spent(
+def _of_the_kernel(
     choice: DecodeChoice, D: int, kv_dtype: str, page_size: int | None, device: Device
-) -> Spent | None:
-    """Look up what the kernel spends on a tile; None for what has not been counted."""
-    if choice.columns != 2 * D:  # values of another width, or none of their own
-        return None
-    tile = (choice.launch.block_m, choice.launch.block_n)
-    return spent_by(device.arch, kv_dtype, D, *tile, page_size)
-
-
-def _note(kv_dtype: str, device: Device) -> dict[str, str]:
-    """Say so where `flash_decode` would refuse the call."""
+) -> dict[str, Spent | str | None]:
+    """Look up what it spends on a tile, and say so where `flash_decode` would refuse the call."""
+    spent = None
+    if choice.columns == 2 * D:  # else values of another width, or none of their own
+        tile = (choice.launch.block_m, choice.launch.block_n)
+        spent = spent_by(device.arch, kv_dtype, D, *tile, page_size)
     refused = kv_dtype == "e4m3" and not device.has_e4m3
-    return {"note": _NO_E4M3.format(device)} if refused else {}
+    return {"spent": spent, "note": _NO_E4M3.format(device) if refused else ""}
 
 
 def _choose(
