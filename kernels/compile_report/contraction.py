@@ -23,6 +23,7 @@ _NEGATE = re.compile(rf"\bneg(?:\.ftz)?\.f32\s+({_NAME}), ({_NAME});")
 _FUSE = re.compile(
     rf"\bfma\.rn(?:\.ftz)?\.f32\s+({_NAME}), ({_NAME}), ({_NAME}), ({_NAME});.*$", re.MULTILINE
 )
+_ZEROS = ("0f00000000", "0f80000000")
 
 
 def compensated_twice(ptx: str) -> list[str]:
@@ -40,14 +41,29 @@ def compensated_twice(ptx: str) -> list[str]:
     ... ''')
     ['fma.rn.f32 %d, %y, %x, %r;']
     """
-    products = {out: frozenset((x, y)) for out, x, y in _MULTIPLY.findall(ptx)}
     negated = dict(_NEGATE.findall(ptx))
+    found = [(match, match.groups()) for match in _FUSE.finditer(ptx)]
+    # fma(x, y, 0) is a product, too: up to Triton 3.7, -t is written as fma(-x, y, 0).
+    made = _MULTIPLY.findall(ptx) + [(out, x, y) for _, (out, x, y, c) in found if c in _ZEROS]
+    products = {out: _product(x, y, negated) for out, x, y in made}
     compensated, fused = set(), defaultdict(list)
-    for match in _FUSE.finditer(ptx):
-        _, x, y, addend = match.groups()
-        factors = frozenset((x, y))
-        if products.get(negated.get(addend)) == factors:
+    for match, (_, x, y, addend) in found:
+        sign, factors = _product(x, y, negated)
+        minus, base = _signed(addend, negated)
+        of, taken = products.get(base, (0, None))
+        if taken == factors and minus * of == -sign:
             compensated.add(factors)
-        else:
+        elif addend not in _ZEROS:
             fused[factors].append(" ".join(match[0].split("//")[0].split()))
     return [text for factors in fused if factors in compensated for text in fused[factors]]
+
+
+def _signed(name: str, negated: dict[str, str]) -> tuple[int, str]:
+    """Return a register as (1 or -1, the register that it is or negates)."""
+    return (-1, negated[name]) if name in negated else (1, name)
+
+
+def _product(x: str, y: str, negated: dict[str, str]) -> tuple[int, frozenset[str]]:
+    """Return x · y as its sign and its factors, in any order."""
+    (a, x), (b, y) = _signed(x, negated), _signed(y, negated)
+    return a * b, frozenset((x, y))

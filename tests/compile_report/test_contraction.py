@@ -19,6 +19,21 @@ def test_a_product_that_is_compensated_must_not_be_fused():
     assert compensated_twice(TWICE) == ["fma.rn.f32 %r7, %r2, %r1, %r6;"]
 
 
+def test_the_negated_product_may_be_written_as_an_fma_with_zero():
+    """So Triton writes it up to 3.7: -t = fma(-x, y, 0)."""
+    before = "neg.f32 %r20, %r1;\n    fma.rn.f32 %r4, %r20, %r2, 0f00000000;"
+    text = TWICE.replace("neg.f32 %r4, %r3;", before)
+    assert compensated_twice(text) == ["fma.rn.f32 %r7, %r2, %r1, %r6;"]
+    assert compensated_twice(text.replace("fma.rn.f32 \t%r7, %r2, %r1, %r6;", "")) == []
+
+
+def test_a_difference_the_other_way_round_is_found_too():
+    """m - x · y, as fma(-x, y, m)."""
+    text = TWICE.replace("neg.f32 %r6, %r9;", "neg.f32 %r6, %r1;")
+    text = text.replace("%r7, %r2, %r1, %r6;", "%r7, %r6, %r2, %r9;")
+    assert compensated_twice(text) == ["fma.rn.f32 %r7, %r6, %r2, %r9;"]
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
