@@ -14,7 +14,8 @@ time an SM has only so many clocks. If a tile needs more of them, memory waits f
 - *Instructions* are those that one warp issues per tile, in the loop that moves the tiles: of the
   innermost loops (`loops`) with loads of 64 bits or more per thread from global memory, the one
   that leaves the most copies in flight; of several such, the one with the fewest instructions per
-  byte. That is the loop without masks, through which all keys go but the last few.
+  byte. That is the loop without masks, through which all keys go but the last few. Where threads
+  wait for a barrier in a loop of their own within it, a single look at the barrier is counted.
 - *Per line*: warp instructions of the whole program per 128 bytes of K and V, to compare
   kernels with tiles of different sizes.
 - *Issue*: each of the four partitions of an SM issues one instruction per clock, and a program's
@@ -111,8 +112,14 @@ def count(
 
 def hot_loop(found: Sequence[Loop]) -> Loop | None:
     """Return the loop that moves the tiles: see above."""
-    tiles = [loop for loop in found if loop.innermost and any(map(_moves_tile, loop.body))]
+    tiles = [loop for loop in found if any(map(_moves_tile, loop.body))]
+    # Not the loops around these; but one around a wait, which is a loop of its own, stays.
+    tiles = [loop for loop in tiles if not any(_within(other, loop) for other in tiles)]
     return max(tiles, key=lambda loop: (_left(loop.body), -_per_byte(loop.body)), default=None)
+
+
+def _within(inner: Loop, outer: Loop) -> bool:
+    return inner.header != outer.header and any(x.address == inner.header for x in outer.body)
 
 
 def loaded_bytes(body: Sequence[Instruction]) -> int:

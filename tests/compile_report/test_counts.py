@@ -46,6 +46,21 @@ def test_the_loop_that_moves_tiles_is_the_one_with_most_in_flight():
     assert hot_loop(found[:1]) is None
 
 
+def test_a_wait_within_the_loop_does_not_hide_it_and_a_loop_around_it_does_not_count():
+    text = sass(
+        "outer: MOV R1, RZ",
+        f"tiles: {COPY}",
+        "wait: SYNCS.PHASECHK.TRANS64.TRYWAIT P1, [UR4], R2",
+        "@!P1 BRA @wait",
+        "@P0 BRA @tiles",
+        "@P2 BRA @outer",
+        "EXIT",
+    )
+    found = loops.loops(loops.parse(text))
+    assert [len(loop.body) for loop in found] == [6, 4, 2]
+    assert hot_loop(found) is found[1]
+
+
 def test_a_tile_by_hand():
     """Four warps, each with four copies of 512 bytes: 8 KiB, as K and V of 16 keys, D = 128."""
     found = count(KERNEL, target(90), warps=4)
