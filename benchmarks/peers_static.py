@@ -136,7 +136,8 @@ def main(options: Namespace) -> None:
     """Count ours and every peer's, print the table, write the record. Quick: ours, and nothing is
     downloaded.
     """
-    rows, versions = [*ours()], {"triton": version("triton")}
+    rows = [*ours()]
+    versions = {"triton": version("triton"), "nvcc": static_nvcc.nvcc_version()}
     with tempfile.TemporaryDirectory() as folder:
         for package in () if options.quick else WHEELS:
             found, counted = theirs(package, Path(folder))

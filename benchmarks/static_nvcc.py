@@ -36,6 +36,15 @@ INCLUDES = ("include", "cccl/libcudacxx/include", "cccl/cub", "cccl/thrust")
 _KERNEL = re.compile(r"BatchDecodeWithPagedKVCacheKernel\w*?ModeE0E((?:Lj\d+E)+)")
 
 
+def nvcc_version() -> str:
+    """The version of the nvcc on PATH; "missing" if there is none."""
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        return "missing"
+    said = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
+    return (re.findall(r"\bV(\d[\d.]*)", said) or ["unknown"])[0]
+
+
 def rows_of(data: Path, on: Target) -> list[dict[str, Any]]:
     """Compile and count; data: the folder of the wheel's sources. One row that says why, if not."""
     row = {"peer": "flashinfer", "target": on.name}

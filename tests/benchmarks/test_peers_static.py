@@ -40,7 +40,7 @@ def record():
 
 def test_the_record_says_what_it_counted(record):
     assert record["protocol"] == module.PROTOCOL
-    assert {"triton", *module.WHEELS} == set(record["versions"])
+    assert {"triton", "nvcc", *module.WHEELS} == set(record["versions"])
     done = [row for row in record["rows"] if "missing" not in row]
     assert {row["target"] for row in done} == set(module.TARGETS)
     for row in done:
@@ -86,6 +86,7 @@ def test_without_nvcc_flashinfer_is_a_row(tmp_path, monkeypatch):
     monkeypatch.setattr(static_nvcc.shutil, "which", lambda _: None)
     (row,) = static_nvcc.rows_of(tmp_path, target(90))
     assert row["missing"] == "there is no nvcc on PATH"
+    assert static_nvcc.nvcc_version() == "missing"
 
 
 def test_a_quick_run_counts_ours_alone(tmp_path, monkeypatch, capsys):
