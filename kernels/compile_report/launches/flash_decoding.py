@@ -114,7 +114,10 @@ def _case(
     kind = shape.dtype if shape.kv is None else f"{shape.dtype} {shape.kv}"
     title = f"split {kind} D={shape.D} G={shape.G} Lq={shape.Lq} {name}".strip()
     make: Callable[[Target], KernelCall] = partial(_split, shape, features)
-    dots = shape.dtype != "fp32" and shape.G * shape.Lq > 1
+    tile = choose_decode_launch(
+        rows=shape.G * shape.Lq, head_dim=shape.D, element_size=2, tensor_cores=True
+    )
+    dots = shape.dtype != "fp32" and tile.block_m > 1
     streams = ("k",) if shape.latent else ("k", "v")
     return LaunchCase(
         title,
