@@ -110,7 +110,7 @@ def _compiled(package: str, folder: Path, target: str) -> list[dict[str, Any]]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as text, then what is missing and why."""
-    head = f"{'':14} {'case':32} {'target':7} {'regs':>5} {'warps':>6} {'per SM':>7} {'tile':>7} "
+    head = f"{'':14} {'case':36} {'target':7} {'regs':>5} {'warps':>6} {'per SM':>7} {'tile':>7} "
     lines = [f"{head}{'instr':>6} {'a line':>7} {'issue':>7}  {'pipe':14} {'KV in flight':>12}"]
     for row in rows:
         if "missing" in row:
@@ -119,7 +119,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         line = count * row["num_warps"] * LINE / row["tile_bytes"]
         pipe = f"{100 * row['pipe_share']:.0f} % {row['pipe']}"
         lines.append(
-            f"{row['peer']:14} {row['case']:32} {row['target']:7} {row['registers']:5} "
+            f"{row['peer']:14} {row['case']:36} {row['target']:7} {row['registers']:5} "
             f"{row['num_warps']:6} {row['resident_blocks']:7} {row['tile_bytes']:7} "
             f"{count:6} {line:7.1f} {100 * row['issue_share']:5.0f} %  {pipe:14} "
             f"{row['bytes_in_flight'] // 1024:8} KiB"
