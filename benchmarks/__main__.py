@@ -18,8 +18,11 @@ OTHERS = {
     "cpu": "decode on this CPU's threads, ours against PyTorch's",
     "model": "decode a real model on this CPU, ours against transformers",
     "quality": "perplexity of two models with caches of eight bits",
+    "peers_static": "ours beside peers, compiled and counted; runs nothing, needs no GPU",
     "report": "a notebook and an HTML page about this machine, to hand in",
 }
+RECORDED = ("cpu", "model", "quality", "host", "peers_static")
+"""Take --quick and --out, and write one record."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -40,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
         if name == "host":
             one.add_argument("--before", metavar="COMMIT", help="the earlier build")
             one.add_argument("--wheels", metavar="FOLDER", help="where peers' wheels are, or go")
-        if name in ("cpu", "host", "model", "quality"):
+        if name in RECORDED:
             continue
         one.add_argument("--only", metavar="REGEX", help="only cells whose name contains this")
         one.add_argument("--peers", metavar="REGEX", help="only peers whose full name matches")
@@ -87,7 +90,7 @@ def measure(options: argparse.Namespace) -> int:
 def main() -> None:
     """Parse the command line and run what it names."""
     options = parser().parse_args()
-    if options.name in ("cpu", "host", "model", "quality", "report"):
+    if options.name in (*RECORDED, "report"):
         # torch reads this once, when loaded: huge pages keep a large cache's page tables small.
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
         import_module(f"benchmarks.{options.name}").main(options)

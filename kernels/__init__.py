@@ -24,7 +24,8 @@
     without a GPU     explain/ (model: predicted time) · compile_report/: targets (the GPUs compiled
                       for) · launches/ (one file per folder of kernels: what is compiled, and for
                       which GPU it is unsupported) · promises (what must hold, e.g. no spills) ·
-                      case, compiling · rows, load_widths, sass, amdgcn (reading the result)
+                      case, compiling · rows, load_widths, sass, amdgcn (reading the result) ·
+                      counts, loops, pipes (what a tile costs) · contraction · counted
 
 A folder is a door with several rooms: import its function from the folder itself, for instance
 `from kernels.flash_decoding import flash_decode`. A folder's own `checks`, where it has one, says

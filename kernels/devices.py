@@ -81,6 +81,23 @@ class Device:
         nvidia = re.fullmatch(r"sm_(\d+)[a-z]?", self.arch or "")
         return nvidia is None or int(nvidia[1]) >= 89
 
+    @property
+    def clock_ghz(self) -> float:
+        """The clock, 10⁹ per second, at which `fp32_tflops` is reached: the boost clock.
+
+        A lane multiplies and adds once per clock; an SM has 64 of them up to sm_80, 128 later.
+
+        >>> [round(Device.named(name).clock_ghz, 2) for name in ("T4", "A100 80GB SXM", "H200")]
+        [1.58, 1.41, 1.98]
+        """
+        lanes = 64 if self.arch in ("sm_70", "sm_75", "sm_80") else 128
+        return self.fp32_tflops * 1e3 / (self.sms * lanes * 2)
+
+    @property
+    def bytes_per_clock(self) -> float:
+        """What memory delivers to each SM per clock, at `bandwidth`, bytes."""
+        return self.bandwidth / (self.sms * self.clock_ghz)
+
     @classmethod
     def named(cls, name: str) -> "Device":
         """Return the device of that name, upper or lower case, as `DEVICES` lists them.

@@ -150,6 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--arch", nargs="+", default=names, help=" ".join(names))
     parser.add_argument("--kernel", default="", help="part of a name, or a regex")
     parser.add_argument("--source", default="", help="a file with a compile_cases() of its own")
+    parser.add_argument("--counts", action="store_true", help="what is spent per tile, too")
     parser.add_argument("--json", action="store_true", help="rows as JSON instead of a table")
     parser.add_argument("--ptx", action="store_true", help="with --json: the assembly, too")
     parser.add_argument("--jobs", type=int, default=0, help="processes; default: as many as help")
@@ -163,4 +164,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps([row.as_dict(hidden) for row in reports]))
         return 0
     print(f"{reports.table()}\n{STAGES}")
+    if options.counts:
+        print(f"\n{reports.counts()}")
     return int(any(row.violations for row in reports))

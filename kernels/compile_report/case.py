@@ -60,6 +60,12 @@ class LaunchCase:
     source reads `tl.load(k_…)`, `tl.load(x.k_…)`, or the same with another function whose name
     begins with "load". dots: 16-bit tiles are multiplied, which takes tensor cores where the target
     has them. unsupported: name of a target → why this does not compile there.
+
+    tile: given the call, how many bytes of K and V its loop reads per tile; None for a kernel that
+    streams none. at_most: name of a target → instructions that a warp may issue per tile. at_least:
+    name of a target → bytes of K and V that an SM must have in flight; see
+    `kernels.compile_report.counts`.
+
     `kernels.compile_report.promises` checks that a case keeps them.
     """
 
@@ -68,6 +74,13 @@ class LaunchCase:
     streams: tuple[str, ...] = ()
     dots: bool = False
     unsupported: Mapping[str, str] = field(default_factory=dict)
+    tile: Callable[[KernelCall], int] | None = None
+    at_most: Mapping[str, int] = field(default_factory=dict)
+    at_least: Mapping[str, int] = field(default_factory=dict)
+
+    def tile_bytes(self, on: Target) -> int:
+        """Return the bytes of a tile of the call on this target; 0 if it streams none."""
+        return self.tile(self.make(on)) if self.tile else 0
 
     def on(self, name: int | str) -> CompileCase:
         """Return the types that a launch on `name` (80, "gfx942") finds, spelled out.

@@ -12,6 +12,7 @@ from typing import Any
 
 from kernels.compile_report import amdgcn, sass
 from kernels.compile_report.case import CompileCase, LaunchCase, source_of
+from kernels.compile_report.counts import count
 from kernels.compile_report.load_widths import stream_bits
 from kernels.compile_report.promises import violations
 from kernels.compile_report.rows import Report, Reports
@@ -27,10 +28,10 @@ def compile_one(case: CompileCase | LaunchCase, on: Target) -> Report:
     `CompileCase` the compiler's error is raised.
     """
     if isinstance(case, CompileCase):
-        return _measure(case, on, ())
+        return _measure(case, on)
     claim = {"unsupported": case.unsupported.get(on.name, "")}
     try:
-        row = _measure(case, on, case.streams)
+        row = _measure(case, on, case.streams, case.tile_bytes(on))
     except Exception as error:  # whatever the compiler raises: several classes, some from C++
         row = Report(case.name, on.arch, failure=_why(error))
     return _with(row, **claim, violations=tuple(violations(case, row, on)))
@@ -48,8 +49,10 @@ def _with(row: Report, **fields: Any) -> Report:
     return Report(**(row.as_dict() | fields))
 
 
-def _measure(case: CompileCase | LaunchCase, on: Target, streams: Sequence[str]) -> Report:
-    """Compile and read the machine code."""
+def _measure(
+    case: CompileCase | LaunchCase, on: Target, streams: Sequence[str] = (), tile_bytes: int = 0
+) -> Report:
+    """Compile and read the machine code; tile_bytes: of the tiles that it streams, 0 for none."""
     import triton
     from triton.backends.compiler import GPUTarget
 
@@ -57,12 +60,17 @@ def _measure(case: CompileCase | LaunchCase, on: Target, streams: Sequence[str])
     backend = "hip" if on.is_amd else "cuda"
     compiled = triton.compile(source, GPUTarget(backend, on.arch, on.warp_size), options)
     text = compiled.asm["amdgcn" if on.is_amd else "ptx"]
-    if on.is_amd:
-        counts = amdgcn.measure(text)
-    else:
-        counts = sass.measure(sass.disassemble(compiled.asm["cubin"]))
+    machine = "" if on.is_amd else sass.disassemble(compiled.asm["cubin"])
+    counts = amdgcn.measure(text) if on.is_amd else sass.measure(machine)
     warps = compiled.metadata.num_warps
     shared = compiled.metadata.shared
+    resident = on.resident_blocks(
+        registers=counts["registers"],
+        shared_bytes=shared,
+        num_warps=warps,
+        tensor_columns=getattr(compiled.metadata, "tmem_size", None) or 0,
+    )
+    spent = count(machine, on, warps, tile_bytes) if machine and tile_bytes else None
     return Report(
         name=case.name,
         arch=on.arch,
@@ -70,13 +78,9 @@ def _measure(case: CompileCase | LaunchCase, on: Target, streams: Sequence[str])
         num_stages=_stages(source, options),
         **counts,
         shared_bytes=shared,
-        resident_blocks=on.resident_blocks(
-            registers=counts["registers"],
-            shared_bytes=shared,
-            num_warps=warps,
-            tensor_columns=getattr(compiled.metadata, "tmem_size", None) or 0,
-        ),
+        resident_blocks=resident,
         stream_bits=stream_bits(text, streams),
+        **(spent.fields(warps, resident, on) if spent else {}),
         ptx_lines=len(text.splitlines()),
         ptx=text,
     )

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 WIDE = 128
 """Bits: the widest load on sm_80 to sm_90, which uses the memory bandwidth best."""
 
+COUNTED_WITH = (3, 9)
+"""The Triton that the limits of `LaunchCase.at_most` and `at_least` were counted with."""
+
 
 def violations(case: LaunchCase, report: "Report", on: Target) -> list[str]:
     """Return the promises of a case that its report breaks, one sentence each; [] if all hold.
@@ -26,6 +29,9 @@ def violations(case: LaunchCase, report: "Report", on: Target) -> list[str]:
       a tile divided among twice as many lanes may leave each of them half as much.
     - It uses matrix instructions if it has dots and the target has tensor cores; without dots
       it has none (on NVIDIA, fp32 must not be cut to TF32; AMD multiplies full fp32 with them).
+    - A warp issues at most as many instructions per tile as the case allows on this target, and at
+      least as many bytes of K and V are in flight. Checked from `COUNTED_WITH` on: the numbers are
+      that compiler's, and an older one is not at fault for making others.
     """
     hindered = _hindered(report, on)
     if why := case.unsupported.get(on.name):
@@ -43,7 +49,29 @@ def violations(case: LaunchCase, report: "Report", on: Target) -> list[str]:
         found.append("has no tensor-core instruction")
     if not case.dots and not on.is_amd and report.tensor_core:
         found.append(f"has {report.tensor_core} tensor-core instructions where none belong")
+    return found + _spends(case, report, on)
+
+
+def _spends(case: LaunchCase, report: "Report", on: Target) -> list[str]:
+    """Return which limits of a tile's cost are broken."""
+    most, least = case.at_most.get(on.name), case.at_least.get(on.name, 0)
+    if (most is None and not least) or _triton() < COUNTED_WITH:
+        return []
+    if not report.tile_instructions:
+        return ["has no loop that loads tiles"]
+    found = []
+    if most is not None and report.tile_instructions > most:
+        found.append(f"issues {report.tile_instructions} instructions a tile, of at most {most}")
+    if report.bytes_in_flight < least:
+        found.append(f"has {report.bytes_in_flight} bytes in flight, of at least {least}")
     return found
+
+
+def _triton() -> tuple[int, ...]:
+    """Return the first two numbers of Triton's version."""
+    import triton  # in here: what fits on an SM is also read where there is no Triton
+
+    return tuple(int(number) for number in triton.__version__.split(".")[:2])
 
 
 def _hindered(report: "Report", on: Target) -> list[str]:

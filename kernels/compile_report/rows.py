@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from kernels.compile_report.counts import LINE
+
 STAGES = (
     "stages: what a loop asks of Triton. That keeps one tile fewer in flight where the cache is "
     "contiguous; of keys found through a page table, 2, 3, 4, 5 stages keep 1, 1, 1, 2."
@@ -23,6 +25,12 @@ class Report:
     without waiting. tensor_core: matrix instructions. ptx: the text, of `ptx_lines` lines (AMD:
     AMDGCN).
 
+    For kernels that stream tiles of K and V, on NVIDIA's GPUs, as `kernels.compile_report.counts`
+    explains; 0 for others. tile_bytes: of K and V. tile_instructions: that a warp issues per tile.
+    issue_share: how much of the time in which memory delivers a tile goes into issuing them.
+    pipe_share: the same for the busiest pipe, which `pipe` names. Above 1 memory is not the limit.
+    bytes_in_flight: of K and V, per SM.
+
     failure: why it does not compile; every number is 0 then. unsupported: why that was expected.
     violations: the broken promises, see `kernels.compile_report.promises`.
     """
@@ -40,6 +48,12 @@ class Report:
     stream_bits: Mapping[str, int] = field(default_factory=dict)
     async_copies: int = 0
     tensor_core: int = 0
+    tile_bytes: int = 0
+    tile_instructions: int = 0
+    issue_share: float = 0.0
+    pipe: str = ""
+    pipe_share: float = 0.0
+    bytes_in_flight: int = 0
     ptx_lines: int = 0
     ptx: str = field(default="", repr=False)
     failure: str = ""
@@ -50,6 +64,13 @@ class Report:
     def target(self) -> str:
         """Name of the target: "sm_80", "gfx942"."""
         return f"sm_{self.arch}" if isinstance(self.arch, int) else self.arch
+
+    @property
+    def instructions_per_line(self) -> float:
+        """Warp instructions of a program per 128 bytes of K and V; 0.0 without a tile."""
+        if not self.tile_bytes:
+            return 0.0
+        return self.tile_instructions * self.num_warps / (self.tile_bytes / LINE)
 
     def as_dict(self, leave_out: Sequence[str] = ()) -> dict[str, Any]:
         """Return the fields, for JSON, without those in `leave_out`."""
@@ -69,12 +90,14 @@ class Reports(tuple[Report, ...]):
 
     __repr__ = __str__
 
+    def counts(self) -> str:
+        """Return the table of what is spent per tile, of the kernels that stream tiles."""
+        return "\n".join(_table([row for row in self if row.tile_instructions], _COUNTS))
+
     def table(self) -> str:
         """Return the full table, followed by unsupported cases and broken promises."""
         done = [row for row in self if not row.failure]
-        wide = max((len(row.name) for row in done), default=0) + 2
-        columns = {"kernel": (-max(wide, 12), _NAME), **_FULL}
-        lines = [_line(row, columns) for row in (None, *done)]
+        lines = _table(done, _FULL)
         lines += [
             f"not supported: {row.name} on {row.target}: {row.unsupported}"
             for row in self
@@ -125,6 +148,34 @@ _FULL = {
     "streams": (9, _streams),
     "tensor": (7, _field("tensor_core")),
 }
+
+
+def _percent(share: str) -> Any:
+    return lambda row: f"{100 * getattr(row, share):.0f} %"
+
+
+def _pipe(row: Report) -> str:
+    return f"{_percent('pipe_share')(row)} {row.pipe:6}" if row.pipe else "-"
+
+
+_COUNTS = {
+    "target": (-7, _field("target")),
+    "warps": (6, _field("num_warps")),
+    "per SM": (7, _field("resident_blocks")),
+    "tile": (8, _field("tile_bytes")),
+    "instr": (7, _field("tile_instructions")),
+    "a line": (8, lambda row: f"{row.instructions_per_line:.1f}"),
+    "issue": (8, _percent("issue_share")),
+    "pipe": (14, _pipe),
+    "KV in flight": (14, lambda row: f"{row.bytes_in_flight // 1024} KiB"),
+}
+
+
+def _table(rows: Sequence[Report], columns: Mapping[str, tuple[int, Any]]) -> list[str]:
+    """A header and one line per row, with names as wide as the longest."""
+    wide = max((len(row.name) for row in rows), default=0) + 2
+    columns = {"kernel": (-max(wide, 12), _NAME), **columns}
+    return [_line(row, columns) for row in (None, *rows)]
 
 
 def _line(row: Report | None, columns: Mapping[str, tuple[int, Any]]) -> str:

@@ -18,6 +18,8 @@ Backend", for gfx942.
 import re
 from dataclasses import dataclass
 
+from kernels.devices import DEVICES, Device
+
 REGISTERS_PER_LANE = 512
 """Registers per lane of a warp in each of an SM's four partitions."""
 
@@ -56,6 +58,18 @@ class Target:
     def arch(self) -> int | str:
         """What Triton calls it: 80 for sm_80, "gfx942" for gfx942."""
         return self.name if self.is_amd else int(self.name.removeprefix("sm_"))
+
+    @property
+    def device(self) -> Device:
+        """Of the GPUs with this architecture, the one whose memory feeds an SM fastest.
+
+        The fewest clocks per byte: a kernel that keeps up here keeps up on the others.
+
+        >>> target("sm_90").device.name
+        'H200'
+        """
+        there = [device for device in DEVICES if device.arch == self.name]
+        return max(there, key=lambda device: device.bytes_per_clock)
 
     def resident_blocks(
         self, *, registers: int, shared_bytes: int, num_warps: int, tensor_columns: int = 0

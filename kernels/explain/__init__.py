@@ -13,7 +13,8 @@
 This is arithmetic on shapes; nothing runs. **The model** (`kernels.explain.model`):
 
     time      = stage 1 + launches + merge
-    stage 1   = max(bytes / (bandwidth · reachable), operations / peak) / occupancy
+    stage 1   = max(bytes / (bandwidth · reachable), operations / peak,
+                    tiles · clocks of a tile / (SMs · clock)) / occupancy
 
 and its assumptions:
 
@@ -28,11 +29,17 @@ and its assumptions:
    each. occupancy is the share not lost this way. Tiles of query rows (there are several from 65
    rows per KV head on) read the same K and V at the same time, which speeds up none of them: more
    than two of them are slower.
-4. Each launch takes `device.launch_us`; the merge of splits is a second one, and reads the
+4. The clocks of a tile are counted in the machine code that Triton 3.9 makes of the split kernel
+   (`kernels.explain.counted`): those in which an SM issues the instructions of a tile, or in which
+   its busiest pipe works on it, whichever is more. Where that takes longer than the bytes, the
+   call is not bound by memory, and `bound` says by what. Only the commonest configurations are
+   counted: bf16 and fp16 with D 64, 128 or 256, and with D 128 also pages and eight bits.
+5. Each launch takes `device.launch_us`; the merge of splits is a second one, and reads the
    partial results at the bandwidth of assumption 2.
 
-Left out: clocks, rows of different length (`kernels.plan`), and, unless a `Device` says otherwise,
-the latency of the first loads (`fill_us`): so predictions are too fast for short splits.
+Left out: clocks that fall under load, rows of different length (`kernels.plan`), and, unless a
+`Device` says otherwise, the latency of the first loads (`fill_us`): so predictions are too fast for
+short splits.
 
 Compared with published measurements on an A100, taken to be the 80 GB one, in µs (fp16, heads 16/2,
 D 128, batch × keys; splits by FlashAttention-2's rule, as the code of that time had it):
@@ -52,6 +59,7 @@ import torch
 from kernels.devices import Device
 from kernels.explain.checks import check_counts, check_dtypes, check_keys
 from kernels.explain.model import Explanation
+from kernels.explain.spent import Spent, spent_by
 from kernels.heuristics import DecodeChoice, choose_decode
 
 DTYPES = {
@@ -129,7 +137,7 @@ def explain(
         other_bytes=rows * ((head_dim + value_dim) * DTYPES[dtype].itemsize + 4) + 4 * pages,
         **_cut(choice, keys, rows, batch * heads[1], head_dim, value_dim),
         peak_tflops=_peak(device, fast and choice.launch.block_m > 1),
-        **_note(kv_dtype, device),
+        **_of_the_kernel(choice, head_dim, kv_dtype, page_size, device),
     )
 
 
@@ -138,10 +146,16 @@ def _peak(device: Device, dots: bool) -> float:
     return device.tensor_tflops if dots else device.fp32_tflops
 
 
-def _note(kv_dtype: str, device: Device) -> dict[str, str]:
-    """Say so where `flash_decode` would refuse the call."""
+def _of_the_kernel(
+    choice: DecodeChoice, D: int, kv_dtype: str, page_size: int | None, device: Device
+) -> dict[str, Spent | str | None]:
+    """Look up what it spends on a tile, and say so where `flash_decode` would refuse the call."""
+    spent = None
+    if choice.columns == 2 * D:  # else values of another width, or none of their own
+        tile = (choice.launch.block_m, choice.launch.block_n)
+        spent = spent_by(device.arch, kv_dtype, D, *tile, page_size)
     refused = kv_dtype == "e4m3" and not device.has_e4m3
-    return {"note": _NO_E4M3.format(device)} if refused else {}
+    return {"spent": spent, "note": _NO_E4M3.format(device) if refused else ""}
 
 
 def _choose(

@@ -1,7 +1,8 @@
 """The model behind `kernels.explain`: from counts of programs, bytes and operations to a time.
 
     time      = stage 1 + launches + merge
-    stage 1   = max(bytes / (bandwidth · reachable), operations / peak) / occupancy  (+ again)
+    stage 1   = max(bytes / (bandwidth · reachable), operations / peak,
+                    tiles · clocks of a tile / (SMs · clock)) / occupancy  (+ again)
 
 The assumptions are listed at the top of `kernels.explain`.
 """
@@ -10,6 +11,7 @@ import math
 from dataclasses import dataclass
 
 from kernels.devices import REACHABLE, Device
+from kernels.explain.spent import PIPES, Spent
 from kernels.split_rules import PROGRAMS_PER_SM, SplitShape, wave_efficiency, waves
 
 __all__ = ["REACHABLE", "Explanation", "occupancy"]
@@ -53,7 +55,8 @@ class Explanation:
     again; other_bytes: q, o, lse and the block table. operations: of stage 1, padded rows included;
     peak_tflops: how many of them the device can do, 10¹² per second. programs_per_sm: how many
     an SM holds at once; split rules assume two, and `dataclasses.replace` asks "what if". note: a
-    sentence on what else there is to know about the call, or nothing.
+    sentence on what else there is to know about the call, or nothing. spent: what the kernel was
+    counted to spend on a tile; None where nobody has counted.
 
     Raises ValueError where programs_per_sm is below 1.
     """
@@ -75,6 +78,7 @@ class Explanation:
     peak_tflops: float
     programs_per_sm: int = PROGRAMS_PER_SM
     note: str = ""
+    spent: Spent | None = None
 
     def __post_init__(self) -> None:
         if self.programs_per_sm < 1:
@@ -111,6 +115,26 @@ class Explanation:
         return self.operations / (self.peak_tflops * 1e6)
 
     @property
+    def tiles(self) -> int:
+        """Tiles of K and V that all programs together walk through."""
+        return self.programs // self.splits * math.ceil(self.keys / self.block_n)
+
+    @property
+    def issue_us(self) -> float:
+        """How long issuing the instructions of all tiles takes, µs; 0 if none are counted."""
+        return self._of_tiles_us(self.spent.issue_clocks) if self.spent else 0.0
+
+    @property
+    def pipe_us(self) -> float:
+        """How long the busiest pipe of every SM works on all tiles, µs; 0 likewise."""
+        return self._of_tiles_us(self.spent.pipe_clocks) if self.spent else 0.0
+
+    @property
+    def work_us(self) -> float:
+        """The longest of what is done at the same time, µs: memory, arithmetic, instructions."""
+        return max(self.memory_us, self.arithmetic_us, self.issue_us, self.pipe_us)
+
+    @property
     def uneven(self) -> float:
         """Keys of the longest split over those of the mean one, at least 1; the last is shorter."""
         mean = self.keys * self.programs / self.splits / self.busy if self.busy else 0
@@ -120,7 +144,7 @@ class Explanation:
     def idle_us(self) -> float:
         """Extra time of stage 1 while SMs have nothing to do or wait for their first keys, µs."""
         filled = self.device.fill_us * math.ceil(self.waves)
-        return self._starved_us() - max(self.memory_us, self.arithmetic_us) + filled
+        return self._starved_us() - self.work_us + filled
 
     @property
     def again_us(self) -> float:
@@ -135,7 +159,7 @@ class Explanation:
     @property
     def stage_1_us(self) -> float:
         """From the first program's start to the last one's end, µs."""
-        return max(self.memory_us, self.arithmetic_us) + self.idle_us + self.again_us
+        return self.work_us + self.idle_us + self.again_us
 
     @property
     def merge_us(self) -> float:
@@ -149,20 +173,43 @@ class Explanation:
 
     @property
     def bound(self) -> str:
-        """The largest part of the time: memory bandwidth, too few programs, launches, arithmetic.
+        """The largest part of the time.
 
-        Returns "memory bandwidth", "too few programs", "launch overhead" or "arithmetic".
+        Returns "memory bandwidth", "too few programs", "launch overhead", "arithmetic" or, where
+        the kernel was counted to spend longer on a tile than memory does, what it spends it on:
+        "issue slots" or one of `kernels.explain.spent.PIPES`.
         """
-        by_memory = self.memory_us >= self.arithmetic_us
         parts = {
-            "memory bandwidth": self.merge_us
-            + self.again_us
-            + (self.memory_us if by_memory else 0.0),
-            "arithmetic": 0.0 if by_memory else self.arithmetic_us,
+            "memory bandwidth": self.merge_us + self.again_us,
             "too few programs": self.idle_us,
             "launch overhead": self.launch_us,
         }
+        parts[self._work] = parts.get(self._work, 0.0) + self.work_us
         return max(parts, key=lambda part: parts[part])
+
+    @property
+    def _work(self) -> str:
+        """What `work_us` is spent on."""
+        if self.work_us == self.memory_us:
+            return "memory bandwidth"
+        if self.work_us == self.arithmetic_us or self.spent is None:
+            return "arithmetic"
+        return self.spent.limit
+
+    def _of_tiles_us(self, clocks: float) -> float:
+        """Return how long all SMs take for all tiles, at so many clocks each, µs."""
+        return self.tiles * clocks / (self.device.sms * self.device.clock_ghz * 1e3)
+
+    def _counted(self) -> str:
+        """Say what the kernel was counted to spend, in words; "" where memory takes longer."""
+        slower = max(self.issue_us, self.pipe_us)
+        if self.spent is None or slower <= self.memory_us:
+            return ""
+        shares = {"issue slots": self.issue_us, PIPES[self.spent.pipe]: self.pipe_us}
+        taken = ", ".join(
+            f"{name} {math.floor(100 * us / self.memory_us + 0.5)} %" for name, us in shares.items()
+        )
+        return f"{self.spent.instructions:,} instructions a tile; of memory's time: {taken}"
 
     def _starved_us(self, readers: int = 1) -> float:
         """Return how long stage 1 takes, µs, if all programs start at once and wait for nothing.
@@ -175,7 +222,7 @@ class Explanation:
         tiles = self.uneven / occupancy(self.busy, sms, slots, readers, alone)
         return max(
             self.memory_us,
-            self.arithmetic_us * fullest,
+            max(self.arithmetic_us, self.issue_us, self.pipe_us) * fullest,
             self.memory_us * tiles / self.device.pace,
         )
 
@@ -185,9 +232,7 @@ class Explanation:
 
     def __str__(self) -> str:
         """A block of aligned lines; the last one says how far to trust it."""
-        by_memory = self.memory_us >= self.arithmetic_us
-        stage_1 = f"{self.memory_us:,.1f} memory" if by_memory else None
-        stage_1 = stage_1 or f"{self.arithmetic_us:,.1f} arithmetic"
+        stage_1 = f"{self.work_us:,.1f} {self._work.removesuffix(' bandwidth')}"
         merged, keyless = self.splits > 1, self.programs - self.busy
         cut = f"{self.splits}" + (f" of {self.split_keys:,} keys" if merged else "")
         busy = f"{math.floor(100 * self.efficiency + 0.5)} % busy"
@@ -203,6 +248,7 @@ class Explanation:
             + f"{self.launch_us:,.1f} launch + {self.merge_us:,.1f} merge",
             "bound by": self.bound,
         }
+        lines |= {"counted": counted} if (counted := self._counted()) else {}
         lines |= {"note": self.note} if self.note else {}
         head = f"{self.device.name}: {self.call}"
         body = [f"  {name:<10}{text}" for name, text in lines.items()]

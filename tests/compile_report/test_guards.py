@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import triton
 
 from kernels.compile_report.case import LaunchCase
 from kernels.compile_report.promises import violations
@@ -79,6 +80,32 @@ def test_the_whole_table_ends_in_what_is_missing():
         "2 compiled",
     ]
     assert Reports([GOOD]).table().endswith("1 compiled, and every promise is kept")
+
+
+LIMITED = replace(CASE, at_most={"sm_90": 300}, at_least={"sm_90": 192 * 1024})
+COUNTED = replace(GOOD, tile_instructions=300, bytes_in_flight=192 * 1024)
+
+
+def test_a_tile_has_a_budget(monkeypatch):
+    monkeypatch.setattr(triton, "__version__", "3.9.0")
+    assert violations(LIMITED, COUNTED, target(90)) == []
+    more = replace(COUNTED, tile_instructions=301)
+    assert violations(LIMITED, more, target(90)) == [
+        "issues 301 instructions a tile, of at most 300"
+    ]
+    less = replace(COUNTED, bytes_in_flight=96 * 1024)
+    says = "has 98304 bytes in flight, of at least 196608"
+    assert violations(LIMITED, less, target(90)) == [says]
+    assert violations(LIMITED, GOOD, target(90)) == ["has no loop that loads tiles"]
+
+
+def test_a_budget_is_one_target_s_and_one_compiler_s(monkeypatch):
+    more = replace(COUNTED, tile_instructions=301, shared_bytes=0)
+    assert violations(LIMITED, more, target(80)) == []
+    monkeypatch.setattr(triton, "__version__", "3.8.0")
+    assert violations(LIMITED, more, target(90)) == []
+    monkeypatch.setattr(triton, "__version__", "3.10.1+git1")
+    assert len(violations(LIMITED, more, target(90))) == 1
 
 
 SOURCE = """

@@ -23,6 +23,7 @@ CORE = (
     "|flash_attention (bf16 D=(128|192 Dv=128) Lq=4096$|fp16 D=128 Lq=1$)"
     "|(dq|dkdv) bf16 D=(128|192 Dv=128)$|backward rows"
     "|split bf16 D=128 G=(1|8) Lq=1$|split bf16 D=128 .*(tree mask|G=8 Lq=1 (pages of 16|plan))"
+    "|split bf16 D=128 G=8 Lq=1 pages of 64|split bf16 (int8|e4m3|e5m2) D=128 G=8 .*a head"
     "|split bf16 (D=576 G=16|int8 .*token)|combine bf16 D=128|append bf16 D=128 Ln=1$|plan int64"
 )
 ELSEWHERE = "matmul fp16|flash_attention bf16 D=128 Lq=4096$|split bf16 D=128 G=8 Lq=1$"
@@ -62,7 +63,8 @@ def test_the_promises_are_worth_something(reports):
     for row in reports:
         if row.failure or not row.name.startswith(("flash_attention", "split")):
             continue
-        several_rows = "fp32" not in row.name and "G=1 Lq=1" not in row.name
+        args = compile_report.cases(f": {re.escape(row.name)}$")[0].make(target(row.arch)).args
+        several_rows = "fp32" not in row.name and args["BLOCK_M"] > 1  # a single one needs no dot
         streams = {"k"} if "MLA" in row.name else {"k", "v"}  # MLA has one cache for both
         assert set(row.stream_bits) == streams, row.name
         assert (row.tensor_core > 0) == several_rows, row.name
@@ -182,3 +184,19 @@ def test_machine_code_is_read_rightly():
         "tensor_core": 2,
     }
     assert [width(name) for name in ("LDG.E", "LDG.E.64.CONSTANT", "LDG.E.U8")] == [32, 64, 8]
+
+
+def test_every_stream_of_tiles_is_counted(reports):
+    """And the budgets of all cases that have one are checked here, for both targets."""
+    counted = {(row.name, row.arch) for row in reports if row.tile_instructions}
+    streams = {
+        (row.name, row.arch)
+        for row in reports
+        if row.name.startswith(("split", "flash_attention")) and not row.failure
+    }
+    assert counted == streams
+    limited = {case.name for case in compile_report.cases() if case.at_most or case.at_least}
+    assert len(limited) >= 7 and limited <= {row.name for row in reports}
+    for row in reports:
+        if row.tile_instructions:
+            assert row.issue_share > 0 and row.pipe_share > 0 and row.bytes_in_flight > 0

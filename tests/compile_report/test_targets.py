@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from kernels.compile_report.targets import TARGETS, target
+from kernels.devices import DEVICES
 
 
 @pytest.mark.parametrize(("arch", "name"), [(80, "sm_80"), ("100", "sm_100"), ("sm_75", "sm_75")])
@@ -67,6 +68,13 @@ def test_registers_are_handed_out_in_eights():
     assert target(90).resident_blocks(registers=128, shared_bytes=0, num_warps=4) == 4
     assert target(90).resident_blocks(registers=129, shared_bytes=0, num_warps=4) == 3
     assert target(90).resident_blocks(registers=255, shared_bytes=0, num_warps=16) == 0
+
+
+@pytest.mark.parametrize("gpu", TARGETS, ids=lambda gpu: gpu.name)
+def test_the_most_demanding_device_of_each(gpu):
+    others = [device for device in DEVICES if device.arch == gpu.name]
+    assert gpu.device in others
+    assert all(gpu.device.bytes_per_clock >= device.bytes_per_clock for device in others)
 
 
 def test_tensor_memory_holds_512_columns():

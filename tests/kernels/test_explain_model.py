@@ -4,9 +4,11 @@ import dataclasses
 
 import pytest
 
-from kernels.devices import Device
+from kernels.devices import DEVICES, Device
 from kernels.explain import explain
+from kernels.explain.counted import COUNTED
 from kernels.explain.model import REACHABLE, occupancy
+from kernels.explain.spent import Spent, spent_by
 from kernels.split_rules import splits_like_fa2
 
 H100 = Device.named("H100 SXM")
@@ -33,9 +35,9 @@ def test_what_is_reachable_is_a_figure_of_the_device():
 
 def test_a_split_that_is_longer_than_the_mean_is_waited_for():
     """Ten blocks in four splits: three of three blocks, and one of one; the mean is 2.5."""
-    said = say(heads=(1, 1), length=640, num_splits=4)
+    said = say(heads=(8, 1), length=640, num_splits=4)
     assert said.split_keys == 192 and said.busy == 4 and said.uneven == pytest.approx(3 / 2.5)
-    even = say(heads=(1, 1), length=640, num_splits=5)
+    even = say(heads=(8, 1), length=640, num_splits=5)
     assert even.uneven == 1.0
     assert said.stage_1_us / said.memory_us == pytest.approx(1.2 * H100.sms / 4)
     assert say(length=0).uneven == 1.0
@@ -55,6 +57,8 @@ def test_assumptions_that_a_device_may_have():
     brisk = say(num_splits=1, device=dataclasses.replace(H100, pace=2.0))
     assert brisk.stage_1_us == pytest.approx(plain.stage_1_us / 2)
     free = say(num_splits=1, device=dataclasses.replace(H100, pace=1000.0))
+    assert free.stage_1_us > free.memory_us  # an SM has no more clocks for that
+    free = dataclasses.replace(free, spent=None)
     assert free.stage_1_us == free.memory_us  # the memory as a whole has a limit, too
 
 
@@ -87,4 +91,78 @@ def test_near_published_figures(batch, heads, length, published_us):
     if heads != (16, 16):  # splits as its code chose them
         splits = splits_like_fa2(said.shape)
         said = explain(**call, num_splits=splits, device="A100 80GB SXM")
+    said = dataclasses.replace(said, spent=None)  # what we count is our kernel's
     assert abs(said.time_us / published_us - 1) <= 0.15
+
+
+FULL = {"batch": 264, "heads": (64, 8), "length": 4096}  # 2,112 programs: eight waves of 264
+TILE = Spent(instructions=2000, warps=4, pipe="shared", clocks=1000)
+
+
+def test_a_call_that_is_not_bound_by_memory_says_so():
+    """A tile of 32,768 bytes takes 2,845 clocks of an H100's SM at 90 % of its bandwidth."""
+    said = dataclasses.replace(say(**FULL), spent=TILE)
+    tiles = 264 * 8 * 4096 // 64
+    assert said.tiles == tiles and said.bound == "memory bandwidth" and "counted" not in str(said)
+    assert said.issue_us == pytest.approx(tiles * 2000 / (132 * H100.clock_ghz * 1e3))
+    assert said.issue_us == pytest.approx(said.memory_us * 2000 / 2845, rel=1e-2)
+    assert said.pipe_us == pytest.approx(said.issue_us / 2)
+
+    slow = dataclasses.replace(said, spent=TILE._replace(instructions=4000))
+    assert slow.bound == "issue slots" and slow.work_us == slow.issue_us > slow.memory_us
+    assert slow.stage_1_us == pytest.approx(slow.issue_us) and " issue slots + " in str(slow)
+    says = "4,000 instructions a tile; of memory's time: issue slots 140 %, shared memory 35 %"
+    assert says in str(slow)
+    busy = dataclasses.replace(said, spent=TILE._replace(clocks=3000))
+    assert busy.bound == "shared memory" and busy.stage_1_us == pytest.approx(busy.pipe_us)
+
+
+def test_more_warps_take_more_of_an_sm():
+    said = dataclasses.replace(say(**FULL), spent=TILE)
+    eight = dataclasses.replace(said, spent=TILE._replace(warps=8))
+    assert eight.issue_us == pytest.approx(2 * said.issue_us)
+
+
+def test_an_idle_gpu_does_not_issue_faster():
+    """One program on one SM: its instructions take as long as if all SMs had as much to do."""
+    alone = say(batch=1, heads=(8, 1), num_splits=1)
+    slow = dataclasses.replace(alone, spent=TILE._replace(instructions=4000))
+    assert slow.stage_1_us == pytest.approx(132 * slow.issue_us)
+    assert slow.stage_1_us > alone.stage_1_us
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dtype": "fp32"},
+        {"head_dim": 80},
+        {"value_dim": 64},
+        {"latent": True},
+        {"device": "T4"},
+        {"device": "MI300X"},
+        {"kv_dtype": "int8", "page_size": 16},
+    ],
+    ids=str,
+)
+def test_what_nobody_has_counted_is_not_guessed(change):
+    said = say(**change)
+    assert said.spent is None and said.issue_us == said.pipe_us == 0.0
+
+
+def test_what_has_been_counted_is_looked_up():
+    plain = say()
+    assert plain.spent == say(dtype="fp16").spent == say(heads=(64, 8)).spent
+    paged = [say(page_size=n).spent for n in (16, 48, 64, 576)]
+    assert paged[0] == paged[1] and paged[2] == paged[3]
+    assert paged[0].instructions > paged[2].instructions > plain.spent.instructions
+    assert say(device="A100 80GB SXM").spent != plain.spent
+
+
+def test_every_row_of_the_table_can_be_asked_for():
+    kinds = {"16 bit": "bf16", "float8_e4m3fn": "e4m3", "float8_e5m2": "e5m2", "int8": "int8"}
+    pages = {"": None, "block": 64, "key": 16}
+    archs = {device.arch for device in DEVICES}
+    for arch, cache, D, rows, lookup in COUNTED:
+        assert arch in archs
+        found = spent_by(arch, kinds[cache], D, rows, 64, pages[lookup])
+        assert found == COUNTED[arch, cache, D, rows, lookup] and found.limit

@@ -46,7 +46,13 @@ def _forward_case(
 ) -> LaunchCase:
     name = f"flash_attention {dtype} {_widths(D, Dv)} {'packed' if packed else f'Lq={Lq}'}"
     make = partial(_forward, dtype, (D, Dv or D), Lq, packed)
-    return LaunchCase(name, make, streams=("k", "v"), dots=dtype != "fp32")
+    return LaunchCase(name, make, streams=("k", "v"), dots=dtype != "fp32", tile=_tile)
+
+
+def _tile(call: KernelCall) -> int:
+    """Bytes of K and V in a tile of the forward kernel."""
+    args = call.args
+    return args["BLOCK_N"] * (args["D"] + args["DV"]) * args["k_ptr"].element_size()
 
 
 def _backward_cases(

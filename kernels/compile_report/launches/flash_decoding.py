@@ -29,6 +29,18 @@ DTYPES = {
 }
 B, LK, HKV, SPLITS = 4, 4096, 8, 16
 NO_E4M3 = dict.fromkeys(("sm_75", "sm_80", "sm_86"), "no instruction converts e4m3 before sm_89")
+AT_MOST = {  # instructions that a warp issues per tile; lower a number whenever a change does
+    "split bf16 D=128 G=8 Lq=1": {"sm_80": 365, "sm_90": 364},
+    "split bf16 D=128 G=8 Lq=1 pages of 64": {"sm_80": 461, "sm_90": 462},
+    "split bf16 D=128 G=8 Lq=1 pages of 16": {"sm_80": 555, "sm_90": 550},
+    "split bf16 D=128 G=1 Lq=1": {"sm_80": 1756, "sm_90": 1758},
+    "split bf16 e4m3 D=128 G=8 Lq=1 scale a head": {"sm_90": 804},
+    "split bf16 int8 D=128 G=8 Lq=1 scale a head": {"sm_80": 744, "sm_90": 713},
+    "split bf16 e5m2 D=128 G=8 Lq=1 scale a head": {"sm_80": 668, "sm_90": 781},
+}
+WHOLE = {"sm_80": 128 * 1024, "sm_90": 192 * 1024}  # two tiles of 32 KiB in two, three programs
+HALF = {"sm_80": 96 * 1024, "sm_90": 144 * 1024}  # three of 16 KiB, eight bits
+AT_LEAST = {name: WHOLE if name.startswith("split bf16 D") else HALF for name in AT_MOST}
 NO_MLA = {"sm_75": "576 columns take more shared memory than a program gets"}
 
 
@@ -67,6 +79,7 @@ def compile_cases() -> list[LaunchCase]:
         _case(base, "softcap ALiBi", softcap=30.0, alibi_slopes=(8 * HKV,)),
         _case(Shape("bf16", 128, 8, 8), "tree mask", mask=(B, 8, 8)),
         _case(Shape("bf16", 128, 8, page=16), "pages of 16"),
+        _case(Shape("bf16", 128, 8, page=64), "pages of 64"),
         _case(Shape("bf16", 128, 8, page=256), "pages of 256"),
         _case(Shape("bf16", 128, 1, page=16), "pages of 16"),
         _case(Shape("bf16", 128, 8, page=48), "pages of 48"),
@@ -108,9 +121,28 @@ def _case(
     kind = shape.dtype if shape.kv is None else f"{shape.dtype} {shape.kv}"
     title = f"split {kind} D={shape.D} G={shape.G} Lq={shape.Lq} {name}".strip()
     make: Callable[[Target], KernelCall] = partial(_split, shape, features)
-    dots = shape.dtype != "fp32" and shape.G * shape.Lq > 1
+    tile = choose_decode_launch(
+        rows=shape.G * shape.Lq, head_dim=shape.D, element_size=2, tensor_cores=True
+    )
+    dots = shape.dtype != "fp32" and tile.block_m > 1
     streams = ("k",) if shape.latent else ("k", "v")
-    return LaunchCase(title, make, streams=streams, dots=dots, unsupported=unsupported or {})
+    return LaunchCase(
+        title,
+        make,
+        streams=streams,
+        dots=dots,
+        unsupported=unsupported or {},
+        tile=_tile,
+        at_most=AT_MOST.get(title, {}),
+        at_least=AT_LEAST.get(title, {}),
+    )
+
+
+def _tile(call: KernelCall) -> int:
+    """Bytes of K and V in a block of keys; a latent head has no V of its own."""
+    args, cache = call.args, call.args["cache"]
+    columns = args["D"] + (0 if cache.v_cells is None else args["DV"])
+    return args["BLOCK_N"] * columns * cache.k_cells.ptr.element_size()
 
 
 def _split(shape: Shape, given: dict[str, object], target: Target) -> KernelCall:
