@@ -1,6 +1,9 @@
 """Exercise 13.3: the split kernel reads an int8 cache, and folds the scales of its tokens."""
 
+from dataclasses import replace
+
 from course.check.draw import integer
+from course.check.kernel_inputs import EPS
 from course.check.lesson_13.quantized_kernel_mistakes import FOLDING, OF_K, OF_V, SHAPES, TOKENS
 from course.check.lesson_13.quantized_launch import ask
 from course.check.spec import Exercise, also_right, holds, right, slip
@@ -110,11 +113,8 @@ def scales_of_values(answer, rng):
 
 @holds("the last block is not full; NaN after the last scale")
 def a_ragged_end(answer, rng):
-    """With room for a whole block after the last key, and with none. All others: whole blocks."""
-    return [
-        *(ask(answer, rng, lengths=[integer(rng, 33, 47)], room=room) for room in (20, 0)),
-        ask(answer, rng, lengths=[integer(rng, 17, 31), 0, 1], S=5, Hkv=2, G=2),
-    ]
+    """With room for a whole block after the last key, and with none. Elsewhere blocks are full."""
+    return [ask(answer, rng, lengths=[integer(rng, 33, 47)], room=room) for room in (20, 0)]
 
 
 @holds("three rows of different lengths, one of them empty", see=SHAPES)
@@ -152,9 +152,12 @@ def far_apart(answer, rng):
     ]
 
 
-@holds("scores as far below 0 as fp32 allows, in a block that is not full")
+@holds("a single key, whose score is far below 0: o is its value")
 def far_below_zero(answer, rng):
-    return ask(answer, rng, lengths=[integer(rng, 1, 15)], k_scale=[1e33], opposite=True)
+    """Its weight is 1 and the others' are 0, so o is off by a rounding or two. lse is not shown."""
+    seen = ask(answer, rng, lengths=[1], k_scale=[1e33], opposite=True)
+    o, wanted = seen.got[:1], seen.wanted[:1]
+    return replace(seen, got=o, wanted=wanted, names=("o",), atol=0.0, rtol=4 * EPS)
 
 
 @holds("16 keys of nearly the same weight: what rounds to 16 bits is seen")
@@ -163,7 +166,12 @@ def in_fp32(answer, rng):
     return ask(answer, rng, lengths=[16], G=16, q=0.01)
 
 
-# Where the scales lie, and how they are loaded; what is done with them: see the mistakes' file.
+@holds("all of it at once: rows, heads, splits, and ends that are not full")
+def all_at_once(answer, rng):
+    return ask(answer, rng, lengths=[integer(rng, 17, 31), 0, 50, 1], S=3, Hkv=2, G=3)
+
+
+# Where the scales lie, and how they are loaded. What is done with them: quantized_kernel_mistakes.
 
 slip(
     "rows of the batch forgotten",
@@ -285,9 +293,9 @@ slip(
 )
 slip(
     "k_scale not masked",
-    "Scales are loaded **past the end of the tensor**, where a GPU may refuse to read. A `tl.where` "
-    "around the load, or later, is too late for that: it chooses between numbers that are there. "
-    "The load itself takes a mask.",
+    "Scales are loaded **past the end of the tensor**, where a GPU may refuse to read. A "
+    "`tl.where` comes too late for that: by then they have been loaded. Mask the loads "
+    "themselves, of K's scales and of V's.",
     (OF_K, "k_scale = tl.load(k_scale_ptr + tokens)"),
 )
 

@@ -115,8 +115,8 @@ slip(
 )
 slip(
     "V by channels",
-    "V is multiplied by its scales **along D**. A value has one scale for all its channels, and the "
-    "values are the rows of `v`. Where D is BLOCK_N, nothing but wrong numbers shows it.",
+    "V is multiplied by its scales **along D**. A value has one scale for all its channels, and "
+    "the values are the rows of `v`. Where D is BLOCK_N, nothing but wrong numbers shows it.",
     (WEIGHED, "acc = dot(p, v * v_scale[None, :], acc)"),
 )
 slip(
@@ -184,8 +184,8 @@ slip(
 )
 slip(
     "keys that do not exist",
-    "Keys past the end **take part, with a score of 0**: its power of 2 is 1, and l counts it. Their "
-    "score must be -∞ before the step.",
+    "Keys past the end **take part, with a score of 0**: its power of 2 is 1, and l counts it. "
+    "Their score must be -∞ before the step.",
     (HIDDEN, ""),
 )
 slip(
@@ -238,14 +238,14 @@ slip(
 )
 slip(
     "acc and p exchanged",
-    "`online_softmax_step` returns four things, and **acc and p** are taken for each other. Look at "
-    "their order.",
+    "`online_softmax_step` returns four things, and **acc and p** are taken for each other. Look "
+    "at their order.",
     ("m_log2, l, acc, p =", "m_log2, l, p, acc ="),
 )
 slip(
     "m and l exchanged",
-    "`online_softmax_step` returns four things, and **m_log2 and l** are taken for each other. Look "
-    "at their order.",
+    "`online_softmax_step` returns four things, and **m_log2 and l** are taken for each other. "
+    "Look at their order.",
     ("m_log2, l, acc, p =", "l, m_log2, acc, p ="),
 )
 slip(
@@ -291,13 +291,13 @@ slip(
 )
 slip(
     "q and K in 16 bits",
-    "q is **cast to fp16** to be multiplied by K: 11 bits are left of 24. int8 fits into 16 bits, a "
-    "query does not.",
+    "q is **cast to fp16** to be multiplied by K: 11 bits are left of 24. int8 fits into 16 "
+    "bits, a query does not.",
     ("dot(q, tl.trans(k), no", "dot(q.to(tl.float16), tl.trans(k).to(tl.float16), no"),
 )
 slip(
     "p and V in fp16",
-    "p is **cast to fp16** to be multiplied by V: 11 bits are left of 24, fewer still where v_scale "
-    "is small. int8 fits into 16 bits, p times a scale does not.",
+    "p is **cast to fp16** to be multiplied by V: 11 bits are left of 24, fewer still where "
+    "v_scale is small. int8 fits into 16 bits, p times a scale does not.",
     (WEIGHED, "acc = dot((p * v_scale[None, :]).to(tl.float16), v.to(tl.float16), acc)"),
 )
