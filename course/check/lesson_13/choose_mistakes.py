@@ -109,12 +109,6 @@ slip(
     see=BYTES,
 )
 slip(
-    "the most bytes",
-    "Of the rows that fit, the one with **the most bytes** is chosen. Take the fewest.",
-    (CHOSEN, "max(fits, key=lambda row: (row.bytes_per_token, -row.high), default=None)"),
-    see=BYTES,
-)
-slip(
     "the first that fits",
     "The **first** row that fits is chosen. The table is in no particular order: look at all.",
     (CHOSEN, "(fits or [None])[0]"),
@@ -163,20 +157,19 @@ slip(
 )
 slip(
     "an error where nothing fits",
-    "Where **nothing fits**, it raises an error. Return None. (`min` has a way for that.)",
+    "Where **nothing fits**, it raises an error. Return None.",
     (", default=None", ""),
 )
 slip(
-    "the first of none",
-    "Where **nothing fits**, it takes the first row of an empty list, which is an error. Return "
-    "None.",
-    ("return " + CHOSEN, f"return sorted(fits, {KEY})[0]"),
+    "a row of None",
+    "Where **nothing fits**, it returns a row whose fields are None. Return None itself.",
+    ("default=None", "default=Measured(*[None] * 6)"),
 )
 slip(
-    "None compared",
-    "Where **nothing fits**, it asks None for its bytes or bounds, which is an error. Return None "
-    "before that.",
-    ("return " + CHOSEN, f"best = {CHOSEN}\n    return best if best.high else None"),
+    "an error where nothing fits, though not for an empty table",
+    "An empty table gives None, as it should. Where there are rows and **nothing fits**, it raises "
+    "an error. Return None there, too.",
+    ("return " + CHOSEN, f"return min(fits, {KEY}) if measured else None"),
 )
 slip(
     "an error where there is nothing",
@@ -184,9 +177,9 @@ slip(
     ("return " + CHOSEN, f"measured[0]\n    return {CHOSEN}"),
 )
 slip(
-    "a row of None",
-    "Where **nothing fits**, it returns a row whose fields are None. Return None itself.",
-    ("default=None", "default=Measured(*[None] * 6)"),
+    "an empty list",
+    "Where **nothing fits**, it returns an empty list. Return None.",
+    ("default=None", "default=[]"),
 )
 slip(
     "something where nothing fits",
