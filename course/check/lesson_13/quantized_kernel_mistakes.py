@@ -16,7 +16,7 @@ L_WITH_V_SCALE = (
     "old, l_old = m_log2, l\n"
     f"        {STEP}"
     "        l = l_old * tl.exp2(old - m_log2) + tl.sum(p * v_scale[None, :], 1)\n"
-)  # exact where v_scale is small: what is added up is compared, whatever way it is written
+)  # not l += Σ (p · v_scale - p): where v_scale is small, that loses what it should add
 
 slip(
     "no k_scale",
