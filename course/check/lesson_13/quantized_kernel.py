@@ -263,8 +263,8 @@ slip(
 )
 slip(
     "the split for the row",
-    "The **split's** number is taken for that of the row. Splits divide the keys of each row; which "
-    "row of the batch a program works on, b says.",
+    "The **split's** number is taken for that of the row. Splits divide the keys of each row; "
+    "b says which row of the batch this program works on.",
     ("b * stride_sb", "split * stride_sb"),
     see=SHAPES,
 )
