@@ -273,8 +273,8 @@ slip(
 )
 slip(
     "in TF32",
-    "The numbers are right here. But a **`tl.dot` of fp32 tiles** rounds its inputs to TF32 on a "
-    'GPU, unless it is given input_precision="ieee". `dot` does that.',
+    "On a GPU, a **`tl.dot` of fp32 tiles** rounds its inputs to TF32, unless it is given "
+    'input_precision="ieee". `dot` does that. (No number shows it here.)',
     ("dot(q, tl.trans(k), no_scores)", "tl.dot(q, tl.trans(k))"),
 )
 slip(
