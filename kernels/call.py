@@ -69,7 +69,9 @@ class KernelCall:
 
     kernel: a `@triton.jit` function. grid: programs along each axis. args: name → value for every
     parameter, in parameter order: tensors, numbers, None, NamedTuples of these, and
-    the constexprs as plain values. num_warps, num_stages: as in Triton.
+    the constexprs as plain values. num_warps, num_stages: as in Triton. launch_pdl: it may be put
+    in place before the kernel ahead of it in the stream is done, and waits for that one itself
+    (programmatic dependent launch, sm_90 and later).
     """
 
     kernel: Any
@@ -77,6 +79,7 @@ class KernelCall:
     args: Mapping[str, Any]
     num_warps: int = 4
     num_stages: int = 3
+    launch_pdl: bool = False
 
     def launch(self, device: torch.device) -> Any:
         """Start the kernel on the device of its tensors; does not wait for it.
@@ -98,6 +101,7 @@ class KernelCall:
             num_warps=self.num_warps,
             num_stages=self.num_stages,
             enable_fp_fusion=True,
+            **({"launch_pdl": True} if self.launch_pdl else {}),  # AMD knows no such option
         )
 
 

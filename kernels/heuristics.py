@@ -148,16 +148,13 @@ def choose_decode_launch(
     block_dv = max(16, next_power_of_2(value_dim or head_dim))
     wide = max(block_d, block_dv)
     most = 64 if wide <= 256 else 32  # rows whose acc fits in registers
-    block_m = min(most // 2 if small else most, max(16, next_power_of_2(rows)))
-    if rows == 1 and not tensor_cores:
-        block_m = 1
-    # 16 KiB of K and as much of V per block: three stages keep two such pairs in shared memory,
-    # which fits twice into an SM of an A100. One latent head (MLA) has no V of its own.
+    least = 16 if tensor_cores or rows > 1 else 1
+    block_m = min(most // 2 if small else most, max(least, next_power_of_2(rows)))
+    # 16 KiB of K per block and as much of V: two such pairs in flight fit twice into an A100's SM.
     block_n = max(16, min(128 // max(element_size, 2), 16384 // (wide * element_size)))
     pairs = element_size == 1 and block_m > 1 and (interpreted or (tensor_cores and not small))
     blocks = {"block_d": block_d, "block_dv": block_dv, "block_rest": rest, "pairs": pairs}
     blocks["edge_stages"] = 1 if small else 2  # AMD pipelines through registers
-    large = block_m == 64
     if interpreted:
         block_n = 64 if max_len <= 8192 else 1024
         return Launch(block_m, block_n, num_warps=4, num_stages=3, **blocks)
@@ -169,7 +166,7 @@ def choose_decode_launch(
         block_m, block_n = 16, 16
         warps, stages = 4 if wide < 64 else 8, 2 if wide < 256 else 1
     else:
-        warps, stages = 8 if large else 4, 2 if large or small else 3
+        warps, stages = (8, 2) if block_m == 64 else (4, 2 if small else 3)
     stages += element_size == 1 and stages > 1  # half the bytes per block: one more in flight
     if paged and block_m > 1 and not small:  # Triton spends half the stages on the look-up
         stages = 2 * stages - 1

@@ -186,6 +186,17 @@ def has_small_shared_memory(device: torch.device) -> bool:
 
 
 @cache
+def has_dependent_launch(device: torch.device) -> bool:
+    """Say whether a kernel can be put in place before the one ahead of it is done: from sm_90 on.
+
+    Source: NVIDIA, "CUDA C++ Programming Guide", programmatic dependent launch.
+    """
+    if INTERPRETED or device.type != "cuda" or torch.version.hip is not None:
+        return False
+    return torch.cuda.get_device_capability(device) >= (9, 0)
+
+
+@cache
 def has_e4m3(device: torch.device) -> bool:
     """Say whether kernels read and write float8_e4m3fn there: sm_89 and later, AMD, interpreted.
 

@@ -149,7 +149,8 @@ def source_of(case: CompileCase | LaunchCase, on: Target) -> tuple[Any, dict[str
     if isinstance(case, LaunchCase):
         call = case.make(on)
         source = ASTSource(call.kernel, *specialise(call, on.is_amd))
-        return source, {"num_warps": call.num_warps, "num_stages": call.num_stages}
+        options = {"num_warps": call.num_warps, "num_stages": call.num_stages}
+        return source, options | ({"launch_pdl": True} if call.launch_pdl else {})
     words = {name: kind.split(":") for name, kind in case.signature.items()}
     names = case.kernel.arg_names
     source = ASTSource(

@@ -60,6 +60,11 @@ class Target:
         return self.name if self.is_amd else int(self.name.removeprefix("sm_"))
 
     @property
+    def dependent_launch(self) -> bool:
+        """As in `kernels.runtime.has_dependent_launch`."""
+        return not self.is_amd and self.arch >= 90
+
+    @property
     def device(self) -> Device:
         """Of the GPUs with this architecture, the one whose memory feeds an SM fastest.
 

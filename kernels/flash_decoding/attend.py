@@ -41,8 +41,7 @@ class Block(NamedTuple):
 class Task(NamedTuple):
     """What stays the same while the loop walks over the keys."""
 
-    q: tl.tensor  # (BLOCK_M, BLOCK_D)
-    q_rest: tl.tensor  # (BLOCK_M, BLOCK_REST), the columns after BLOCK_D, if D is larger
+    q: tuple  # (BLOCK_M, BLOCK_D), and (BLOCK_M, BLOCK_REST): the columns from BLOCK_D on
     cache: Cache
     where: Where
     rules: Rules
@@ -57,7 +56,6 @@ def attend_split(
     task,
     start,
     stop,
-    hole,
     D: tl.constexpr,
     DV: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -77,10 +75,12 @@ def attend_split(
 
     Row i may see the places bounds.since[i] … bounds.sees[i] - 1. ONCE: no other program reads
     these keys, so they may leave the L2 (see `load_tile`). MASKED: 0 if every row sees every key
-    and stop - start is a multiple of BLOCK_N; 1 if sees and stop must be checked; 2 if since and
-    first_key must be too, and the blocks from hole[0] to hole[1] are left out.
+    and stop - start is a multiple of BLOCK_N. Otherwise the blocks from whole[0] to whole[1], which
+    are such, are left out; 1: what comes after them, where sees and stop must be checked; 2: what
+    comes before them as well, where since and first_key must be, too.
     """
-    q, cache, where, bounds = task.q, task.cache, task.where, task.bounds
+    q, q_rest = task.q
+    cache, where, bounds = task.cache, task.where, task.bounds
     rules, tile = task.rules, task.tile
     element: tl.constexpr = cache.k_cells.ptr.dtype.element_ty
     m, l, acc, acc_odd = state
@@ -88,12 +88,14 @@ def attend_split(
     v_cells = cache.v_cells
     if cache.v_ptr is not None:  # V lies as K does: one set of offsets
         v_cells = Cells(cache.v_ptr, *cache.k_cells[1:])
-    last = stop
+    last, whole = stop, bounds.whole
+    if MASKED == 1:  # nothing is cut on the left
+        start = whole[1]
     if MASKED == 2:
-        last -= hole[1] - hole[0]
+        last -= whole[1] - whole[0]
     for start_n in tl.range(start, last, BLOCK_N, num_stages=NUM_STAGES):
         if MASKED == 2:
-            start_n += tl.where(start_n < hole[0], 0, hole[1] - hole[0])
+            start_n += tl.where(start_n < whole[0], 0, whole[1] - whole[0])
         offs_n = start_n + tl.arange(0, BLOCK_N)
         exists = None  # (BLOCK_N,): which of these keys exist
         if MASKED:
@@ -105,11 +107,11 @@ def attend_split(
         k = load_tile(cache.k_cells, where, block, exists, 0, D, q.shape[1], ONCE, PAIRS)
         scores = multiply(q, k, element, PAIRS)  # (BLOCK_M, BLOCK_N)
         if q.shape[1] < D:
-            rest: tl.constexpr = task.q_rest.shape[1]
+            rest: tl.constexpr = q_rest.shape[1]
             k_rest = load_tile(
                 cache.k_cells, where, block, exists, q.shape[1], D, rest, ONCE, PAIRS
             )
-            scores += multiply(task.q_rest, k_rest, element, PAIRS)
+            scores += multiply(q_rest, k_rest, element, PAIRS)
         if cache.scales_of_k is not None:
             scores *= load_scales(cache.scales_of_k, where, block, exists)[None, :]
         scale_log2 = task.scale_log2

@@ -62,8 +62,11 @@ def combine_kernel(
     BLOCK_S: tl.constexpr,
     BLOCK_D: tl.constexpr,
     MARKS: tl.constexpr,  # whether lse = +inf may mark a partial without keys
+    PDL: tl.constexpr,
 ) -> None:
     """Merge the partial results of one query row."""
+    if PDL:  # it may have been started early: until stage 1 is done there is nothing to read
+        tl.extra.cuda.gdc_wait()
     row = tl.program_id(0).to(tl.int64)
     offs_d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     mask_d = offs_d < D
@@ -166,6 +169,7 @@ def combine_call(
     first_slot: Tensor | None = None,
     sinks: Tensor | None = None,
     marks: bool = False,
+    pdl: bool = False,
 ) -> KernelCall:
     """Describe the launch of stage 2.
 
@@ -173,7 +177,8 @@ def combine_call(
     (..., D) and lse (...), fp32: where the merged results go. All contiguous. With first_slot
     (B + 1,), int32, S counts the parts of a plan, and the partials are (S, Lq, Hq, D). sinks:
     (Hq,), the last dimension of lse. marks: whether a partial may come from elsewhere, and
-    say by lse = +inf that it saw no key, as flash-attn 2 does.
+    say by lse = +inf that it saw no key, as flash-attn 2 does. pdl: the launch before this one is
+    stage 1, with `pdl` too (`kernels.runtime.has_dependent_launch`).
     """
     D = o.shape[-1]
     tile = choose_tile(o_partial.shape[0] if first_slot is None else None, D, marks)
@@ -192,6 +197,7 @@ def combine_call(
         "BLOCK_S": tile.block_s,
         "BLOCK_D": tile.block_d,
         "MARKS": marks,
+        "PDL": pdl,
     }
     grid = (lse.numel(), -(-D // tile.block_d))
-    return KernelCall(combine_kernel, grid, args, num_warps=tile.num_warps)
+    return KernelCall(combine_kernel, grid, args, num_warps=tile.num_warps, launch_pdl=pdl)

@@ -100,13 +100,6 @@ class Features:
         added = self.mask is not None and self.mask.dtype != torch.bool
         return added or self.softcap is not None or self.alibi_slopes is not None
 
-    def come_in_pairs(self, q: Tensor, k_cache: Tensor, v_cache: Tensor | None) -> bool:
-        """Whether eight-bit caches can be read two columns at a time (`eight_bits`)."""
-        caches = (k_cache,) if v_cache is None else (k_cache, v_cache)
-        if q.element_size() != 2 or any(x.data_ptr() % 16 for x in caches):
-            return False
-        return all(n % 2 == 0 for x in caches for n in (*x.stride()[:3], x.shape[3]))
-
     def capacity(self, k_cache: Tensor) -> int:
         """Return how many keys a row of k_cache (B or pages, Lk or page size, Hkv, D) can have."""
         pages = 1 if self.block_table is None else self.block_table.shape[1]
@@ -159,6 +152,17 @@ class Features:
         elif v_cache is not None:
             v_cells = Cells(v_cache, *v_cache.stride()[:3])
         return Cache(Cells(k_cache, *k_cache.stride()[:3]), v_cells, v_ptr, k_scales, v_scales)
+
+    def arguments(
+        self, k_cache: Tensor, v_cache: Tensor | None, causal: bool, items: Tensor | None
+    ) -> dict[str, NamedTuple]:
+        """Return what the kernel gets about the features, in the order of its parameters."""
+        return {
+            "cache": self.cache(k_cache, v_cache),
+            "head_scales": self.head_scales(),
+            "rows": self.rows(items),
+            "rules": self.rules(causal, self.capacity(k_cache)),
+        }
 
     def head_scales(self) -> HeadScales:
         """Return the scales that apply to a whole row, head or tensor."""
@@ -221,6 +225,14 @@ class Splits:
                 f"plan must be made for this call, {wanted}; got one for {made_for} "
                 "(left: of the window, padded: with cache_leftpad)"
             )
+
+
+def come_in_pairs(q: Tensor, k_cache: Tensor, v_cache: Tensor | None) -> bool:
+    """Say whether caches of eight bits can be read two columns at a time (`eight_bits`)."""
+    caches = (k_cache,) if v_cache is None else (k_cache, v_cache)
+    if q.element_size() != 2 or any(x.data_ptr() % 16 for x in caches):
+        return False
+    return all(n % 2 == 0 for x in caches for n in (*x.stride()[:3], x.shape[3]))
 
 
 def _row_stride(x: Tensor | None, ndim: int) -> int | None:

@@ -28,7 +28,12 @@ from kernels.flash_decoding.checks import (
 )
 from kernels.flash_decoding.features import Features, Splits
 from kernels.heuristics import Launch, choose_decode
-from kernels.runtime import INTERPRETED, has_small_shared_memory, has_tensor_cores
+from kernels.runtime import (
+    INTERPRETED,
+    has_dependent_launch,
+    has_small_shared_memory,
+    has_tensor_cores,
+)
 from kernels.runtime import num_sms as sms_of
 
 
@@ -217,6 +222,7 @@ def _launch(
     shape = partials_shape(q, features, splits, choice.parts)
     if shape is not None:
         partials = _partials(shape, v_cache.shape[3], workspace, q.device)
+    pdl = partials is not out and has_dependent_launch(q.device)
     split_call, combine_call = _stages()
     split = split_call(
         q,
@@ -230,11 +236,12 @@ def _launch(
         launch=choice.launch,
         split_blocks=choice.split_blocks,
         items=items,
+        pdl=pdl,
     )
     launched = [(split, split.launch(q.device))]
     if partials is out:
         return launched, out
-    combine = combine_call(*partials, *out, first_slot=first_slot, sinks=features.sinks)
+    combine = combine_call(*partials, *out, first_slot=first_slot, sinks=features.sinks, pdl=pdl)
     return [*launched, (combine, combine.launch(q.device))], (*out, *partials)
 
 

@@ -49,6 +49,7 @@ class Bounds(NamedTuple):
     first_key: tl.tensor  # the least of since
     since: tl.tensor  # (BLOCK_M,): row i sees no place before since[i]
     sees: tl.tensor  # (BLOCK_M,): nor any from sees[i] on
+    whole: tuple  # (from, to): whole blocks, of which every row sees every key
 
 
 @triton.jit
@@ -67,12 +68,13 @@ def scaled(x, scale, b, kv_head, has_keys) -> tl.tensor:
 
 
 @triton.jit
-def prepare(q, q_rest, scale_log2, PAIRS: tl.constexpr) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+def prepare(q_tiles, scale_log2, PAIRS: tl.constexpr) -> tuple[tuple, tl.tensor]:
     """Return the queries, and a scale above 0 for each row, (BLOCK_M,): with it, the same scores.
 
     The loop looks for the largest q·k before it multiplies. So the sign of the scale goes to the
     queries, and where it is 0 they become 0. PAIRS: they become fp16, see `eight_bits`.
     """
+    q, q_rest = q_tiles
     sign = tl.where(scale_log2 > 0.0, 1.0, tl.where(scale_log2 < 0.0, -1.0, 0.0))
     q, q_rest = round_to(to_fp32(q) * sign, q.dtype), round_to(to_fp32(q_rest) * sign, q.dtype)
     scale_log2 = tl.where(scale_log2 == 0.0, 1.0, tl.abs(scale_log2))
@@ -80,7 +82,7 @@ def prepare(q, q_rest, scale_log2, PAIRS: tl.constexpr) -> tuple[tl.tensor, tl.t
     if PAIRS and q.dtype != tl.float16:
         up, down = powers_of_2(q, q_rest)
         q, q_rest, scales = scale_to_fp16(q, up), scale_to_fp16(q_rest, up), scales * down
-    return q, q_rest, scales
+    return (q, q_rest), scales
 
 
 @triton.jit
@@ -109,18 +111,55 @@ def row_cells(rows, b, kv_head) -> Where:
 
 @triton.jit
 def load_queries(
-    q, b, query, head, mask_m, FIRST: tl.constexpr, D: tl.constexpr, BLOCK_D
-) -> tl.tensor:
-    """Load columns FIRST … of the rows (query, head) of a tile: (BLOCK_M, BLOCK_D)."""
-    offs_d = FIRST + tl.arange(0, BLOCK_D)[None, :]
+    q, b, query, head, mask_m, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_REST: tl.constexpr
+) -> tuple[tl.tensor, tl.tensor]:
+    """Load the rows (query, head) of a tile: (BLOCK_M, BLOCK_D), and (BLOCK_M, BLOCK_REST).
+
+    The rest are the columns from BLOCK_D on, where D is too far above a power of two to be rounded
+    up cheaply; the first tile again where there are none.
+    """
     offs_m = query.to(tl.int64) * q.stride_n + head.to(tl.int64) * q.stride_h
-    q_ptrs = q.ptr + b * q.stride_b + offs_m[:, None] + offs_d
-    return tl.load(q_ptrs, mask=mask_m[:, None] & (offs_d < D), other=0.0)
+    q_ptrs = q.ptr + b * q.stride_b + offs_m[:, None]
+    offs_d = tl.arange(0, BLOCK_D)[None, :]
+    tile = tl.load(q_ptrs + offs_d, mask=mask_m[:, None] & (offs_d < D), other=0.0)
+    rest = tile
+    if D > BLOCK_D:
+        offs_d = BLOCK_D + tl.arange(0, BLOCK_REST)[None, :]
+        rest = tl.load(q_ptrs + offs_d, mask=mask_m[:, None] & (offs_d < D), other=0.0)
+    return tile, rest
 
 
 @triton.jit
-def narrow(rows, rules, sees, whole, first_key, position, length, Lq) -> tuple[Bounds, tuple]:
-    """Apply window, padding and mask to what each row sees; return bounds and whole.
+def reach(
+    rows,
+    rules,
+    query,
+    keys,
+    first_key,
+    length,
+    Lq,
+    CAUSAL: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+) -> tuple:
+    """Return what the rows may see of keys = (start, stop), and their queries' places.
+
+    Bottom-right: the last query sees the last key.
+    """
+    start, stop = keys
+    position = length - Lq + query
+    sees = tl.zeros_like(position) + length
+    if CAUSAL:
+        sees = position + 1
+    whole = (start, tl.minimum(tl.min(sees), stop))
+    since, sees, whole = narrow(rows, rules, sees, whole, first_key, position, length, Lq)
+    begin = tl.minimum(tl.cdiv(whole[0], BLOCK_N) * BLOCK_N, stop)
+    end = begin + tl.maximum(whole[1] - begin, 0) // BLOCK_N * BLOCK_N
+    return Bounds(first_key, since, sees, (begin, end)), position
+
+
+@triton.jit
+def narrow(rows, rules, sees, whole, first_key, position, length, Lq) -> tuple:
+    """Apply window, padding and mask to what each row sees; return since, sees and whole.
 
     sees (BLOCK_M,): row i sees no place from sees[i] on. whole = (from, to): places that every row
     is certain to see.
@@ -137,7 +176,7 @@ def narrow(rows, rules, sees, whole, first_key, position, length, Lq) -> tuple[B
         seen_to = tl.minimum(seen_to, length - Lq + rules.right + 1)
     if rules.mask_ptr is not None:
         seen_to = tl.minimum(seen_to, length - Lq)
-    return Bounds(first_key, since, sees), (seen_from, seen_to)
+    return since, sees, (seen_from, seen_to)
 
 
 class TileRules(NamedTuple):

@@ -34,11 +34,11 @@ from torch import Tensor
 
 from kernels.call import Cells, KernelCall
 from kernels.flash_decoding.attend import Task, attend_split
-from kernels.flash_decoding.features import Features
+from kernels.flash_decoding.features import Features, come_in_pairs
 from kernels.flash_decoding.rows import (
     load_queries,
-    narrow,
     prepare,
+    reach,
     row_cells,
     row_range,
     rules_of_tile,
@@ -91,6 +91,7 @@ def split_kernel(
     ONCE: tl.constexpr,
     BENDS: tl.constexpr,
     PAIRS: tl.constexpr,
+    PDL: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -123,47 +124,37 @@ def split_kernel(
     offs_m = m_tile * BLOCK_M + tl.arange(0, BLOCK_M)
     query, head = offs_m // G, kv_head * G + offs_m % G
     mask_m = query < Lq
-    q_tile = load_queries(q, b, query, head, mask_m, 0, D, BLOCK_D)  # (BLOCK_M, BLOCK_D)
-    q_rest = q_tile
-    if D > BLOCK_D:  # too far above a power of two to be rounded up cheaply
-        q_rest = load_queries(q, b, query, head, mask_m, BLOCK_D, D, BLOCK_REST)
+    q_tiles = load_queries(q, b, query, head, mask_m, D, BLOCK_D, BLOCK_REST)
 
     # 3. How far they see. Bottom-right: the last query sees the last key.
-    position = length - Lq + query
-    sees = tl.zeros((BLOCK_M,), tl.int32) + length
-    if CAUSAL:
-        sees = position + 1
-    whole = (start, tl.minimum(tl.min(sees), stop))
-    bounds, whole = narrow(rows, rules, sees, whole, first_key, position, length, Lq)
+    bounds, position = reach(
+        rows, rules, query, (start, stop), first_key, length, Lq, CAUSAL, BLOCK_N
+    )
     tile = rules_of_tile(rules, b, query, head, mask_m, position, length - Lq, Lq)
-    begin = tl.minimum(tl.cdiv(whole[0], BLOCK_N) * BLOCK_N, stop)
-    end = begin + tl.maximum(whole[1] - begin, 0) // BLOCK_N * BLOCK_N
+    if PDL:  # every program runs: the merge may be put in place, and wait there
+        tl.extra.cuda.gdc_launch_dependents()
 
     # 4. Blocks that all rows see in full: no masks. Then those cut by an end or the diagonal.
     scale_log2 = scaled(scale_log2, head_scales.of_k, b, kv_head, first_key < length)
-    q_tile, q_rest, scale_log2 = prepare(q_tile, q_rest, scale_log2, PAIRS)
-    task = Task(q_tile, q_rest, cache, row_cells(rows, b, kv_head), rules, tile, scale_log2, bounds)
+    q_tiles, scale_log2 = prepare(q_tiles, scale_log2, PAIRS)
+    task = Task(q_tiles, cache, row_cells(rows, b, kv_head), rules, tile, scale_log2, bounds)
     acc = tl.zeros((BLOCK_M, BLOCK_DV // 2 if PAIRS else BLOCK_DV), tl.float32)
     m = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     state = (m, tl.zeros((BLOCK_M, BLOCK_N), tl.float32), acc, acc if PAIRS else m)
     state = attend_split(
-        state, task, begin, end, None, D, DV, BLOCK_N, PAGE, ONCE, BENDS, PAIRS, NUM_STAGES, 0
+        state, task, *bounds.whole, D, DV, BLOCK_N, PAGE, ONCE, BENDS, PAIRS, NUM_STAGES, MASKED=0
     )
-    first, hole = end, None
     EDGES: tl.constexpr = 1 if rules.left is None and rows.leftpad_ptr is None else 2
-    if EDGES == 2:  # some are cut by a window or padding
-        first, hole = start, (begin, end)
     state = attend_split(
-        state, task, first, stop, hole, D, DV, BLOCK_N, PAGE, ONCE, BENDS, PAIRS, EDGE_STAGES, EDGES
+        state, task, start, stop, D, DV, BLOCK_N, PAGE, ONCE, BENDS, PAIRS, EDGE_STAGES, EDGES
     )
+
+    # 5. A normalised partial and its lse; a split that saw no key writes (0, -inf).
     m, l, acc, odd = state
     if PAIRS:
         acc = tl.reshape(tl.join(acc, odd), (BLOCK_M, BLOCK_DV))
-
-    # 5. A normalised partial and its lse; a split that saw no key writes (0, -inf).
-    m_log2 = m if BENDS else m * scale_log2
     acc = scaled(acc, head_scales.of_v, b, kv_head, first_key < length)
-    o, lse = finalize(m_log2, tl.sum(l, 1), acc)
+    o, lse = finalize(m if BENDS else m * scale_log2, tl.sum(l, 1), acc)
     row = (part * Lq + query) * Hq + head  # int64, like part
     offs_d = tl.arange(0, BLOCK_DV)[None, :]
     o_ptrs = o_ptr + row[:, None] * DV + offs_d
@@ -185,22 +176,21 @@ def split_call(
     launch: Launch,
     split_blocks: int | None = None,
     items: Tensor | None = None,
+    pdl: bool = False,
 ) -> KernelCall:
     """Describe the launch of stage 1; the arguments are those of `flash_decode`, checked by it.
 
     v_cache: None where the values are the first columns of the keys. o (parts, B, Lq, Hq, Dv) and
     lse (parts, B, Lq, Hq): fp32 partial results, normalised over each split, lse in natural logs;
-    with a plan (parts, Lq, Hq, Dv). A single split is the answer: its o has the dtype of q.
+    with a plan (parts, Lq, Hq, Dv). A single split is the answer: its o has the dtype of q. pdl:
+    stage 2 is launched right after it, with `pdl` too.
     """
     (B, Lq, Hq, D), Hkv = q.shape, k_cache.shape[2]
     programs = Hkv * -(-(Lq * Hq // Hkv) // launch.block_m)  # triton.cdiv takes a microsecond
     grid = (num_splits, programs, B) if items is None else (len(items) * programs,)
     args = {
         "q": Cells(q, *q.stride()[:3]),
-        "cache": features.cache(k_cache, v_cache),
-        "head_scales": features.head_scales(),
-        "rows": features.rows(items),
-        "rules": features.rules(causal, features.capacity(k_cache)),
+        **features.arguments(k_cache, v_cache, causal, items),
         "o_ptr": o,
         "lse_ptr": lse,
         "scale_log2": scale * LOG2_E,
@@ -215,7 +205,7 @@ def split_call(
         "PAGE": None if features.block_table is None else k_cache.shape[1],
         "ONCE": programs == Hkv,  # else other tiles of query rows read the same keys
         "BENDS": features.bends,
-        "PAIRS": launch.pairs and features.come_in_pairs(q, k_cache, v_cache),
-        **launch.constexprs(),
-    }
+        "PAIRS": launch.pairs and come_in_pairs(q, k_cache, v_cache),
+        "PDL": pdl,
+    } | launch.constexprs()
     return KernelCall(split_kernel, grid, args, launch.num_warps)

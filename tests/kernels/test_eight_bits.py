@@ -8,7 +8,7 @@ import torch
 
 from kernels.flash_decoding import eight_bits
 from kernels.flash_decoding.eight_bits import powers_of_2, scale_to_fp16, unpack
-from kernels.flash_decoding.features import Features
+from kernels.flash_decoding.features import come_in_pairs
 from kernels.runtime import device
 
 # isort: split
@@ -166,9 +166,8 @@ def test_odd_strides_and_addresses_are_read_one_by_one():
     q = torch.empty(1, 1, 2, 16, dtype=torch.float16)
     k = torch.empty(1, 8, 2, 16, dtype=torch.int8)
     wide, shifted = torch.empty(1, 8, 2, 17, dtype=torch.int8), torch.empty(273, dtype=torch.int8)
-    none = Features()
-    assert none.come_in_pairs(q, k, k) and none.come_in_pairs(q, k, None)
-    assert not none.come_in_pairs(q.float(), k, k)
-    assert not none.come_in_pairs(q, wide, wide)
+    assert come_in_pairs(q, k, k) and come_in_pairs(q, k, None)
+    assert not come_in_pairs(q.float(), k, k)
+    assert not come_in_pairs(q, wide, wide)
     for odd in (wide[..., :16], shifted[1:257].view(1, 8, 2, 16)):
-        assert not none.come_in_pairs(q, odd, k) and not none.come_in_pairs(q, k, odd)
+        assert not come_in_pairs(q, odd, k) and not come_in_pairs(q, k, odd)

@@ -155,8 +155,7 @@ def _split(shape: Shape, given: dict[str, object], target: Target) -> KernelCall
         pages = -(-LK // shape.page)
         rows = (B * pages, shape.page)
         indices["block_table"] = meta(B, pages, dtype=torch.int32)
-    given = dict(given)
-    if given.pop("cache_leftpad", None):
+    if (given := dict(given)).pop("cache_leftpad", None):
         indices["cache_leftpad"] = meta(B, dtype=torch.int32)
     shapes = {name: wish for name, wish in given.items() if isinstance(wish, tuple)}
     token = (*rows, Hkv)
@@ -185,6 +184,7 @@ def _split(shape: Shape, given: dict[str, object], target: Target) -> KernelCall
         scale=shape.D**-0.5,
         launch=launch,
         items=meta(64, 4, dtype=torch.int32) if shape.plan else None,
+        pdl=target.dependent_launch,
     )
 
 
@@ -208,4 +208,5 @@ def _combine(dtype: str, D: int, name: str, splits: int, target: Target) -> Kern
         first_slot=first_slot if planned else None,
         sinks=meta(64) if planned else None,
         marks=name == "marks",
+        pdl=target.dependent_launch and name != "marks",  # marks: `merge_states`, with no stage 1
     )
