@@ -17,7 +17,7 @@ rows are ordered by query: row r is query r // G, head r % G of the group.
                             q₀h₀ q₀h₁ q₀h₂ q₀h₃ q₁h₀ q₁h₁ q₁h₂ q₁h₃  padding, never stored
 
 More than 64 rows take more tiles (m_tiles). A single row is padded too, where there are tensor
-cores: 15 idle rows cost them nothing, and sums over K would cost everyone else (`multiply`).
+cores: 15 idle rows cost nothing there, and sums without them take seven times the instructions.
 
 Splits are made of whole blocks of BLOCK_N keys, computed from the row's own length on the device:
 ⌈⌈length / BLOCK_N⌉ / num_splits⌉ blocks each, or SPLIT_BLOCKS, which makes the bits of a row
