@@ -141,7 +141,8 @@ def _case(
 def _tile(call: KernelCall) -> int:
     """Bytes of K and V in a block of keys; a latent head has no V of its own."""
     args, cache = call.args, call.args["cache"]
-    columns = args["D"] + (0 if cache.v_cells is None else args["DV"])
+    latent = cache.v_cells is None and cache.v_ptr is None
+    columns = args["D"] + (0 if latent else args["DV"])
     return args["BLOCK_N"] * columns * cache.k_cells.ptr.element_size()
 
 
