@@ -40,8 +40,9 @@ def parser() -> argparse.ArgumentParser:
             continue
         where = "folder" if name == "all" else "file"
         one.add_argument("--out", help=f"{where} for the JSON (default: in benchmarks/results/)")
-        if name == "host":
+        if name in ("host", "peers_static"):
             one.add_argument("--before", metavar="COMMIT", help="the earlier build")
+        if name == "host":
             one.add_argument("--wheels", metavar="FOLDER", help="where peers' wheels are, or go")
         if name in RECORDED:
             continue

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from benchmarks.builds import build_of
 from benchmarks.host_peers import HKV, HQ, LK, PAGE, PEERS, B, D
 from benchmarks.machine import code_digest
 from benchmarks.protocol import RESULTS, median_ratio, save
@@ -80,16 +81,6 @@ class Contestant:
         """End the process."""
         self.process.stdin.close()
         self.process.wait(30)
-
-
-def build_of(commit: str, folder: Path) -> Path:
-    """Write `kernels/` as it was at a commit into a folder, and return that."""
-    folder.mkdir()
-    archive = ["git", "archive", "--format=zip", f"--output={folder}.zip", commit, "kernels"]
-    subprocess.run(archive, cwd=ROOT, check=True, capture_output=True, text=True)
-    with zipfile.ZipFile(f"{folder}.zip") as file:
-        file.extractall(folder)
-    return folder
 
 
 def unpacked(peer: str, wheels: Path, folder: Path) -> tuple[Path, str]:

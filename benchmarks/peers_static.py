@@ -2,7 +2,10 @@
 
 Nothing runs, so any machine gives the same table.
 
-    python -m benchmarks peers_static [--quick] [--out FILE]
+    python -m benchmarks peers_static [--quick] [--before COMMIT] [--out FILE]
+
+An earlier build of ours is compiled and counted as well: the last one before the decode kernel was
+made cheaper, or another whose compile report counts.
 
 The sources of each peer come from its wheel, which is downloaded to a temporary folder and deleted
 afterwards. `benchmarks.static_launch` compiles them through their own launchers, with the Triton
@@ -24,6 +27,7 @@ from typing import Any
 from zipfile import ZipFile
 
 from benchmarks import static_nvcc
+from benchmarks.builds import build_of
 from benchmarks.machine import ROOT
 from benchmarks.protocol import RESULTS, save
 from kernels.compile_report import run
@@ -31,6 +35,7 @@ from kernels.compile_report.counts import LINE
 from kernels.compile_report.targets import target as find_target
 
 TARGETS = ("sm_90", "sm_80")
+BEFORE = "5e322c3"  # the last commit whose decode kernel took 364 instructions a tile
 OURS = {
     "bf16, G 8": "split bf16 D=128 G=8 Lq=1",
     "bf16, G 8, pages of 64": "split bf16 D=128 G=8 Lq=1 pages of 64",
@@ -71,11 +76,37 @@ PROTOCOL = (
 
 def ours() -> Iterator[dict[str, Any]]:
     """Our rows: those of the compile report."""
-    for case, name in OURS.items():
-        for row in run(name, TARGETS):
-            if not row.failure:
-                counted = {field: getattr(row, field) for field in FIELDS}
-                yield {"peer": "ours", "case": case, "target": row.target, **counted}
+    for name in OURS.values():
+        yield from (_counted(row.as_dict()) for row in run(name, TARGETS) if not row.failure)
+
+
+def earlier(commit: str, folder: Path) -> Iterator[dict[str, Any]]:
+    """The same rows of an earlier build of ours, or one that says why there are none."""
+    label = {"peer": f"ours at {commit}"}
+    try:
+        root = build_of(commit, folder)
+    except (OSError, subprocess.CalledProcessError) as error:
+        why = f"no build of it: {getattr(error, 'stderr', '') or error}".strip()
+        yield label | {"case": "", "target": "", "missing": why}
+        return
+    names = f": ({'|'.join(OURS.values())})$"
+    command = [sys.executable, "-m", "kernels.compile_report", "--json", "--kernel", names]
+    env = os.environ | {"TRITON_INTERPRET": "0", "PYTHONPATH": str(root)}
+    arch = ("--arch", *TARGETS)
+    done = subprocess.run([*command, *arch], cwd=root, env=env, capture_output=True, text=True)
+    rows = json.loads(done.stdout) if done.stdout else []
+    if not all("tile_instructions" in row for row in rows) or not rows:
+        why = "its compile report counts no tiles" if rows else done.stderr.strip()[-200:]
+        yield label | {"case": "", "target": "", "missing": why}
+        return
+    yield from (_counted(row) | label for row in rows if not row["failure"])
+
+
+def _counted(row: dict[str, Any]) -> dict[str, Any]:
+    """One line of the table from a line of the compile report."""
+    case = next(case for case, name in OURS.items() if name == row["name"])
+    line = {"peer": "ours", "case": case, "target": f"sm_{row['arch']}"}
+    return line | {field: row[field] for field in FIELDS}
 
 
 def theirs(package: str, folder: Path) -> tuple[str, list[dict[str, Any]]]:
@@ -110,7 +141,7 @@ def _compiled(package: str, folder: Path, target: str) -> list[dict[str, Any]]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as text, then what is missing and why."""
-    head = f"{'':14} {'case':36} {'target':7} {'regs':>5} {'warps':>6} {'per SM':>7} {'tile':>7} "
+    head = f"{'':16} {'case':36} {'target':7} {'regs':>5} {'warps':>6} {'per SM':>7} {'tile':>7} "
     lines = [f"{head}{'instr':>6} {'a line':>7} {'issue':>7}  {'pipe':14} {'KV in flight':>12}"]
     for row in rows:
         if "missing" in row:
@@ -119,7 +150,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         line = count * row["num_warps"] * LINE / row["tile_bytes"]
         pipe = f"{100 * row['pipe_share']:.0f} % {row['pipe']}"
         lines.append(
-            f"{row['peer']:14} {row['case']:36} {row['target']:7} {row['registers']:5} "
+            f"{row['peer']:16} {row['case']:36} {row['target']:7} {row['registers']:5} "
             f"{row['num_warps']:6} {row['resident_blocks']:7} {row['tile_bytes']:7} "
             f"{count:6} {line:7.1f} {100 * row['issue_share']:5.0f} %  {pipe:14} "
             f"{row['bytes_in_flight'] // 1024:8} KiB"
@@ -139,6 +170,8 @@ def main(options: Namespace) -> None:
     rows = [*ours()]
     versions = {"triton": version("triton"), "nvcc": static_nvcc.nvcc_version()}
     with tempfile.TemporaryDirectory() as folder:
+        if not options.quick:
+            rows += earlier(options.before or BEFORE, Path(folder, "before"))
         for package in () if options.quick else WHEELS:
             found, counted = theirs(package, Path(folder))
             versions[package] = found or "missing"

@@ -21,7 +21,7 @@ and its assumptions:
 1. K and V are read once, from memory and not from the L2 cache; q is read and partial results are
    written once.
 2. A good kernel reaches `device.reachable` of a datasheet's bandwidth, 90 %, and all of its peak,
-   counted for the rows of a tile with their padding; a single row does not use tensor cores.
+   counted for the rows of a tile with their padding: one row is padded, too, for tensor cores.
 3. A wave of programs starts when the previous one is done, and every split is as long as the
    longest, which has whole blocks of keys. Programs are dealt out to SMs in turn, and an SM draws
    no more than its share of bandwidth and arithmetic, so that a wave takes as long as its fullest
@@ -136,7 +136,7 @@ def explain(
         kv_bytes=batch * keys * heads[1] * choice.columns * DTYPES[kv_dtype].itemsize,
         other_bytes=rows * ((head_dim + value_dim) * DTYPES[dtype].itemsize + 4) + 4 * pages,
         **_cut(choice, keys, rows, batch * heads[1], head_dim, value_dim),
-        peak_tflops=_peak(device, fast and choice.launch.block_m > 1),
+        peak_tflops=_peak(device, fast),
         **_of_the_kernel(choice, head_dim, kv_dtype, page_size, device),
     )
 

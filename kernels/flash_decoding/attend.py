@@ -67,11 +67,13 @@ def attend_split(
     PAIRS: tl.constexpr,
     NUM_STAGES: tl.constexpr,
     MASKED: tl.constexpr,
-) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
-    """Carry state = (m, l, acc) over the keys from start to stop, a block at a time.
+) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
+    """Carry state = (m, l, acc, acc_odd) over the keys from start to stop, a block at a time.
 
-    l (BLOCK_M, BLOCK_N) is summed over its columns only after the last block. m: largest score so
-    far; `task.scale_log2` times it is in base 2, unless BENDS, where scores are already.
+    m: the largest score so far; `task.scale_log2` times it is in base 2, unless BENDS (a rule
+    changes scores), where it is already. l (BLOCK_M, BLOCK_N): summed over its columns only after
+    the last block. PAIRS: K and V are read two columns at a time (`eight_bits`), and acc has the
+    even columns of the output, acc_odd the odd ones; otherwise acc has all of them.
 
     Row i may see the places bounds.since[i] … bounds.sees[i] - 1. ONCE: no other program reads
     these keys, so they may leave the L2 (see `load_tile`). MASKED: 0 if every row sees every key
@@ -116,7 +118,7 @@ def attend_split(
         if MASKED:
             scores = hide(scores, rules, tile, offs_n, bounds, MASKED)
         m, alpha, p = softmax_weights(m, scores, scale_log2)
-        l = l * alpha[:, None] + p  # summed over the keys once, after the last block
+        l = l * alpha[:, None] + p
         acc *= alpha[:, None]
         if PAIRS:
             acc_odd *= alpha[:, None]
@@ -168,11 +170,11 @@ def locate(
 
 @triton.jit
 def starts(cells, where, block, COLUMNS: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
-    """Return pointers to the first element of each key: one to add to, and offsets (BLOCK_N,).
+    """Return where the keys of a block begin, in elements: a scalar, plus one number for each.
 
-    Where one row holds the whole block, the pointer is a scalar, moved on from block to block, and
-    the offsets stay the same: the loop does not compute them again. That takes registers, which
-    tiles of over 256 columns do not have. All in int64: a cache may pass 2^31 elements.
+    Where one row holds the whole block, the scalar moves on from block to block, and the numbers
+    stay the same, so that the loop does not compute them again. That takes registers, which tiles
+    of over 256 columns do not have. All in int64: a cache may pass 2^31 elements.
     """
     base = where.kv_head.to(tl.int64) * cells.stride_h
     row = block.row.to(tl.int64) * cells.stride_b

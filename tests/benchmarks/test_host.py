@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from benchmarks.host import Contestant, build_of, rows_of, table
+from benchmarks.builds import build_of
+from benchmarks.host import Contestant, rows_of, table
 from benchmarks.host_peers import PEERS, load
 
 pytest.importorskip("triton")

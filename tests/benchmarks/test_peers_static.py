@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import peers_static as module
 from benchmarks import protocol, static_nvcc
-from benchmarks.peers_static import _compiled, table, theirs
+from benchmarks.peers_static import _compiled, earlier, table, theirs
 from kernels import compile_report
 from kernels.compile_report.targets import target
 
@@ -41,6 +41,7 @@ def record():
 def test_the_record_says_what_it_counted(record):
     assert record["protocol"] == module.PROTOCOL
     assert {"triton", "nvcc", *module.WHEELS} == set(record["versions"])
+    assert any(row["peer"] == f"ours at {module.BEFORE}" for row in record["rows"])
     done = [row for row in record["rows"] if "missing" not in row]
     assert {row["target"] for row in done} == set(module.TARGETS)
     for row in done:
@@ -55,6 +56,27 @@ def test_ours_are_in_it_as_they_were_when_it_was_made(record):
     whole = {(case, on) for case in module.OURS for on in module.TARGETS}
     assert found == whole - {("e4m3, G 8", "sm_80")}  # no instruction converts it there
     assert all(compile_report.cases(name)[0].name == name for name in module.OURS.values())
+
+
+def test_an_earlier_build_that_cannot_be_had_is_a_row(tmp_path):
+    (row,) = earlier("0" * 40, tmp_path / "before")
+    assert row["peer"] == f"ours at {'0' * 40}" and row["missing"].startswith("no build of it")
+
+
+def test_an_earlier_build_is_counted_by_its_own_report(tmp_path, monkeypatch):
+    """Its kernels, not today's: a report that prints one row stands for them."""
+    report = tmp_path / "made" / "kernels" / "compile_report"
+    report.mkdir(parents=True)
+    field = dict.fromkeys(module.FIELDS, 7)
+    row = field | {"name": "split bf16 D=128 G=1 Lq=1", "arch": 80, "failure": ""}
+    (report / "__init__.py").touch()
+    (report / "__main__.py").write_text(f"import json\nprint(json.dumps([{row!r}]))")
+    monkeypatch.setattr(module, "build_of", lambda commit, folder: tmp_path / "made")
+    (found,) = earlier("abc", tmp_path)
+    assert found == field | {"peer": "ours at abc", "case": "bf16, G 1", "target": "sm_80"}
+    (report / "__main__.py").write_text("print('[{}]')")
+    (found,) = earlier("abc", tmp_path)
+    assert found["missing"] == "its compile report counts no tiles"
 
 
 def test_a_launcher_compiles_and_launches_nothing(tmp_path):

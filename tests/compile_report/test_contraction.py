@@ -1,5 +1,7 @@
 """kernels.compile_report.contraction: a rounding error that is added twice shows in PTX alone."""
 
+import re
+
 import pytest
 
 from kernels import compile_report
@@ -53,7 +55,11 @@ SOURCE = """
 import triton
 import triton.language as tl
 from kernels.compile_report import CompileCase
-from kernels.primitives import product
+
+@triton.jit
+def product(a, b):
+    rounded = a * b
+    return rounded, tl.fma(a, b, -rounded)
 
 @triton.jit
 def weights_kernel(x_ptr, p_ptr, scale, ruler, n, HOW: tl.constexpr):
@@ -84,3 +90,41 @@ def test_in_kernels_that_are_compiled():
     found = {row.name: compensated_twice(row.ptx) for row in compile_report.run(SOURCE, arch=90)}
     assert found["once"] == found["never"] == []
     assert found["twice"] and all("fma.rn.f32" in line for line in found["twice"])
+
+
+# ---- The decode kernel ----------------------------------------------------------------------
+
+
+def fed_to_exp2(ptx):
+    """For each exp2 of a kernel, how its argument was made: "mul(sub)", "fma", …"""
+    pattern = r"^\s*(?:@\S+\s+)?([a-z0-9_.]+)\s+(%\w+),\s*([^;]+);"
+    made = {out: (op.split(".")[0], args) for op, out, args in re.findall(pattern, ptx, re.M)}
+    found = []
+    for name in re.findall(r"\bex2\.approx\S*\s+%\w+, (%\w+)", ptx):
+        op, args = made[name]
+        inner = {made.get(arg.strip(), ("",))[0] for arg in args.split(",")}
+        found.append(f"{op}(sub)" if "sub" in inner else op)
+    return found
+
+
+def test_weights_are_of_differences_taken_before_the_scale():
+    """(s - m) · scale cannot be contracted: near |s| = 200 a weight is as exact as near 0."""
+    names = (
+        "split bf16 D=128 G=8 Lq=1",
+        "split bf16 D=128 G=8 Lq=1 pages of 16",
+        "split bf16 int8 D=128 G=8 Lq=1 scale a head",
+        "split bf16 D=128 G=8 Lq=1 window",
+    )
+    rows = compile_report.run(f": ({'|'.join(names)})$", arch=(80, 90))
+    assert len(rows) == 2 * len(names)
+    for row in rows:
+        assert compensated_twice(row.ptx) == []
+        made = fed_to_exp2(row.ptx)
+        assert len(made) >= 20 and set(made) == {"mul(sub)"}, row.name
+
+
+def test_a_contracted_difference_is_seen():
+    """So the test above says something."""
+    fused = "mul.f32 %t, %x, %c;\n fma.rn.f32 %d, %x, %c, %n;\n ex2.approx.ftz.f32 %p, %d;"
+    apart = "sub.f32 %t, %x, %m;\n mul.f32 %d, %t, %c;\n ex2.approx.ftz.f32 %p, %d;"
+    assert fed_to_exp2(fused) == ["fma"] and fed_to_exp2(apart) == ["mul(sub)"]

@@ -58,12 +58,20 @@ def test_many_queries_without_tensor_cores_are_bound_by_arithmetic():
     assert said.operations == 2 * 8 * 8 * 32 * 65536 * 2 * 128  # QKᵀ and PV; no padding here
 
 
-def test_a_padded_tile_counts_and_a_single_row_has_no_tensor_cores():
-    assert say(heads=(24, 8)).operations == say(heads=(128, 8)).operations  # 3 rows become 16
-    single = say(heads=(8, 8))
-    assert single.peak_tflops == say(dtype="fp32").peak_tflops == H100.fp32_tflops
-    assert say().peak_tflops == H100.tensor_tflops
-    assert say(device="T4").peak_tflops == Device.named("T4").fp32_tflops
+def test_a_padded_tile_counts():
+    sixteen = say(heads=(128, 8))
+    for heads in (8, 24):  # 1 row, or 3, become 16
+        padded = say(heads=(heads, 8))
+        assert padded.operations == sixteen.operations
+        assert padded.peak_tflops == H100.tensor_tflops
+
+
+def test_a_single_row_is_not_padded_where_there_are_no_tensor_cores():
+    for options in ({"dtype": "fp32"}, {"device": "T4"}):
+        single, sixteen = (say(heads=(heads, 8), **options) for heads in (8, 128))
+        assert sixteen.operations == 16 * single.operations
+        assert single.peak_tflops == sixteen.peak_tflops == single.device.fp32_tflops
+    assert say(dtype="fp32").peak_tflops == H100.fp32_tflops
 
 
 def test_partial_results_by_hand():

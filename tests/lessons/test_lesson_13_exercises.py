@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from course.check import judge
-from course.check.lesson_13.choose import Measured, choose
+from course.check.lesson_13.choose import CHOOSE, Measured, choose
 from course.check.lesson_13.fold import FOLD
 from course.check.lesson_13.quantize import QUANTIZE
 from course.check.lesson_13.quantized_kernel import QUANTIZED_KERNEL, quantized_kernel
@@ -212,6 +212,105 @@ def test_a_tile_made_wide_in_registers_passes():
     ]
     report = judge(QUANTIZED_KERNEL, rewritten(quantized_kernel, changes, "wide tiles"), seed=1)
     assert report.status is Status.PASS, f"\n{report}"
+
+
+HIDDEN = 'scores_log2 = tl.where(mask_n[None, :], scores_log2, float("-inf"))'
+LOAD = "tl.load({}_scale_ptr + tokens, mask=mask_n, other=0.0)"
+CHOSEN = "tl.where(mask_n, tl.load({}_scale_ptr + tokens), 0.0)"
+STEP = "m_log2, l, acc, p = online_softmax_step(m_log2, l, acc, scores_log2)"
+INLINE = """m_new = tl.maximum(m_log2, tl.max(scores_log2, 1))
+        alpha = tl.exp2(m_log2 - m_new)
+        p = tl.exp2(scores_log2 - m_new[:, None]) * v_scale[None, :]
+        l, m_log2, acc = l * alpha + tl.sum(p, 1), m_new, acc * alpha[:, None]"""
+WRITTEN_OTHERWISE = {
+    "a smaller number": ("a large negative number", [('float("-inf"))\n', "-1e30)\n")]),
+    "the step written out": (
+        "v_scale in l as well",
+        [(STEP, INLINE), ("p * v_scale[None, :]", "p")],
+    ),
+    "the logarithm of v_scale": (
+        "v_scale in l as well",
+        [(HIDDEN, f"{HIDDEN} + tl.log2(v_scale)[None, :]"), ("p * v_scale[None, :]", "p")],
+    ),
+    "where around V's load": (
+        "k_scale not masked",
+        [(LOAD.format("v"), CHOSEN.format("v"))],
+    ),
+    "where around both loads": (
+        "k_scale not masked",
+        [(LOAD.format(name), CHOSEN.format(name)) for name in "kv"],
+    ),
+    "minus infinity loaded": (
+        "no number for keys that do not exist",
+        [(LOAD.format("k"), LOAD.format("k").replace("0.0", 'float("-inf")')), (HIDDEN, "pass")],
+    ),
+    "K's strides divided": (
+        "closely packed",
+        [
+            (
+                "b * stride_sb + offs_n * stride_sn + kv_head * stride_sh",
+                "(b * stride_b + offs_n * stride_n + kv_head * stride_h) // D",
+            )
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRITTEN_OTHERWISE)
+def test_a_mistake_in_the_kernel_is_named_however_it_is_written(case):
+    name, changes = WRITTEN_OTHERWISE[case]
+    report = judge(QUANTIZED_KERNEL, rewritten(quantized_kernel, changes, case), seed=1)
+    assert report.mistake is not None and report.mistake.name == name, f"\n{report}"
+
+
+def test_a_mask_that_is_missing_shows_only_where_blocks_are_not_full():
+    report = judge(QUANTIZED_KERNEL, rewritten(quantized_kernel, [(HIDDEN, "pass")], "no mask"))
+    failing = [x.prop.name for x in report.outcomes if x.status is Status.FAIL]
+    assert failing == ["a ragged end", "far below zero", "all at once"]
+
+
+def sorts_by_the_bound(measured, budget):
+    measured.sort(key=lambda row: row.high)
+    return choose(measured, budget)
+
+
+def asks_none(measured, budget):
+    best = None
+    for row in measured:
+        if row.high <= 1 + budget and (best is None or row[5:3:-1] < best[5:3:-1]):
+            best = row
+    return best if best.bytes_per_token else None
+
+
+def takes_the_first(measured, budget):
+    fits = [row for row in measured if row.high <= 1 + budget]
+    return sorted(fits, key=lambda row: (row.bytes_per_token, row.high))[0]
+
+
+def fits_or_measured(measured, budget):
+    fits = [row for row in measured if row.high <= 1 + budget]
+    rows = fits or measured
+    return min(rows, key=lambda row: (row.bytes_per_token, row.high), default=None)
+
+
+def rounds_to_four_digits(measured, budget):
+    return choose([row for row in measured if round(row.high, 4) <= 1 + budget], 1.0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    ("answer", "name"),
+    [
+        (sorts_by_the_bound, "sorts the table"),
+        (asks_none, "an error where nothing fits"),
+        (takes_the_first, "an error where nothing fits"),
+        (fits_or_measured, "the smallest where nothing fits"),
+        (rounds_to_four_digits, "rounded"),
+    ],
+)
+def test_a_mistaken_choice_is_named_whatever_the_draw(answer, name, seed):
+    report = judge(CHOOSE, answer, seed=seed)
+    assert report.mistake is not None and report.mistake.name == name, f"\n{report}"
 
 
 @pytest.mark.parametrize("there", [True, False])

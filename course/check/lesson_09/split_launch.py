@@ -1,4 +1,7 @@
-"""Exercise 9.5's launch: NaN after each row's keys, and the partials that are wanted, in fp64."""
+"""Exercise 9.5's launch: NaN after each row's keys, and the partials that are wanted, in fp64.
+
+`truth`, `laid_out` and `launch` also serve the split kernels of lessons 12 and 13.
+"""
 
 import math
 
@@ -58,30 +61,49 @@ def ask(answer, rng, *, lengths, Hkv=1, G=1, S=1, D=16, block_n=16, scale=None, 
     for b, length in enumerate(lengths):
         k[b, length:], v[b, length:] = math.nan, math.nan
     wanted = truth(q, k, v, lengths, S, scale, block_n)
-    if more.get("heads_first"):
-        k, v = k.transpose(1, 2), v.transpose(1, 2)
-    ins = [
-        guarded(x.contiguous().to(device()), name, row_gap=gap)
-        for x, name, gap in zip((q, k, v), "qkv", (0, *more.get("gap", (0, 0))), strict=True)
-    ]
-    tensors = [x.tensor for x in ins]
-    if more.get("heads_first"):
-        tensors[1:] = [x.transpose(1, 2) for x in tensors[1:]]
+    gaps = dict(zip("kv", more.get("gap", (0, 0)), strict=True))
+    ins, cache = laid_out({"k": k, "v": v}, gaps, more.get("heads_first", False))
+    q = guarded(q.to(device()), "q")
+    numbers = [n for x in cache for n in x.stride()[:3]] + [scale]
+    sizes = {"S": S, "Hkv": Hkv, "G": G, "D": D, "BLOCK_N": block_n}
+    return launch(answer, (q.tensor, *cache), numbers, lengths, sizes, wanted, guards=(q, *ins))
+
+
+def laid_out(cache, gaps, heads_first=False):
+    """Put each part of a cache into a guarded buffer; returns these, and the parts as views.
+
+    cache: name → tensor (B, Lk, Hkv, …). gaps: name → entries of poison between its rows.
+    heads_first: in memory each is (B, Hkv, Lk, …).
+    """
+    if heads_first:
+        cache = {name: x.transpose(1, 2).contiguous() for name, x in cache.items()}
+    ins = [guarded(x.to(device()), name, row_gap=gaps.get(name, 0)) for name, x in cache.items()]
+    return ins, [x.tensor.transpose(1, 2) if heads_first else x.tensor for x in ins]
+
+
+def launch(answer, tensors, numbers, lengths, sizes, wanted, *, guards, constants=None):
+    """Launch (S, Hkv, B) programs: `tensors`, lengths, o, lse, `numbers`, G, and the block sizes.
+
+    sizes: S, Hkv, G, D and BLOCK_N. wanted: what `truth` returns. guards: of the tensors.
+    constants: further ones that the kernel takes by name.
+    """
+    S, Hkv, G, D = (sizes[name] for name in ("S", "Hkv", "G", "D"))
+    shape = S, len(lengths), Hkv * G
     rows = guarded(torch.tensor(lengths, dtype=torch.int32).to(device()), "lengths")
-    o = poisoned((S, B, Hkv * G, D), name="o", device=device())
-    lse = poisoned((S, B, Hkv * G), name="lse", device=device())
-    strides = [n for x in tensors[1:] for n in x.stride()[:3]]
+    o = poisoned((*shape, D), name="o", device=device())
+    lse = poisoned(shape, name="lse", device=device())
     block_m = max(16, 1 << (G - 1).bit_length())
-    constants = {"D": D, "BLOCK_M": block_m, "BLOCK_N": block_n}
-    answer[(S, Hkv, B)](
-        *tensors, rows.tensor, o.tensor, lse.tensor, *strides, scale, G, **constants
+    constants = {**(constants or {}), "D": D, "BLOCK_M": block_m, "BLOCK_N": sizes["BLOCK_N"]}
+    answer[(S, Hkv, len(lengths))](
+        *tensors, rows.tensor, o.tensor, lse.tensor, *numbers, G, **constants
     )
+    told = "".join(f", {name} = {n}" for name, n in constants.items() if name != "BLOCK_M")
     return Seen(
         (o.tensor, lse.tensor),
         wanted[:2],
-        f"S = {S}, Hkv = {Hkv}, G = {G}, lengths {[*lengths]}, D = {D}, BLOCK_N = {block_n}",
+        f"S = {S}, Hkv = {Hkv}, G = {G}, lengths {[*lengths]}{told}",
         names=("o", "lse"),
-        guards=(*ins, rows, o, lse),
+        guards=(*guards, rows, o, lse),
         atol=wanted[2],
         rtol=0.0,
     )

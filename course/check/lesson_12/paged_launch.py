@@ -4,9 +4,8 @@ import math
 
 import torch
 
-from course.check.guards import guarded, poisoned
-from course.check.lesson_09.split_launch import truth
-from course.check.seen import Seen
+from course.check.guards import guarded
+from course.check.lesson_09.split_launch import laid_out, launch, truth
 from kernels.runtime import device
 
 
@@ -44,31 +43,16 @@ def ask(answer, rng, *, lengths, page, Hkv=1, G=1, S=1, D=16, block_n=16, **more
     for x in (k, v):
         x[:, : shared * page] = x[:1, : shared * page]
     scale = D**-0.5
-    o_true, lse_true, near = truth(q, k, v, lengths, S, scale, block_n)
+    wanted = truth(q, k, v, lengths, S, scale, block_n)
     pools, table = paged((k, v), lengths, page, rng, room=more.get("room", 0), shared=shared)
-    if more.get("heads_first"):
-        pools = [x.transpose(1, 2).contiguous() for x in pools]
-    named = zip((q, *pools), "qkv", (0, *[more.get("gap", 0)] * 2), strict=True)
-    ins = [guarded(x.to(device()), name, row_gap=gap) for x, name, gap in named]
-    tensors = [x.tensor for x in ins]
-    if more.get("heads_first"):
-        tensors[1:] = [x.transpose(1, 2) for x in tensors[1:]]
+    gaps = dict.fromkeys("kv", more.get("gap", 0))
+    pages = dict(zip("kv", pools, strict=True))
+    ins, pools = laid_out(pages, gaps, more.get("heads_first", False))
+    q = guarded(q.to(device()), "q")
     table = guarded(table.to(device()), "table", row_gap=2)
-    rows = guarded(torch.tensor(lengths, dtype=torch.int32).to(device()), "lengths")
-    o = poisoned((S, B, Hkv * G, D), name="o", device=device())
-    lse = poisoned((S, B, Hkv * G), name="lse", device=device())
-    strides = *tensors[1].stride()[:3], table.tensor.stride(0)
-    constants = {"PAGE": page, "D": D, "BLOCK_M": 16, "BLOCK_N": block_n}
-    answer[(S, Hkv, B)](
-        *tensors, table.tensor, rows.tensor, o.tensor, lse.tensor, *strides, scale, G, **constants
-    )
-    told = f"S = {S}, Hkv = {Hkv}, G = {G}, lengths {[*lengths]}, PAGE = {page}, D = {D}"
-    return Seen(
-        (o.tensor, lse.tensor),
-        (o_true, lse_true),
-        f"{told}, BLOCK_N = {block_n}",
-        names=("o", "lse"),
-        guards=(*ins, table, rows, o, lse),
-        atol=near,
-        rtol=0.0,
+    numbers = *pools[0].stride()[:3], table.tensor.stride(0), scale
+    sizes = {"S": S, "Hkv": Hkv, "G": G, "D": D, "BLOCK_N": block_n}
+    tensors, guards = (q.tensor, *pools, table.tensor), (q, *ins, table)
+    return launch(
+        answer, tensors, numbers, lengths, sizes, wanted, guards=guards, constants={"PAGE": page}
     )

@@ -8,7 +8,6 @@ import torch
 import course.check.lesson_13.choose_mistakes  # noqa: F401 — marks the mistakes
 from course.check.draw import integer
 from course.check.lesson_13.choose_mistakes import BYTES, MEASURED, OUTLIERS
-from course.check.observe import ChangedInput
 from course.check.seen import Seen
 from course.check.spec import Exercise, also_right, holds, mistake, right
 
@@ -64,33 +63,62 @@ def row(bytes_per_token, ratio, width=0.0, k="int8 per token", v="int8 per token
 def table(rng, count):
     """Return `count` random rows; some have equally many bytes, and none the same upper bound.
 
-    No upper bound is as near to 1 + a multiple of 0.001 as rounding could matter.
+    No upper bound is as near to 1 + a multiple of 0.001 as rounding could matter. One row has the
+    most bytes and nearly no loss, so that something fits every budget.
     """
-    rows = []
+    rows = [row(1024, 1.0, 6e-4, "bf16", "bf16")]
     for i in range(count):
-        cost, width = (0.06 * torch.rand(2, generator=rng)).tolist()
+        cost, width, skew = (0.06 * torch.rand(3, generator=rng)).tolist()
         k, v = (FORMATS[integer(rng, 0, 8)] for _ in "kv")
         ratio = round(1.0 - 0.005 + cost, 5)
-        high, low = round(ratio + width / 2, 3) + 4e-4 + 1e-6 * i, round(ratio - width / 2, 5)
+        high, low = round(ratio + width / 2, 3) + 6e-4 + 1e-6 * i, round(ratio - skew / 2, 5)
         rows.append(Measured(k, v, ratio, low, high, 8 * integer(rng, 40, 60)))
-    return rows
+    return _shuffled(rng, rows)
 
 
 def ask(answer, measured, budget, given=""):
-    """Ask for a choice from a list, which must stay as it is."""
+    """Ask for a choice from a copy of the list."""
+    told = f"budget {budget:g}{given}; {_short(measured)}"
+    return Seen.of(answer, ([*measured], budget), wanted=choose(measured, budget), given=told)
+
+
+def left_behind(answer, measured, budget):
+    """Ask for a choice, and look at the list afterwards."""
+
+    def afterwards(rows, budget):
+        answer(rows, budget)
+        same = sorted(rows) == sorted(measured)
+        return AS_IT_WAS if rows == measured else REORDERED if same else "with other rows"
+
+    told = f"budget {budget:g}; {_short(measured)}"
+    return Seen.of(afterwards, ([*measured], budget), wanted=AS_IT_WAS, given=told)
+
+
+class NoNone(Exception):
+    """An error where None is wanted. Which one it was is its cause, and no matter."""
+
+
+def _or_an_error(answer):
+    """Return the answer with its errors made one, so that all are recognised as a mistake."""
 
     def asked(rows, budget):
-        chosen = answer(rows, budget)
-        if rows != measured:
-            raise ChangedInput("measured")
-        return chosen
+        try:
+            return answer(rows, budget)
+        except Exception as error:
+            raise NoNone from error
 
-    short = "; ".join(
-        f"{x.bytes_per_token} B: {x.ratio:.5g} ({x.low:.5g} to {x.high:.5g})" for x in measured[:5]
-    )
+    return asked
+
+
+AS_IT_WAS, REORDERED = "as it was", "in another order"
+
+
+def _short(measured):
+    shown = [
+        f"{x.bytes_per_token} B: {x.ratio:.7g} ({x.low:.7g} to {x.high:.7g})" for x in measured
+    ]
     more = f"; and {len(measured) - 5} more" if len(measured) > 5 else ""
-    told = f"budget {budget:g}{given}; {short or 'no rows'}{more}"
-    return Seen.of(asked, ([*measured], budget), wanted=choose(measured, budget), given=told)
+    return ("; ".join(shown[:5]) or "no rows") + more
 
 
 BY_HAND = (
@@ -108,41 +136,68 @@ def by_hand(answer, rng):
 
 @holds("of those that fit the smallest, not the one nearest to 1", see=BYTES)
 def fewest_bytes(answer, rng):
-    rows = [row(900, 1.001, 0.001), row(544, 1.006, 0.002), row(700, 1.003, 0.001)]
+    rows = [row(900, 1.001, 0.001), row(544, 1.006, 0.002), row(546, 1.001, 0.0015)]
     return ask(answer, _shuffled(rng, rows), 0.01)
 
 
 @holds("the upper bound decides: within the interval the truth may lie anywhere")
 def upper_bound(answer, rng):
-    """The smallest would fit by its ratio, and the next one by its lower bound."""
-    rows = [row(512, 1.008, 0.006), row(520, 1.012, 0.004), row(640, 1.009, 0.0006)]
+    """The lower bound of the smallest row fits, the next one's middle, then a ratio, then all."""
+    rows = [
+        Measured("int8 per head", "int8 per head", 1.012, 1.008, 1.016, 500),
+        Measured("int8 per head", "int8 per token", 1.011, 1.001, 1.017, 510),
+        Measured("int8 per token", "int8 per head", 1.008, 1.006, 1.018, 520),
+        Measured("int8 per token", "int8 per token", 1.009, 1.0075, 1.0096, 640),
+    ]
     return ask(answer, _shuffled(rng, rows), 0.01)
 
 
 @holds("an upper bound of exactly 1 + budget still fits")
 def to_the_bound(answer, rng):
-    rows = [row(640, 1.0, 0.0), Measured("bf16", "int8 per head", 1.0, 1.0, 1 + 2**-6, 512)]
-    return ask(answer, _shuffled(rng, rows), 2**-6)
+    rows = [row(640, 1.0, 0.0), Measured("bf16", "int8 per head", 1.0, 1.0, 1.25, 512)]
+    return ask(answer, _shuffled(rng, rows), 0.25)
+
+
+@holds("an upper bound a hair above 1 + budget does not: it is compared unrounded")
+def a_hair_above(answer, rng):
+    rows = [row(512, 1.008004, 0.002), row(640, 1.004, 0.003), row(900, 1.0, 0.001)]
+    return ask(answer, _shuffled(rng, rows), 0.01)
 
 
 @holds("with equally many bytes, the smaller upper bound")
 def equal_bytes(answer, rng):
-    """In both orders. Another has the smallest ratio, the lowest bound, the first name."""
+    """In both orders. Others have the smallest ratio, lowest bound, first name, least width.
+
+    The best row has neither the fewest nor the most bytes.
+    """
     rows = _shuffled(rng, [
-        Measured("int8 per head", "e4m3 per head", 1.005, 1.004, 1.006, 512),
+        Measured("int8 per head", "e4m3 per head", 1.003, 1.001, 1.006, 512),
         Measured("int8 per tensor", "int8 per tensor", 1.002, 1.0, 1.008, 512),
         Measured("e5m2 per head", "int8 per tensor", 1.004, 0.99, 1.009, 512),
         Measured("bf16", "int8 per tensor", 1.006, 1.003, 1.01, 512),
         Measured("int8 per token", "int8 per token", 1.007, 1.001, 1.012, 512),
-        row(700, 1.0),
+        Measured("int8 per tensor", "int8 per token", 1.0075, 1.007, 1.0085, 512),
+        *(row(700, 1.003), row(680, 0.998)),
     ])  # fmt: skip
     return [ask(answer, rows, 0.02), ask(answer, rows[::-1], 0.02)]
 
 
-@holds("nothing fits, or there is nothing: None")
+@holds("nothing fits: None")
 def nothing_fits(answer, rng):
-    rows = [row(512, 1.03, 0.01), row(900, 1.02, 0.005)]
-    return [ask(answer, rows, 0.01), ask(answer, [], 0.5)]
+    rows = [row(512, 1.03, 0.01), row(900, 1.02, 0.005), row(640, 1.04, 0.01)]
+    return ask(_or_an_error(answer), _shuffled(rng, rows), 0.01)
+
+
+@holds("there are no rows: None")
+def no_rows(answer, rng):
+    return ask(_or_an_error(answer), [], 0.5)
+
+
+@holds("the list that it is given stays as it is")
+def the_list_itself(answer, rng):
+    """In no order that a sort could leave: neither by bytes nor by any bound, up or down."""
+    rows = [row(600, 1.004, 0.001), row(900, 1.03, 0.002), row(512, 1.02, 0.004), row(640, 1.001)]
+    return left_behind(answer, rows, 0.01)
 
 
 @holds("K and V in different formats, and in the same", see=OUTLIERS)
@@ -169,7 +224,7 @@ def no_budget(answer, rng):
 @holds("long tables at random, and several budgets")
 def any_table(answer, rng):
     return [
-        ask(answer, table(rng, integer(rng, 6, 30)), budget) for budget in (0.005, 0.02, 0.04, 0.5)
+        ask(answer, table(rng, integer(rng, 6, 30)), budget) for budget in (0.005, 0.02, 0.04, 2.0)
     ]
 
 
@@ -197,6 +252,49 @@ def sorts(measured, budget):
 
 
 @mistake(
+    "It **removes rows from the list that it is given**: they are missing from the caller's table "
+    "afterwards. Put what fits into a new list.",
+    name="removes rows",
+)
+def removes(measured, budget):
+    for row in [*measured]:
+        if row.high > 1 + budget:
+            measured.remove(row)
+    return choose(measured, budget)
+
+
+@mistake(
+    "It removes rows from the caller's list, and **while it goes through that list**: after each "
+    "one removed, the next is passed over. Put what fits into a new list.",
+    name="removes rows while it goes through them",
+)
+def removes_meanwhile(measured, budget):
+    for row in measured:
+        if row.high > 1 + budget:
+            measured.remove(row)
+    return min(measured, key=lambda row: (row.bytes_per_token, row.high), default=None)
+
+
+@mistake(
+    "It removes rows from a list **while it goes through it**: after each one removed, the next is "
+    "passed over. Put what fits into a new list.",
+    name="removes rows of a copy while it goes through them",
+)
+def removes_of_a_copy(measured, budget):
+    return removes_meanwhile([*measured], budget)
+
+
+@mistake(
+    "It looks for the fewest bytes first, and **asks afterwards whether that row fits**. If it "
+    "does not, another one may. Ask first.",
+    name="the smallest, then tested",
+)
+def tested_afterwards(measured, budget):
+    smallest = min(measured, key=lambda row: (row.bytes_per_token, row.high), default=None)
+    return smallest if smallest and smallest.high <= 1 + budget else None
+
+
+@mistake(
     "It takes **the first row that does not fit** for the end of the table. The rows are in no "
     "particular order: look at all.",
     name="stops too early",
@@ -204,6 +302,32 @@ def sorts(measured, budget):
 def stops(measured, budget):
     fits = itertools.takewhile(lambda row: row.high <= 1 + budget, measured)
     return choose(list(fits), budget)
+
+
+@mistake(
+    "It looks for the fewest bytes first, and **asks afterwards whether that row fits**; of equals "
+    "it takes the first. If that one does not fit, another may. Ask first.",
+    name="the first of the smallest, then tested",
+)
+def first_tested_afterwards(measured, budget):
+    smallest = min(measured, key=lambda row: row.bytes_per_token)
+    return smallest if smallest.high <= 1 + budget else None
+
+
+@mistake(
+    "As soon as **one row does not fit**, it returns None. Another may fit: look at all.",
+    name="None too early",
+)
+def too_early(measured, budget):
+    return None if any(row.high > 1 + budget for row in measured) else choose(measured, budget)
+
+
+@mistake(
+    "It returns **None for every table**. Is the `return` missing?",
+    name="always None",
+)
+def always_none(measured, budget):
+    choose(measured, budget)
 
 
 CHOOSE = Exercise.of(

@@ -23,6 +23,12 @@ slip(
     ("row.high <=", "row.low <="),
 )
 slip(
+    "the middle decides",
+    "What must stay within the budget is taken to be the **middle** of the interval. The truth may "
+    "lie anywhere in it, so its upper end has to fit.",
+    (FITS, "(row.low + row.high) / 2 <= 1 + budget"),
+)
+slip(
     "whatever contains 1",
     "A row is taken if **its interval contains 1**. That says that no loss was found, and a wide "
     "interval contains 1 whatever the loss. Ask for the upper end.",
@@ -33,6 +39,12 @@ slip(
     "A row must also have **1 in its interval** to be taken. A loss that is certain but small is "
     "fine: that is what the budget is for.",
     (FITS, FITS + " and row.low <= 1 <= row.high"),
+)
+slip(
+    "within the budget, and begins below 1",
+    "A row must also **begin at 1 or below** to be taken. A loss that is certain but small is "
+    "fine: that is what the budget is for.",
+    (FITS, FITS + " and row.low <= 1"),
 )
 slip(
     "as near to 1 from below",
@@ -63,6 +75,12 @@ slip(
     ("row.high <=", "row.high <"),
 )
 slip(
+    "rounded",
+    "The upper end is **rounded** before it is compared, and what is a little above the bound "
+    "comes down to it. Compare the number itself.",
+    (FITS, "round(row.high, 3) <= 1 + budget"),
+)
+slip(
     "the best quality",
     "Of the rows that fit, the one with **the smallest loss** is chosen. The budget is there to be "
     "spent: take the fewest bytes.",
@@ -84,22 +102,28 @@ slip(
     see=BYTES,
 )
 slip(
-    "the most bytes",
-    "Of the rows that fit, the one with **the most bytes** is chosen. Take the fewest.",
-    (CHOSEN, "max(fits, key=lambda row: (row.bytes_per_token, -row.high), default=None)"),
+    "max for min",
+    "Of the rows that fit, the one with **the most bytes** is chosen: the largest where the "
+    "smallest is wanted.",
+    (CHOSEN, f"max(fits, {KEY}, default=None)"),
     see=BYTES,
 )
 slip(
     "the first that fits",
     "The **first** row that fits is chosen. The table is in no particular order: look at all.",
     (CHOSEN, "(fits or [None])[0]"),
-    see=BYTES,
 )
 slip(
     "the first of equals",
     "Of rows with equally many bytes, **the first** is chosen. The order says nothing: take the "
     "smaller upper end.",
     (KEY, "key=lambda row: row.bytes_per_token"),
+)
+slip(
+    "the last of equals",
+    "Of rows with equally many bytes, **the last** is chosen. The order says nothing: take the "
+    "smaller upper end.",
+    (CHOSEN, "min(fits[::-1], key=lambda row: row.bytes_per_token, default=None)"),
 )
 slip(
     "equals by their ratio",
@@ -112,6 +136,12 @@ slip(
     "Of rows with equally many bytes, the one with the smaller **lower** end is chosen. Here, too, "
     "it is the upper end that counts.",
     ("(row.bytes_per_token, row.high)", "(row.bytes_per_token, row.low)"),
+)
+slip(
+    "equals by their width",
+    "Of rows with equally many bytes, the one with the **narrower** interval is chosen. That says "
+    "how well it is known, not how good it is: it is the upper end that counts.",
+    ("(row.bytes_per_token, row.high)", "(row.bytes_per_token, row.high - row.low)"),
 )
 slip(
     "the worst of equals",
@@ -131,6 +161,27 @@ slip(
     (", default=None", ""),
 )
 slip(
+    "a row of None",
+    "Where **nothing fits**, it returns a row whose fields are None. Return None itself.",
+    ("default=None", "default=Measured(*[None] * 6)"),
+)
+slip(
+    "an error where nothing fits, though not for an empty table",
+    "An empty table gives None, as it should. Where there are rows and **nothing fits**, it raises "
+    "an error. Return None there, too.",
+    ("return " + CHOSEN, f"return min(fits, {KEY}) if measured else None"),
+)
+slip(
+    "an error where there is nothing",
+    "Of **an empty table** it takes a row, which is an error. Return None.",
+    ("return " + CHOSEN, f"measured[0]\n    return {CHOSEN}"),
+)
+slip(
+    "an empty list",
+    "Where **nothing fits**, it returns an empty list. Return None.",
+    ("default=None", "default=[]"),
+)
+slip(
     "something where nothing fits",
     "Where **nothing fits**, it returns the row with the smallest upper end. It is outside the "
     "budget, and the caller would not know: return None.",
@@ -140,7 +191,7 @@ slip(
     "the smallest where nothing fits",
     "Where **nothing fits**, it returns the row with the fewest bytes. It is outside the budget, "
     "and the caller would not know: return None.",
-    ("default=None", "default=min(measured, key=lambda row: row.bytes_per_token, default=None)"),
+    ("min(fits, ", "min(fits or measured, "),
 )
 slip(
     "no budget",
@@ -181,4 +232,9 @@ slip(
     "the bytes alone",
     "Only the **bytes per token** come back. Asked for is the whole row.",
     (CHOSEN, f"next((row.bytes_per_token for row in sorted(fits, {KEY})), None)"),
+)
+slip(
+    "two numbers",
+    "Only **two numbers** come back, bytes and upper end. Asked for is the whole row.",
+    (CHOSEN, f"next((({KEY.split('row: ')[1]}) for row in sorted(fits, {KEY})), None)"),
 )

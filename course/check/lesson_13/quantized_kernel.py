@@ -1,10 +1,12 @@
 """Exercise 13.3: the split kernel reads an int8 cache, and folds the scales of its tokens."""
 
-import course.check.lesson_13.quantized_kernel_mistakes  # noqa: F401 — marks the mistakes
+from dataclasses import replace
+
 from course.check.draw import integer
-from course.check.lesson_13.quantized_kernel_mistakes import FOLDING, SHAPES
+from course.check.kernel_inputs import EPS
+from course.check.lesson_13.quantized_kernel_mistakes import FOLDING, OF_K, OF_V, SHAPES, TOKENS
 from course.check.lesson_13.quantized_launch import ask
-from course.check.spec import Exercise, also_right, holds, right
+from course.check.spec import Exercise, also_right, holds, right, slip
 from kernels.primitives import dot, finalize, online_softmax_step
 
 # isort: split
@@ -101,54 +103,202 @@ def one_program(answer, rng):
 
 @holds("the keys' scales differ, all those of the values are 1/64", see=FOLDING)
 def scales_of_keys(answer, rng):
-    return ask(answer, rng, lengths=[integer(rng, 33, 47)], G=2, v_scale=[1 / 64])
+    return ask(answer, rng, lengths=[48], G=2, v_scale=[1 / 64])
 
 
 @holds("the values' scales differ, all those of the keys are 1/64", see=FOLDING)
 def scales_of_values(answer, rng):
-    return ask(answer, rng, lengths=[integer(rng, 33, 47)], G=2, k_scale=[1 / 64])
+    return ask(answer, rng, lengths=[48], G=2, k_scale=[1 / 64])
 
 
 @holds("the last block is not full; NaN after the last scale")
 def a_ragged_end(answer, rng):
-    """With room for a whole block after the last key, and with none."""
+    """With room for a whole block after the last key, and with none. Elsewhere blocks are full."""
     return [ask(answer, rng, lengths=[integer(rng, 33, 47)], room=room) for room in (20, 0)]
 
 
 @holds("three rows of different lengths, one of them empty", see=SHAPES)
 def batch_and_lengths(answer, rng):
-    return ask(answer, rng, lengths=[integer(rng, 17, 31), 0, integer(rng, 33, 50)])
+    return ask(answer, rng, lengths=[32, 0, 48])
 
 
 @holds("two KV heads; gaps in the scales, and another layout", see=SHAPES)
 def heads_and_strides(answer, rng):
     return [
-        ask(answer, rng, lengths=[20, 33], Hkv=2, G=2, gap=4),
-        ask(answer, rng, lengths=[20, 33], Hkv=2, G=2, gap=3, heads_first=True),
+        ask(answer, rng, lengths=[16, 32], Hkv=2, G=2, gap=4),
+        ask(answer, rng, lengths=[16, 32], Hkv=2, G=2, gap=3, heads_first=True),
     ]
 
 
 @holds("as many query heads in the tile as keys in a block", see=FOLDING)
 def square_tiles(answer, rng):
-    return ask(answer, rng, lengths=[integer(rng, 33, 47)], G=16)
+    return ask(answer, rng, lengths=[48], G=16)
 
 
 @holds("each split its own keys; several D and BLOCK_N")
 def splits(answer, rng):
     return [
-        ask(answer, rng, lengths=[130, 70], S=3, G=2),
-        ask(answer, rng, lengths=[integer(rng, 17, 31), 1], S=5, Hkv=2),
-        ask(answer, rng, lengths=[100], S=2, D=32, block_n=32),
+        ask(answer, rng, lengths=[128, 64], S=3, G=2),
+        ask(answer, rng, lengths=[32, 16], S=5, Hkv=2),
+        ask(answer, rng, lengths=[96], S=2, D=32, block_n=32),
     ]
 
 
 @holds("scales a million times as large as others", see=FOLDING)
 def far_apart(answer, rng):
     return [
-        ask(answer, rng, lengths=[40], G=3, k_scale=[1.0, 1e-6, 0.02], v_scale=[1e-6, 1.0]),
-        ask(answer, rng, lengths=[40], G=3, k_scale=[1e-6, 1.0], v_scale=[0.01, 0.3, 1e-6]),
+        ask(answer, rng, lengths=[48], G=3, k_scale=[1.0, 1e-6, 0.02], v_scale=[1e-6, 1.0]),
+        ask(answer, rng, lengths=[48], G=3, k_scale=[1e-6, 1.0], v_scale=[0.01, 0.3, 1e-6]),
     ]
 
+
+@holds("a single key, whose score is far below 0: o is its value")
+def far_below_zero(answer, rng):
+    """Its weight is 1 and the others' are 0, so o is off by a rounding or two. lse is not shown."""
+    seen = ask(answer, rng, lengths=[1], k_scale=[1e33], opposite=True)
+    o, wanted = seen.got[:1], seen.wanted[:1]
+    return replace(seen, got=o, wanted=wanted, names=("o",), atol=0.0, rtol=4 * EPS)
+
+
+@holds("16 keys of nearly the same weight: what rounds to 16 bits is seen")
+def in_fp32(answer, rng):
+    """Scores near 0: then fp32 alone is so exact that nothing hides behind its own rounding."""
+    return ask(answer, rng, lengths=[16], G=16, q=0.01)
+
+
+@holds("all of it at once: rows, heads, splits, and ends that are not full")
+def all_at_once(answer, rng):
+    return ask(answer, rng, lengths=[integer(rng, 17, 31), 1], S=5, Hkv=2, G=2)
+
+
+# Where the scales lie, and how they are loaded. What is done with them: quantized_kernel_mistakes.
+
+slip(
+    "rows of the batch forgotten",
+    "All rows use the scales of **row 0**. Row b begins b · stride_sb entries later.",
+    ("b * stride_sb + ", ""),
+    see=SHAPES,
+)
+slip(
+    "the first KV head's scales",
+    "All programs read the scales of **the first KV head**.",
+    (" + kv_head * stride_sh", ""),
+    see=SHAPES,
+)
+slip(
+    "the strides of the keys",
+    "The scales are looked up with **the strides of K and V**. A scale serves D numbers, so theirs "
+    "lie closer together: stride_sb, stride_sn, stride_sh.",
+    (TOKENS, "b * stride_b + offs_n * stride_n + kv_head * stride_h"),
+    see=SHAPES,
+)
+slip(
+    "scales side by side",
+    "The scales of neighbouring tokens are taken to be **neighbours**. Between them are other "
+    "heads, or gaps: use stride_sn.",
+    ("offs_n * stride_sn", "offs_n"),
+    see=SHAPES,
+)
+slip(
+    "heads closely packed",
+    "The scales of neighbouring heads are taken to be **neighbours**. In another layout they are "
+    "not: use stride_sh.",
+    ("kv_head * stride_sh", "kv_head"),
+    see=SHAPES,
+)
+slip(
+    "closely packed",
+    "The scales are taken to lie **closely packed**, (B, Lk, Hkv). There may be gaps, or another "
+    "order: use the strides.",
+    ("offs_n * stride_sn", "offs_n * Hkv"),
+    ("kv_head * stride_sh", "kv_head"),
+    see=SHAPES,
+)
+slip(
+    "strides of token and head swapped",
+    "The strides are **swapped**: stride_sn leads from token to token, stride_sh from head to "
+    "head.",
+    ("offs_n * stride_sn", "offs_n * stride_so"),
+    ("kv_head * stride_sh", "kv_head * stride_sn"),
+    ("stride_so", "stride_sh"),
+    see=SHAPES,
+)
+slip(
+    "counted from the block",
+    "Every block reads the scales of **the first tokens of the row**. offs_n are the places in "
+    "the row; what a block counts for itself begins at 0.",
+    ("offs_n * stride_sn", "tl.arange(0, BLOCK_N) * stride_sn"),
+)
+slip(
+    "counted from the split",
+    "The scales are counted **from the start of the split**. They lie by their place in the row, "
+    "as the keys do.",
+    ("offs_n * stride_sn", "(offs_n - start) * stride_sn"),
+)
+slip(
+    "a scale per block",
+    "Each block has **one scale**, that of its first token. Each token has its own.",
+    ("offs_n * stride_sn", "(start_n + 0 * offs_n) * stride_sn"),
+    see=SHAPES,
+)
+slip(
+    "a scale per head",
+    "All tokens have the scale of **the first token** of their head. Each has its own.",
+    ("offs_n * stride_sn", "0 * offs_n"),
+    see=SHAPES,
+)
+slip(
+    "as long as this row",
+    "The place of a scale is worked out **by hand**, as if every row had as many tokens as this "
+    "one has keys. There is room for more, and there may be gaps: use the strides.",
+    (TOKENS, "(b * length + offs_n) * Hkv + kv_head"),
+    see=SHAPES,
+)
+slip(
+    "row and head swapped",
+    "Two strides are **swapped**: stride_sb leads from row to row of the batch, stride_sh from "
+    "head to head.",
+    (TOKENS, "kv_head * stride_sb + offs_n * stride_sn + b * stride_sh"),
+    see=SHAPES,
+)
+slip(
+    "the split for the row",
+    "The **split's** number is taken for that of the row. Splits divide the keys of each row; "
+    "b says which row of the batch this program works on.",
+    ("b * stride_sb", "split * stride_sb"),
+    see=SHAPES,
+)
+slip(
+    "counted in query heads",
+    "The head is counted **in query heads**, G for each KV head. A scale belongs to a KV head, as "
+    "K and V do.",
+    ("kv_head * stride_sh", "kv_head * G * stride_sh"),
+    see=SHAPES,
+)
+slip(
+    "the block added twice",
+    "The start of the **block** is added twice: offs_n are places in the row already.",
+    ("offs_n * stride_sn", "(start_n + offs_n) * stride_sn"),
+)
+slip(
+    "the split added twice",
+    "The start of the **split** is added twice: offs_n are places in the row already.",
+    ("offs_n * stride_sn", "(start + offs_n) * stride_sn"),
+)
+slip(
+    "v_scale not masked",
+    "The scales of V are loaded **past the end**, or with a mask and no finite `other`. p is 0 "
+    "there, but a scale that nobody has written may be NaN, and 0 · NaN is NaN. Look at the load "
+    "of K's scales, too.",
+    (OF_V, "v_scale = tl.load(v_scale_ptr + tokens)"),
+)
+slip(
+    "k_scale not masked",
+    "Scales are loaded **past the end of the tensor**, where a GPU may refuse to read. A "
+    "`tl.where` comes too late for that: by then they have been loaded. Mask the loads "
+    "themselves, of K's scales and of V's.",
+    (OF_K, "k_scale = tl.load(k_scale_ptr + tokens)"),
+)
 
 QUANTIZED_KERNEL = Exercise.of(
     __name__,

@@ -12,6 +12,11 @@ SCORES = "dot(q, tl.trans(k), no_scores) * scale_log2 * k_scale[None, :]"
 HIDDEN = '        scores_log2 = tl.where(mask_n[None, :], scores_log2, float("-inf"))\n'
 STEP = "m_log2, l, acc, p = online_softmax_step(m_log2, l, acc, scores_log2)\n"
 WEIGHED = "acc = dot(p * v_scale[None, :], v, acc)"
+L_WITH_V_SCALE = (
+    "old, l_old = m_log2, l\n"
+    f"        {STEP}"
+    "        l = l_old * tl.exp2(old - m_log2) + tl.sum(p * v_scale[None, :], 1)\n"
+)  # not l += Σ (p · v_scale - p): where v_scale is small, that loses what it should add
 
 slip(
     "no k_scale",
@@ -50,7 +55,7 @@ slip(
     "v_scale in l as well",
     "The weights are multiplied by v_scale **before they are summed up** to l. l counts the "
     "weights themselves; the scales belong to the values, so to acc alone.",
-    (STEP, STEP + "        l += tl.sum(p * v_scale[None, :] - p, 1)\n"),
+    (STEP, L_WITH_V_SCALE),
 )
 slip(
     "k_scale after the softmax",
@@ -75,6 +80,16 @@ slip(
     ("p * v_scale[None, :]", "p * (v_scale * v_scale)[None, :]"),
 )
 slip(
+    "divided by k_scale",
+    "The scores are **divided** by k_scale. A stored number times its scale is the key.",
+    ("* k_scale[None, :]", "/ k_scale[None, :]"),
+)
+slip(
+    "divided by v_scale",
+    "The weights are **divided** by v_scale. A stored number times its scale is the value.",
+    ("p * v_scale[None, :]", "p / v_scale[None, :]"),
+)
+slip(
     "k_scale down the rows",
     "k_scale is laid along **the query heads**, [:, None]. It belongs to the keys, the columns of "
     "the scores. Where BLOCK_M is BLOCK_N, nothing but wrong numbers shows it.",
@@ -93,6 +108,18 @@ slip(
     ("_scale[None, :]", "_scale[:, None]"),
 )
 slip(
+    "K by channels",
+    "K is multiplied by its scales **along D**. A key has one scale for all its channels, and the "
+    "keys are the rows of `k`. Where D is BLOCK_N, nothing but wrong numbers shows it.",
+    (SCORES, "dot(q, tl.trans(k * k_scale[None, :]), no_scores) * scale_log2"),
+)
+slip(
+    "V by channels",
+    "V is multiplied by its scales **along D**. A value has one scale for all its channels, and "
+    "the values are the rows of `v`. Where D is BLOCK_N, nothing but wrong numbers shows it.",
+    (WEIGHED, "acc = dot(p, v * v_scale[None, :], acc)"),
+)
+slip(
     "the largest v_scale of the block",
     "All values of a block get **its largest v_scale**. Each has its own.",
     ("p * v_scale[None, :]", "p * tl.max(v_scale, 0)"),
@@ -109,6 +136,18 @@ slip(
     "**All of acc** is multiplied by a v_scale, what earlier blocks have left in it, too. Multiply "
     "p, before the product with V.",
     (WEIGHED, "acc = dot(p, v, acc) * tl.max(v_scale, 0)"),
+)
+slip(
+    "v_scale after the product, by rows",
+    "acc is multiplied by v_scale **after the product with V**, [:, None]: along the query heads. "
+    "By then the keys have been added up, and their scales come too late.",
+    (WEIGHED, "acc = dot(p, v, acc) * v_scale[:, None]"),
+)
+slip(
+    "v_scale after the product, by columns",
+    "acc is multiplied by v_scale **after the product with V**, [None, :]: along D. By then the "
+    "keys have been added up, and their scales come too late.",
+    (WEIGHED, "acc = dot(p, v, acc) * v_scale[None, :]"),
 )
 slip(
     "v_scale relative to the largest",
@@ -144,108 +183,76 @@ slip(
     (" * scale_log2", " * scale_log2 * 1.4426950408889634"),
 )
 slip(
-    "rows of the batch forgotten",
-    "All rows use the scales of **row 0**. Row b begins b · stride_sb entries later.",
-    ("b * stride_sb + ", ""),
-    see=SHAPES,
-)
-slip(
-    "the first KV head's scales",
-    "All programs read the scales of **the first KV head**.",
-    (" + kv_head * stride_sh", ""),
-    see=SHAPES,
-)
-slip(
-    "the strides of the keys",
-    "The scales are looked up with **the strides of K and V**. A scale serves D numbers, so theirs "
-    "lie closer together: stride_sb, stride_sn, stride_sh.",
-    (TOKENS, "b * stride_b + offs_n * stride_n + kv_head * stride_h"),
-    see=SHAPES,
-)
-slip(
-    "scales side by side",
-    "The scales of neighbouring tokens are taken to be **neighbours**. Between them are other "
-    "heads, or gaps: use stride_sn.",
-    ("offs_n * stride_sn", "offs_n"),
-    see=SHAPES,
-)
-slip(
-    "heads closely packed",
-    "The scales of neighbouring heads are taken to be **neighbours**. In another layout they are "
-    "not: use stride_sh.",
-    ("kv_head * stride_sh", "kv_head"),
-    see=SHAPES,
-)
-slip(
-    "closely packed",
-    "The scales are taken to lie **closely packed**, (B, Lk, Hkv). There may be gaps, or another "
-    "order: use the strides.",
-    ("offs_n * stride_sn", "offs_n * Hkv"),
-    ("kv_head * stride_sh", "kv_head"),
-    see=SHAPES,
-)
-slip(
-    "strides of token and head swapped",
-    "The strides are **swapped**: stride_sn leads from token to token, stride_sh from head to "
-    "head.",
-    ("offs_n * stride_sn", "offs_n * stride_so"),
-    ("kv_head * stride_sh", "kv_head * stride_sn"),
-    ("stride_so", "stride_sh"),
-    see=SHAPES,
-)
-slip(
-    "counted from the block",
-    "Every block reads the scales of **the first tokens of the row**. offs_n are the places in "
-    "the row; what a block counts for itself begins at 0.",
-    ("offs_n * stride_sn", "tl.arange(0, BLOCK_N) * stride_sn"),
-)
-slip(
-    "counted from the split",
-    "The scales are counted **from the start of the split**. They lie by their place in the row, "
-    "as the keys do.",
-    ("offs_n * stride_sn", "(offs_n - start) * stride_sn"),
-)
-slip(
-    "a scale per block",
-    "Each block has **one scale**, that of its first token. Each token has its own.",
-    ("offs_n * stride_sn", "(start_n + 0 * offs_n) * stride_sn"),
-    see=SHAPES,
-)
-slip(
-    "a scale per head",
-    "All tokens have the scale of **the first token** of their head. Each has its own.",
-    ("offs_n * stride_sn", "0 * offs_n"),
-    see=SHAPES,
-)
-slip(
-    "v_scale not masked",
-    "The scales of V are loaded **past the end**, or with a mask and no `other`. p is 0 there, but "
-    "a scale that nobody has written may be NaN, and 0 · NaN is NaN.",
-    (OF_V, "v_scale = tl.load(v_scale_ptr + tokens)"),
-)
-slip(
-    "k_scale not masked",
-    "The scales of K are loaded **past the end of the tensor**, where a GPU may refuse to read. "
-    "Mask the load.",
-    (OF_K, "k_scale = tl.load(k_scale_ptr + tokens)"),
-)
-slip(
     "keys that do not exist",
-    "Keys past the end **take part, with a score of 0**: a power of 2 of it is 1, so they weigh as "
-    "much as others. Their score must be -∞.",
+    "Keys past the end **take part, with a score of 0**: its power of 2 is 1, and l counts it. "
+    "Their score must be -∞ before the step.",
     (HIDDEN, ""),
 )
 slip(
-    "hidden before the scale",
-    "The scores are set to -∞ **before k_scale**, which is 0 for keys that do not exist: -∞ · 0 is "
-    "NaN. Multiply first, then hide.",
+    "a large negative number",
+    "Keys past the end get **a large negative number** for a score. Where all keys score lower "
+    "still, those that do not exist win. Nothing is lower than -∞.",
+    ('float("-inf"))\n', "-1e9)\n"),
+)
+slip(
+    "the mask down the rows",
+    "The mask is laid along **the query heads**, [:, None]. It belongs to the keys, the columns of "
+    "the scores. Where BLOCK_M is BLOCK_N, nothing but wrong numbers shows it.",
+    ("tl.where(mask_n[None, :]", "tl.where(mask_n[:, None]"),
+)
+slip(
+    "the wrong keys hidden",
+    "The scores of keys **that exist** become -∞. `tl.where` takes first what holds where the mask "
+    "is true.",
+    ('scores_log2, float("-inf"))\n', 'float("-inf"), scores_log2)\n'),
+)
+slip(
+    "no number for keys that do not exist",
+    "For keys past the end the score is **NaN**: 0 times -∞, or 0 times a scale that nobody has "
+    "written. Multiplying hides no key, in whatever order: put -∞ in place of the finished score.",
     (SCORES, "dot(q, tl.trans(k), no_scores) * scale_log2"),
     ('float("-inf"))\n', 'float("-inf")) * k_scale[None, :]\n'),
+)
+slip(
+    "scores carried over",
+    "The scores of a block are **added to those of the blocks before**: what `dot` adds to is no "
+    "longer 0. Other keys, other scores: nothing is carried over.",
+    ("scores_log2 = dot(", "no_scores = dot("),
+    ("no_scores) * scale", "no_scores)\n        scores_log2 = no_scores * scale"),
+)
+slip(
+    "K not transposed",
+    "K is **not transposed**: keys are the rows of `k`, and must be the columns of the scores. "
+    "Where D is BLOCK_N, nothing but wrong numbers shows it.",
+    ("tl.trans(k)", "k"),
 )
 slip(
     "acc begun anew",
     "acc holds **the last block alone**: what was in it before is not added. Pass acc to the dot.",
     (WEIGHED, "acc = dot(p * v_scale[None, :], v, tl.zeros_like(acc))"),
+)
+slip(
+    "acc added twice",
+    "What is in acc already **counts twice**: `dot` adds it, and it is added once more.",
+    (WEIGHED, "acc += dot(p * v_scale[None, :], v, acc)"),
+)
+slip(
+    "acc and p exchanged",
+    "`online_softmax_step` returns four things, and **acc and p** are taken for each other. Look "
+    "at their order.",
+    ("m_log2, l, acc, p =", "m_log2, l, p, acc ="),
+)
+slip(
+    "m and l exchanged",
+    "`online_softmax_step` returns four things, and **m_log2 and l** are taken for each other. "
+    "Look at their order.",
+    ("m_log2, l, acc, p =", "l, m_log2, acc, p ="),
+)
+slip(
+    "p expected first",
+    "`online_softmax_step` returns four things, and **p** is not the first of them. Look at their "
+    "order.",
+    ("m_log2, l, acc, p =", "p, m_log2, l, acc ="),
 )
 slip(
     "the state not carried",
@@ -254,8 +261,9 @@ slip(
     ("step(m_log2, l, acc,", 'step(tl.full((BLOCK_M,), float("-inf"), tl.float32), l, acc,'),
 )
 slip(
-    "acc on the old ruler",
-    "acc is **not rescaled**: `online_softmax_step` returns it on the new ruler, to go on with.",
+    "acc not rescaled",
+    "acc is **not rescaled** to the new maximum: go on with the acc that `online_softmax_step` "
+    "returns.",
     (STEP, "m_log2, l, _, p = online_softmax_step(m_log2, l, acc, scores_log2)\n"),
 )
 slip(
@@ -265,8 +273,8 @@ slip(
 )
 slip(
     "in TF32",
-    "The numbers are right here. But a **`tl.dot` of fp32 tiles** rounds its inputs to TF32 on a "
-    'GPU, unless it is given input_precision="ieee". `dot` does that.',
+    "On a GPU, a **`tl.dot` of fp32 tiles** rounds its inputs to TF32, unless it is given "
+    'input_precision="ieee". `dot` does that. (No number shows it here.)',
     ("dot(q, tl.trans(k), no_scores)", "tl.dot(q, tl.trans(k))"),
 )
 slip(
@@ -280,4 +288,16 @@ slip(
     "q in eight bits",
     "q is **cast to int8** to meet K: what is after the point is lost.",
     ("dot(q,", "dot(q.to(tl.int8).to(tl.float32),"),
+)
+slip(
+    "q and K in 16 bits",
+    "q is **cast to fp16** to be multiplied by K: 11 bits are left of 24. int8 fits into 16 "
+    "bits, a query does not.",
+    ("dot(q, tl.trans(k), no", "dot(q.to(tl.float16), tl.trans(k).to(tl.float16), no"),
+)
+slip(
+    "p and V in fp16",
+    "p is **cast to fp16** to be multiplied by V: 11 bits are left of 24, fewer still where "
+    "v_scale is small. int8 fits into 16 bits, p times a scale does not.",
+    (WEIGHED, "acc = dot((p * v_scale[None, :]).to(tl.float16), v.to(tl.float16), acc)"),
 )
