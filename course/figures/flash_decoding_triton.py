@@ -177,13 +177,18 @@ def issue_shares(rows: Sequence[Mapping[str, object]], title: str) -> Figure:
     """Which share of the issue slots each kernel takes while memory delivers its keys and values.
 
     rows: as `benchmarks.peers_static` records them, for one target. A dot is the share of the
-    busiest pipe. Kernels on the same kind of cache are side by side, ours first.
+    busiest pipe. Kernels on the same kind of cache are side by side, ours first. An earlier build
+    of ours ("ours at …") is an outline on the bar of today's.
     """
+    counted = [row for row in rows if "issue_share" in row]
+    before = {row["case"]: row for row in counted if str(row["peer"]).startswith("ours at")}
     groups: dict[str, list[tuple[str, Mapping]]] = {}
-    for row in rows:
-        cache, name = _named(row)
-        groups.setdefault(cache, []).append((name, row))
-    fig, ax = figure(size=(9.0, 0.27 * (len(rows) + 1.6 * len(groups)) + 1.2))
+    for row in counted:
+        if row not in before.values():
+            cache, name = _named(row)
+            groups.setdefault(cache, []).append((name, row))
+    bars = sum(map(len, groups.values()))
+    fig, ax = figure(size=(9.0, 0.27 * (bars + 1.6 * len(groups)) + 1.2))
     y, places, names = 0.0, [], []
     for cache, members in groups.items():
         ax.text(0.01, y, cache, weight="bold", va="center", fontsize=9.5)
@@ -191,6 +196,8 @@ def issue_shares(rows: Sequence[Mapping[str, object]], title: str) -> Figure:
         for name, row in sorted(members, key=_ours_first):
             color = COLORS.k if row["peer"] == "ours" else COLORS.mask
             ax.barh(y, row["issue_share"], height=0.7, color=color)
+            if row["peer"] == "ours" and (old := before.get(row["case"])):
+                ax.barh(y, old["issue_share"], height=0.7, fill=False, ec=COLORS.k, ls=":", lw=1.2)
             ax.plot(row["pipe_share"], y, "o", color=COLORS.ink, ms=3.5)
             places.append(y)
             names.append(name)
@@ -199,6 +206,8 @@ def issue_shares(rows: Sequence[Mapping[str, object]], title: str) -> Figure:
     ax.axvline(1, color=COLORS.accent, lw=1.5)
     ax.text(1.01, 0, "100 %: memory waits", color=COLORS.accent, va="center", fontsize=9.5)
     ax.plot([], [], "o", color=COLORS.ink, ms=3.5, label="the busiest pipe")
+    if before:
+        ax.barh(0, 0, fill=False, ec=COLORS.k, ls=":", lw=1.2, label="ours, an earlier build")
     ax.legend(loc="lower right", fontsize=9, frameon=False)
     ax.set(yticks=places, yticklabels=names, ylim=(y - 0.7, -0.8), title=title)
     ax.set_xlim(left=0)
