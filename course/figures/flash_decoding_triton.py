@@ -1,6 +1,7 @@
-"""Figures of the lesson on Flash-Decoding in Triton: the grid, the blocks, the packed tile."""
+"""Figures of the lesson on Flash-Decoding in Triton: grid, blocks, packed tile, issue slots."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,6 +14,7 @@ from course.style import COLORS, arrow, bare, cells, figure, text_on
 __all__ = [
     "filled_waves",
     "gpu_decode",
+    "issue_shares",
     "key_blocks",
     "main_and_tail",
     "packed_tile",
@@ -21,6 +23,12 @@ __all__ = [
 ]
 
 Bounds = Sequence[tuple[int, int]]
+_LIBRARIES = {
+    "flashinfer": "FlashInfer",
+    "lmdeploy": "LMDeploy",
+    "sglang": "SGLang",
+    "vllm": "vLLM",
+}
 
 
 def program_grid(num_splits: int, kv_heads: int, batch: int) -> Figure:
@@ -163,3 +171,65 @@ def main_and_tail(
             ax.text((left + right) / 2, 0.8, text, ha="center", color=color, weight="bold")
     ax.text(start - 0.3, -rows - 0.2, "key", ha="right", va="top", fontsize=9, color=COLORS.muted)
     return fig
+
+
+def issue_shares(rows: Sequence[Mapping[str, object]], title: str) -> Figure:
+    """Which share of the issue slots each kernel takes while memory delivers its keys and values.
+
+    rows: as `benchmarks.peers_static` records them, for one target. A dot is the share of the
+    busiest pipe. Kernels on the same kind of cache are side by side, ours first. An earlier build
+    of ours ("ours at …") is an outline on the bar of today's.
+    """
+    counted = [row for row in rows if "issue_share" in row]
+    before = {row["case"]: row for row in counted if str(row["peer"]).startswith("ours at")}
+    groups: dict[str, list[tuple[str, Mapping]]] = {}
+    for row in counted:
+        if row not in before.values():
+            cache, name = _named(row)
+            groups.setdefault(cache, []).append((name, row))
+    bars = sum(map(len, groups.values()))
+    fig, ax = figure(size=(9.0, 0.27 * (bars + 1.6 * len(groups)) + 1.2))
+    y, places, names = 0.0, [], []
+    for cache, members in groups.items():
+        ax.text(0.01, y, cache, weight="bold", va="center", fontsize=9.5)
+        y += 1
+        for name, row in sorted(members, key=_ours_first):
+            color = COLORS.k if row["peer"] == "ours" else COLORS.mask
+            ax.barh(y, row["issue_share"], height=0.7, color=color)
+            if row["peer"] == "ours" and (old := before.get(row["case"])):
+                ax.barh(y, old["issue_share"], height=0.7, fill=False, ec=COLORS.k, ls=":", lw=1.2)
+            ax.plot(row["pipe_share"], y, "o", color=COLORS.ink, ms=3.5)
+            places.append(y)
+            names.append(name)
+            y += 1
+        y += 0.5
+    ax.axvline(1, color=COLORS.accent, lw=1.5)
+    ax.text(1.01, 0, "100 %: memory waits", color=COLORS.accent, va="center", fontsize=9.5)
+    ax.plot([], [], "o", color=COLORS.ink, ms=3.5, label="the busiest pipe")
+    if before:
+        ax.barh(0, 0, fill=False, ec=COLORS.k, ls=":", lw=1.2, label="ours, an earlier build")
+    ax.legend(loc="lower right", fontsize=9, frameon=False)
+    ax.set(yticks=places, yticklabels=names, ylim=(y - 0.7, -0.8), title=title)
+    ax.set_xlim(left=0)
+    ax.set_xlabel(
+        "issue slots taken, of those that an SM has until the next block arrives", loc="left"
+    )
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    ax.tick_params(axis="y", left=False, labelsize=9)
+    return fig
+
+
+def _named(row: Mapping[str, object]) -> tuple[str, str]:
+    """What a row of the record is called: its cache, "bf16, G = 8", and the kernel, "vLLM, …"."""
+    kernel, kind, heads, pages = re.fullmatch(
+        r"(?:(\w+): )?(\w+), G (\d+)(?:, (pages of .+))?", str(row["case"])
+    ).groups()
+    peer = _LIBRARIES.get(row["peer"], row["peer"])
+    width = "16 bits" if kind == "bf16" else "8 bits"
+    extra = (kernel, None if kind == "bf16" else kind, pages)
+    return f"{width}, G = {heads}", ", ".join(filter(None, (peer, *extra)))
+
+
+def _ours_first(member: tuple[str, Mapping[str, object]]) -> tuple[bool, object]:
+    row = member[1]
+    return row["peer"] != "ours", row["issue_share"]

@@ -281,7 +281,7 @@ def test_a_sound_notebook_has_no_fault():
     for rule in (*silent, rules.machine_paths, rules_of_kinds.markers):
         assert faults(small(), rule) == []
     only = faults(small(), rules_of_kinds.every_exercise)
-    assert only == ["1 exercises; a notebook has 2 to 5"]
+    assert only == ["1 exercises; a notebook has 2 to 6"]
 
 
 def test_links_are_told_from_code_and_the_web():

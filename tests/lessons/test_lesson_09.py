@@ -5,8 +5,11 @@ import re
 import pytest
 from quotes import lines_of, quoted_lines
 
+from benchmarks import protocol
 from course import figures
 from course.notebooks.files import ROOT, read
+from kernels.compile_report.loops import parse
+from kernels.compile_report.pipes import busy, multiply_adds
 
 LESSON = "09_flash_decoding_triton.ipynb"
 QUOTED = tuple(f"flash_decoding/{name}" for name in ("split", "attend", "rows", "combine"))
@@ -32,6 +35,35 @@ def test_every_function_stands_where_the_lesson_says():
         source = (ROOT / place).read_text(encoding="utf-8")
         for name in re.findall(r"\w+", names):
             assert f"\ndef {name}(" in source, f"{name} is not in {place}"
+
+
+def test_the_machine_code_shown_is_as_long_as_the_lesson_counts():
+    """The excerpt goes from the target of its last jump to that jump; 16 bytes an instruction."""
+    cells = {cell.id: cell.source for cell in read(ROOT / "notebooks" / LESSON).cells}
+    block = re.search(r"```text\n(.*?)```", cells["l09-62c"], re.S)[1]
+    rows = re.findall(r"^(\w{4}) +(@!P0 )?([A-Z].*?)(?:  +.*)?$", block, re.M)
+    code = parse("\n".join(f"/*{at}*/ {when}{what} ;" for at, when, what in rows))
+    assert len(code) == len(block.splitlines()) == 10
+    assert int(code[-1].operands, 16) == code[0].address
+    first, last = re.search(r"\((0x\w+) - (0x\w+)\) // 16", cells["l09-62d"]).groups()
+    assert (int(first, 16), int(last, 16)) == (code[-1].address, code[0].address)
+    assert multiply_adds(code[2].name) == 16 * 8 * 16
+    assert busy([code[6]], "sm_90") == {"xu": 8}  # an exp2, as the lesson says
+
+
+def test_issue_shares_draws_every_kernel_once_and_ours_first():
+    rows = [row for row in protocol.load("peers_static")["rows"] if row["target"] == "sm_90"]
+    today = [row for row in rows if not row["peer"].startswith("ours at")]
+    ax = figures.issue_shares(rows, "recorded").axes[0]
+    drawn = sorted(bar.get_width() for bar in ax.patches if bar.get_width())
+    assert drawn == sorted(row["issue_share"] for row in rows)
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    kinds = [text.get_text() for text in ax.texts if "G = " in text.get_text()]
+    assert len(kinds) == len(set(kinds)) == 3
+    ours = sum(row["peer"] == "ours" and "bf16, G 8" in row["case"] for row in rows)
+    assert len(names) == len(today) < len(rows)  # an earlier build is drawn on ours
+    assert all(name.startswith("ours") for name in names[:ours])
+    assert "vLLM, decode, pages of 16" in names and "ours, e4m3" in names
 
 
 def test_a_recorded_run_can_be_drawn():

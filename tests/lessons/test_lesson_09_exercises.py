@@ -6,10 +6,14 @@ import torch
 from course.check.kernel_inputs import EPS, randn
 from course.check.lesson_08.combine import merged
 from course.check.lesson_09.combine_kernel import partials
+from course.check.lesson_09.issue_share import issue_share
 from course.check.lesson_09.key_range import key_range
 from course.check.lesson_09.mended import fresh, seen, whole_blocks_each
 from course.check.lesson_09.pack import packed
 from kernels.call import Cells
+from kernels.compile_report import Report
+from kernels.compile_report.counts import Counts
+from kernels.compile_report.targets import target
 from kernels.flash_decoding import flash_decode
 from kernels.flash_decoding.rows import load_queries
 from kernels.flash_decoding.split import cut
@@ -53,6 +57,18 @@ def test_pack():
     tile = torch.full_like(wanted, torch.nan)
     pack_kernel[(2, 2)](Cells(q, *q.stride()[:3]), tile, 3, G=3, D=16, BLOCK_M=16)
     assert torch.equal(tile, wanted)
+
+
+@pytest.mark.parametrize("arch", [80, 90, 100])
+@pytest.mark.parametrize("warps", [4, 8])
+def test_issue_share(arch, warps):
+    on, size = target(arch), 2 * 64 * 128 * 2
+    row = Report("split", arch, warps, **Counts(364, {}, size, 2).fields(warps, 3, on))
+    gpu = on.device.bandwidth, on.device.sms, on.device.clock_ghz
+    per_line, slots, share = issue_share(364, warps, 64, 128, 2, *gpu)
+    assert per_line == pytest.approx(row.instructions_per_line)
+    assert slots == pytest.approx(4 * 128 / on.device.bytes_per_clock)
+    assert share == pytest.approx(row.issue_share, abs=1e-4)
 
 
 @pytest.mark.parametrize("splits", [1, 3, 20])
