@@ -2,12 +2,14 @@
 
 import contextlib
 import io
+import re
 
 import pytest
 import torch
 from quotes import lines_of, quoted_lines
 
 from course import recorded
+from course.check import catalogue
 from course.notebooks.files import ROOT, read
 
 LESSON = "13_quantized_kv_cache.ipynb"
@@ -24,6 +26,12 @@ def cell(text: str) -> str:
     return found
 
 
+def prose() -> str:
+    """All text of the lesson."""
+    cells = read(ROOT / "notebooks" / LESSON).cells
+    return "\n\n".join(c.source for c in cells if c.cell_type == "markdown")
+
+
 def printed(source: str, names: dict) -> str:
     with contextlib.redirect_stdout(io.StringIO()) as out:
         exec(source, names)
@@ -34,6 +42,45 @@ def test_every_quoted_line_is_in_a_kernel():
     quoted, lines = quoted_lines(LESSON), lines_of(*QUOTED)
     assert len(quoted) >= 9
     assert [line for line in quoted if line not in lines] == []
+
+
+def test_what_is_divided_out_of_p_is_shown_to_be_multiplied_back_in():
+    quoted = quoted_lines(LESSON)
+    divided, back = (next(i for i, line in enumerate(quoted) if line.startswith(start))
+                     for start in ("p *= (v_scales / ", "acc += largest * "))  # fmt: skip
+    assert divided < back
+
+
+def test_an_exercise_is_pointed_to_once_all_it_needs_has_been_read():
+    """At the end of a section, after those that its check's properties are explained in."""
+    pytest.importorskip("triton")
+    *sections, _ = re.split(r"^## (?=Recap)|^## (?=\d)", prose(), flags=re.M)[1:]
+    read_so_far, pointed_to = set(), {}
+    for section in sections:
+        read_so_far.add(section.splitlines()[0])
+        for line in section.splitlines():
+            if line.startswith("**Now do "):
+                assert section.rstrip().endswith(line)
+                for id_ in re.findall(r"13\.\d", line.split("**")[1]):
+                    assert id_ not in pointed_to
+                    pointed_to[id_] = {*read_so_far}
+    needs = {exercise.id.split()[0]: {exercise.section, *(x.see for x in exercise.properties)}
+             for exercise in catalogue.exercises("13")}  # fmt: skip
+    assert {*pointed_to} == {*needs}
+    for id_, needed in needs.items():
+        assert {x for x in needed if x} <= pointed_to[id_], id_
+
+
+def test_the_stored_outputs_are_those_of_a_run_with_the_model():
+    """The text quotes them. If this fails: `make model`, then run the lesson again."""
+    cells = read(ROOT / "notebooks" / LESSON).cells
+    outputs = "".join(out.get("text", "") for c in cells for out in c.get("outputs", []))
+    assert "SmolLM2's channels: computed now" in outputs
+    assert "This needs the model" not in outputs
+    for name in "KV":
+        token = re.search(rf"^{name}: per token (\S+) times finer", outputs, re.M).group(1)
+        channel = re.search(rf"^{name}: how many.* per channel (\S+)$", outputs, re.M).group(1)
+        assert re.search(rf"\*\*{name}\*\* [^*]*\({token} against {channel}\)", prose())
 
 
 @pytest.fixture
