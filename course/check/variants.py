@@ -35,7 +35,7 @@ COMMUTATIVE = ("maximum", "minimum", "max", "min", "logaddexp")
 
 
 class Variant(NamedTuple):
-    """A changed answer. what: "old line → new line", unique. says: the change in words, after "when"."""
+    """A changed answer. what: "old line → new line", unique. says: what it does, after "when"."""
 
     what: str
     says: str

@@ -301,6 +301,24 @@ slip(
     (HIDDEN, HIDDEN.replace("mask_n[None, :]", "v_scale[None, :] != 0.0")),
 )
 slip(
+    "keys that do not exist",
+    "Keys past the end **take part, with a score of 0**: its power of 2 is 1, and l counts it. "
+    "Their score must be -∞ before the step.",
+    (HIDDEN, ""),
+)
+slip(
+    "a large negative number",
+    "Keys past the end get **a large negative number** for a score. Where all keys score lower "
+    "still, those that do not exist win. Nothing is lower than -∞.",
+    ('float("-inf"))\n', "-1e9)\n"),
+)
+slip(
+    "the mask down the rows",
+    "The mask is laid along **the query heads**, [:, None]. It belongs to the keys, the columns of "
+    "the scores. Where BLOCK_M is BLOCK_N, nothing but wrong numbers shows it.",
+    ("tl.where(mask_n[None, :]", "tl.where(mask_n[:, None]"),
+)
+slip(
     "v_scale not masked",
     "The scales of V are loaded **past the end**, or with a mask and no finite `other`. p is 0 "
     "there, but a scale that nobody has written may be NaN, and 0 · NaN is NaN. Look at the load "

@@ -52,7 +52,7 @@ slip(
 )
 slip(
     "v_scale for both",
-    "The scores are multiplied by **v_scale** in place of k_scale: the keys have scales of their own.",
+    "The scores are multiplied by **v_scale** in place of k_scale.",
     ("tl.load(k_scale_ptr", "tl.load(v_scale_ptr"),
 )
 slip(
@@ -228,24 +228,6 @@ slip(
     (" * scale_log2", " * scale_log2 * 1.4426950408889634"),
 )
 slip(
-    "keys that do not exist",
-    "Keys past the end **take part, with a score of 0**: its power of 2 is 1, and l counts it. "
-    "Their score must be -∞ before the step.",
-    (HIDDEN, ""),
-)
-slip(
-    "a large negative number",
-    "Keys past the end get **a large negative number** for a score. Where all keys score lower "
-    "still, those that do not exist win. Nothing is lower than -∞.",
-    ('float("-inf"))\n', "-1e9)\n"),
-)
-slip(
-    "the mask down the rows",
-    "The mask is laid along **the query heads**, [:, None]. It belongs to the keys, the columns of "
-    "the scores. Where BLOCK_M is BLOCK_N, nothing but wrong numbers shows it.",
-    ("tl.where(mask_n[None, :]", "tl.where(mask_n[:, None]"),
-)
-slip(
     "the wrong keys hidden",
     "The scores of keys **that exist** become -∞. `tl.where` takes first what holds where the mask "
     "is true.",
@@ -253,9 +235,9 @@ slip(
 )
 slip(
     "no number for keys that do not exist",
-    "Where a block is not full, everything becomes **NaN**. There are two usual causes. The score of "
-    "a key that doesn't exist is multiplied by its scale after it was hidden: 0 times -∞ is NaN. Or "
-    "it is +∞ in place of -∞: then ∞ - ∞ is NaN. Put -∞ in place of the finished score.",
+    "Where a block is not full, everything is **NaN**. Either a hidden score is multiplied "
+    "afterwards, and -∞ times a scale of 0 is NaN; or it is +∞, and ∞ - ∞ is NaN. Put -∞ in place "
+    "of the finished score.",
     (SCORES, "dot(q, tl.trans(k), no_scores) * scale_log2"),
     ('float("-inf"))\n', 'float("-inf")) * k_scale[None, :]\n'),
 )
