@@ -137,11 +137,12 @@ def _nothing_but_nan(telling: Observation | None) -> bool:
         return bool(floats) and all(bool(t.isnan().all()) for t in floats)
     pairs = [(got.cpu(), want.cpu()) for got, want in zip(found, wanted, strict=True)]
     pairs = [(got, want) for got, want in pairs if got.is_floating_point() and got.numel()]
-    empty = [(want == 0) | (want == -math.inf) for _, want in pairs]
-    return any(bool(got.isnan().any()) for got, _ in pairs) and all(
-        bool((got.isnan() | (nothing & (got == want))).all())
-        for (got, want), nothing in zip(pairs, empty, strict=True)
-    )
+    some = any(bool(got.isnan().any()) for got, _ in pairs)
+    return some and all(bool(_nan_or_empty(got, want).all()) for got, want in pairs)
+
+
+def _nan_or_empty(got: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    return got.isnan() | ((got == wanted) & ((wanted == 0) | (wanted == -math.inf)))
 
 
 @lru_cache(maxsize=8192)

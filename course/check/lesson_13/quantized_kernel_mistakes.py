@@ -314,7 +314,7 @@ slip(
 )
 slip(
     "K for V",
-    "The weights multiply **K**. They belong to V.",
+    "The weights multiply **K**, not V.",
     ("[None, :], v, acc)", "[None, :], k, acc)"),
 )
 slip(
@@ -344,8 +344,7 @@ slip(
     "Everything is **NaN**, even where all keys of a block exist. If you multiply the mask by -∞ "
     "and add it to the scores, keys that exist get 0 · -∞, which is NaN. Choose with `tl.where`.",
     (
-        HIDDEN,
-        HIDDEN.split("= ")[0]
-        + '= scores_log2 + (1 - mask_n[None, :].to(tl.float32)) * float("-inf")\n',
+        "tl.where(mask_n[None, :], scores_log2,",
+        "scores_log2 + (1 - mask_n[None, :].to(tl.float32)) * (",
     ),
 )
