@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 from time import process_time
 
+import torch
+
 from course.check.compare import complain, same
 from course.check.observe import (
     Observation,
