@@ -13,9 +13,12 @@ these the quickest: which mistakes agree does not depend on the order, how long 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from functools import lru_cache
 from time import process_time
+
+import torch
 
 from course.check.compare import complain, same
 from course.check.observe import (
@@ -61,7 +64,7 @@ class Search:
         if found := next(filter(self.explains, self.exercise.mistakes), None):
             return found
         if all(_nothing_but_nan(telling) for telling in self.failures):
-            return None  # anything gives NaN: one change would explain too much
+            return None  # anything gives NaN: one change, or two slips, would explain too much
         end = process_time() + SEARCH_SECONDS
         for mistake in itertools.chain(one_step_off(self.exercise), self.pairs()):
             if process_time() > end:
@@ -124,10 +127,24 @@ def _went_wrong(observation: Observation) -> bool:
 
 
 def _nothing_but_nan(telling: Observation | None) -> bool:
-    """Say whether an answer gave tensors, and no number in them."""
-    found = [t for _, t in tensors_in(telling.got)] if isinstance(telling, Seen) else []
+    """Say whether an answer gave tensors, and no number in them but what nothing at all gives.
+
+    That is 0 or -inf where it is wanted: what a row or a split without keys has.
+    """
+    if not isinstance(telling, Seen):
+        return False
+    found, wanted = ([t for _, t in tensors_in(x)] for x in (telling.got, telling.wanted))
     floats = [t for t in found if t.is_floating_point() and t.numel()]
-    return bool(floats) and all(bool(t.isnan().all()) for t in floats)
+    if [t.shape for t in found] != [t.shape for t in wanted]:
+        return bool(floats) and all(bool(t.isnan().all()) for t in floats)
+    pairs = [(got.cpu(), want.cpu()) for got, want in zip(found, wanted, strict=True)]
+    pairs = [(got, want) for got, want in pairs if got.is_floating_point() and got.numel()]
+    some = any(bool(got.isnan().any()) for got, _ in pairs)
+    return some and all(bool(_nan_or_empty(got, want).all()) for got, want in pairs)
+
+
+def _nan_or_empty(got: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    return got.isnan() | ((got == wanted) & ((wanted == 0) | (wanted == -math.inf)))
 
 
 @lru_cache(maxsize=8192)

@@ -133,7 +133,7 @@ class OneStep:
     def __init__(self, right: Any, variant: variants.Variant) -> None:
         self.right, self.variant = right, variant
         self.name = f"one step off: {variant.what}"
-        self.says = f"It does what the right answer would do with one change. {variant.says}"
+        self.says = f"Your answer does what the right one does when {variant.says}."
 
     def __repr__(self) -> str:
         return f"OneStep({self.variant.what!r})"

@@ -35,7 +35,7 @@ COMMUTATIVE = ("maximum", "minimum", "max", "min", "logaddexp")
 
 
 class Variant(NamedTuple):
-    """A changed answer. what: "old line → new line", unique. says: what a learner may be told."""
+    """A changed answer. what: "old line → new line", unique. says: what it does, after "when"."""
 
     what: str
     says: str
@@ -76,7 +76,7 @@ def _varied(block: ast.AST, known: set[str]) -> Iterator[tuple[str, str]]:
             for parent, name, index, node in _places(statement):
                 for other, says in changed(node):
                     if isinstance(parent, ast.Subscript) and isinstance(node, ast.Tuple):
-                        says = "In square brackets, two indices are **in the wrong order**."
+                        says = "two indices in square brackets are **in the wrong order**"
                     _put(parent, name, index, other)
                     yield f"{old} → {_line(statement)}", says
                     _put(parent, name, index, node)
@@ -97,15 +97,15 @@ def changed(node: ast.AST) -> Iterator[tuple[ast.AST, str]]:
         new = OPERATORS[type(node.ops[0])]
         yield _with(node, ops=[new(), *node.ops[1:]]), _instead(new, type(node.ops[0]))
     if isinstance(node, ast.UnaryOp):
-        yield node.operand, f"Somewhere a **`{SIGNS[type(node.op)]}`** is missing."
+        yield node.operand, f"a **`{SIGNS[type(node.op)]}`** is missing somewhere"
     if isinstance(node, ast.Constant) and isinstance(node.value, (bool, int, float)):
         yield from _changed_number(node)
     if isinstance(node, ast.Call):
         yield from _changed_call(node)
     if isinstance(node, ast.Tuple) and isinstance(node.ctx, ast.Load) and len(node.elts) == 2:
-        yield _with(node, elts=node.elts[::-1]), "Two values come **in the wrong order**."
+        yield _with(node, elts=node.elts[::-1]), "two values come **in the wrong order**"
     if isinstance(node, ast.IfExp):
-        both = "The two sides of a condition are **swapped**."
+        both = "the two sides of a condition are **swapped**"
         yield _with(node, body=node.orelse, orelse=node.body), both
 
 
@@ -115,7 +115,7 @@ def _changed_number(node: ast.Constant) -> Iterator[tuple[ast.AST, str]]:
         [not value] if isinstance(value, bool) else [value + 1, *([0 * value] if value else [])]
     )
     for other in others:
-        says = f"One **number** is wrong: somewhere there is {other} where {value} belongs."
+        says = f"somewhere **the number {other}** takes the place of {value}"
         yield _with(node, value=other), says
 
 
@@ -128,33 +128,33 @@ def _changed_call(node: ast.Call) -> Iterator[tuple[ast.AST, str]]:
         if opposite == "max" and ast.unparse(function) != f"tl.{name}":
             opposite = "amax"  # in PyTorch, max along a dimension returns two tensors
         other = _with(node, func=_with(function, **{field: opposite}))
-        yield other, f"Somewhere **`{opposite}`** is taken where `{name}` belongs."
+        yield other, f"somewhere **`{opposite}`** takes the place of `{name}`"
     if len({*map(ast.dump, node.args)}) == len(node.args) == 2 and name not in COMMUTATIVE:
-        swapped = f"The two arguments of `{name}` are **swapped**."
+        swapped = f"the two arguments of `{name}` are **swapped**"
         yield _with(node, args=node.args[::-1]), swapped
     for i, keyword in enumerate(node.keywords):
-        missing = f"In a call of `{name}`, **`{keyword.arg}`** is missing."
+        missing = f"`{name}` is called without **`{keyword.arg}`**"
         yield _with(node, keywords=node.keywords[:i] + node.keywords[i + 1 :]), missing
 
 
 def _instead(new: type, old: type) -> str:
-    return f"Somewhere there is **`{SIGNS[new]}`** where `{SIGNS[old]}` belongs."
+    return f"somewhere **`{SIGNS[new]}`** takes the place of `{SIGNS[old]}`"
 
 
 def _can_go(statement: ast.stmt, known: set[str]) -> str:
     """Return what to say if a statement is left out, or "" if a name would be missing then."""
     if isinstance(statement, ast.Expr):
         called = statement.value.func if isinstance(statement.value, ast.Call) else statement.value
-        return f"It does as much as if a call of **`{ast.unparse(called)}` were left out**."
+        return f"a call of **`{ast.unparse(called)}`** is left out"
     if isinstance(statement, ast.AugAssign):
-        return f"One step is **left out**: `{ast.unparse(statement.target)}` stays as it was."
+        return f"the step that changes **`{ast.unparse(statement.target)}`** is left out"
     if isinstance(statement, ast.Assign):
         targets = [x for target in statement.targets for x in ast.walk(target)]
         names = {x.id for x in targets if isinstance(x, ast.Name)}
         before = names <= known
         known |= names
         if before:
-            return f"One step is **left out**: `{', '.join(sorted(names))}` stays as it was."
+            return f"the step that changes **`{', '.join(sorted(names))}`** is left out"
     return ""
 
 

@@ -86,6 +86,31 @@ def test_a_pair_is_left_out_if_one_slip_has_no_effect_and_the_other_another():
     assert "once too often, and negated" in names  # both show: who knows what they do together
 
 
+def test_what_is_nan_except_where_nothing_was_wanted_is_not_told_as_slips():
+    """An empty row or split gives 0 and -inf, whatever is wrong with the others."""
+
+    def asked(answer, rng):
+        x = torch.randn(6, generator=rng)
+        empty = torch.tensor([True, False, False, False, False, False])
+        wanted = torch.where(empty, -torch.inf, clamped(x, -x.abs() - 1, x.abs() + 1, 2))
+        return Seen.of(answer, (x,), wanted=wanted)
+
+    def some(value, rest):
+        return lambda x: torch.cat([torch.full((1,), value), torch.full((5,), rest)])
+
+    exercise = replace(CLAMPED, properties=(Property("rows", "", asked),))
+    nan, inf = torch.nan, torch.inf
+    for answer, says_nothing in (
+        (some(-inf, nan), True),
+        (some(nan, nan), True),
+        (some(inf, nan), False),
+        (some(nan, 1.0), False),
+        (some(-inf, -inf), False),
+    ):
+        search = Search(exercise, outcomes(answer, exercise), 0)
+        assert all(map(recognising._nothing_but_nan, search.failures)) is says_nothing
+
+
 def test_waiting_does_not_count_only_work_does(monkeypatch):
     """A busy machine lets a process wait: the verdict must not depend on it."""
     pair = both(SLIPS[1], SLIPS[2])

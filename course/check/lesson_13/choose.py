@@ -216,9 +216,13 @@ def noise(answer, rng):
 
 @holds("a budget of 0, and rows that are better than fp32")
 def no_budget(answer, rng):
-    """Far better than the budget is wide: that is no reason against them."""
+    """Far better than the budget is wide, or perhaps: that is no reason against them."""
     rows = [row(600, 0.99, 0.004), row(512, 1.0, 0.003), row(900, 0.97, 0.01)]
-    return [ask(answer, _shuffled(rng, rows), 0.0), ask(answer, [row(640, 0.9, 0.01)], 0.005)]
+    return [
+        ask(answer, _shuffled(rng, rows), 0.0),
+        ask(answer, [row(640, 0.9, 0.01)], 0.005),
+        ask(answer, [Measured("bf16", "int8 per head", 0.998, 0.99, 1.003, 640)], 0.005),
+    ]
 
 
 @holds("long tables at random, and several budgets")

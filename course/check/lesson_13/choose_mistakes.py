@@ -65,6 +65,24 @@ slip(
     ("1 + budget", "budget"),
 )
 slip(
+    "one minus the budget",
+    "The upper end is compared with **1 - budget**, so only what is better than fp32 fits. A loss "
+    "makes the ratio larger than 1, and the budget says how much larger it may be.",
+    ("1 + budget", "1 - budget"),
+)
+slip(
+    "the comparison turned around",
+    "The comparison is **turned around**: the rows that fit are thrown away, and those that don't "
+    "are kept.",
+    ("row.high <=", "row.high >="),
+)
+slip(
+    "both ends within the budget",
+    "**Both ends** of the interval must be within the budget of 1 for a row to be taken. Only a "
+    "loss counts against it: a low lower end is no reason to refuse a row.",
+    (FITS, f"1 - budget <= row.low and {FITS}"),
+)
+slip(
     "in percent",
     "The budget is taken to be **in percent**. 0.01 is one percent: 1 + budget is the bound.",
     ("1 + budget", "1 + budget / 100"),
@@ -99,6 +117,20 @@ slip(
     "Of the rows that fit, the one **nearest to the budget** is chosen. A larger loss is no gain "
     "in itself: take the fewest bytes.",
     (KEY, "key=lambda row: -row.high"),
+    see=BYTES,
+)
+slip(
+    "bytes times loss",
+    "Of the rows that fit, the one with the smallest **product** of bytes and upper end is chosen. "
+    "Bytes alone decide; the upper end only matters where they are equal.",
+    (KEY, "key=lambda row: row.bytes_per_token * row.high"),
+    see=BYTES,
+)
+slip(
+    "rows compared as they are",
+    "`min` is not told **what to compare**, so it compares the rows field by field, and the name "
+    "of K's format decides. Give it a key that begins with the bytes.",
+    (f"{KEY}, ", ""),
     see=BYTES,
 )
 slip(
@@ -186,6 +218,23 @@ slip(
     "Where **nothing fits**, it returns the row with the smallest upper end. It is outside the "
     "budget, and the caller would not know: return None.",
     ("default=None", "default=min(measured, key=lambda row: row.high, default=None)"),
+)
+slip(
+    "the first row where nothing fits",
+    "Where **nothing fits**, it returns the first row of the table. It is outside the budget, and "
+    "the caller would not know: return None.",
+    ("default=None", "default=measured[0] if measured else None"),
+)
+slip(
+    "the first row where nothing fits, even if there is none",
+    "Where **nothing fits**, it returns the first row of the table, and an error where the table "
+    "has no rows. Return None in both cases.",
+    ("default=None", "default=measured[0]"),
+)
+slip(
+    "False where nothing fits",
+    "Where **nothing fits**, it returns False. Return None.",
+    ("default=None", "default=False"),
 )
 slip(
     "the smallest where nothing fits",

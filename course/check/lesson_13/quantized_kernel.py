@@ -4,7 +4,15 @@ from dataclasses import replace
 
 from course.check.draw import integer
 from course.check.kernel_inputs import EPS
-from course.check.lesson_13.quantized_kernel_mistakes import FOLDING, OF_K, OF_V, SHAPES, TOKENS
+from course.check.lesson_13.quantized_kernel_inline import the_softmax_inline
+from course.check.lesson_13.quantized_kernel_mistakes import (
+    FOLDING,
+    HIDDEN,
+    OF_K,
+    OF_V,
+    SHAPES,
+    TOKENS,
+)
 from course.check.lesson_13.quantized_launch import ask
 from course.check.spec import Exercise, also_right, holds, right, slip
 from kernels.primitives import dot, finalize, online_softmax_step
@@ -52,48 +60,7 @@ def quantized_kernel(
     tl.store(lse_ptr + place, lse[:, None], mask=offs_m < G)
 
 
-@also_right
-@triton.jit
-def the_softmax_inline(
-    q_ptr, k_ptr, v_ptr, k_scale_ptr, v_scale_ptr, lengths_ptr, o_ptr, lse_ptr,
-    stride_b, stride_n, stride_h, stride_sb, stride_sn, stride_sh,
-    scale_log2, G, D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-):  # fmt: skip
-    """Scales found before the loop, the softmax written out, v_scale relative to its largest."""
-    split, kv_head, b = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    S, Hkv, B = tl.num_programs(0), tl.num_programs(1), tl.num_programs(2)
-    length = tl.load(lengths_ptr + b)
-    chunk = tl.cdiv(tl.cdiv(length, BLOCK_N), S) * BLOCK_N
-    start = tl.minimum(split * chunk, length)
-    stop = tl.minimum(start + chunk, length)
-    offs_m, offs_d = tl.arange(0, BLOCK_M)[:, None], tl.arange(0, D)[None, :]
-    row = (b * Hkv + kv_head) * G + offs_m
-    q = tl.load(q_ptr + row * D + offs_d, mask=offs_m < G, other=0.0)
-    m_log2 = tl.full((BLOCK_M,), float("-inf"), tl.float32)
-    l, acc = tl.zeros((BLOCK_M,), tl.float32), tl.zeros((BLOCK_M, D), tl.float32)
-    k_scale_ptr += b * stride_sb + kv_head * stride_sh
-    v_scale_ptr += b * stride_sb + kv_head * stride_sh
-    for start_n in range(start, stop, BLOCK_N):
-        offs_n = start_n + tl.arange(0, BLOCK_N)
-        mask_n = offs_n < stop
-        cells = b * stride_b + offs_n[:, None] * stride_n + kv_head * stride_h + offs_d
-        k = tl.load(k_ptr + cells, mask=mask_n[:, None], other=0).to(tl.float32)
-        v = tl.load(v_ptr + cells, mask=mask_n[:, None], other=0).to(tl.float32)
-        factor = scale_log2 * tl.load(k_scale_ptr + offs_n * stride_sn, mask=mask_n, other=0.0)
-        scores_log2 = tl.dot(q, tl.trans(k), input_precision="ieee") * factor[None, :]
-        scores_log2 += tl.where(mask_n, 0.0, float("-inf"))[None, :]
-        m_new = tl.maximum(m_log2, tl.max(scores_log2, 1))
-        alpha = tl.exp2(m_log2 - m_new)
-        p = tl.exp2(scores_log2 - m_new[:, None])
-        l, m_log2 = l * alpha + tl.sum(p, 1), m_new
-        v_scale = tl.load(v_scale_ptr + offs_n * stride_sn, mask=mask_n, other=0.0)
-        largest = tl.max(v_scale, 0)
-        weighed = tl.dot(p * (v_scale / largest)[None, :], v, input_precision="ieee")
-        acc = acc * alpha[:, None] + largest * weighed
-    o, lse = finalize(m_log2, l, acc)
-    place = split * (B * Hkv * G) + row
-    tl.store(o_ptr + place * D + offs_d, o, mask=offs_m < G)
-    tl.store(lse_ptr + place, lse[:, None], mask=offs_m < G)
+also_right(the_softmax_inline)
 
 
 @holds("one head, one row, one split; whole blocks")
@@ -120,6 +87,16 @@ def a_ragged_end(answer, rng):
 @holds("three rows of different lengths, one of them empty", see=SHAPES)
 def batch_and_lengths(answer, rng):
     return ask(answer, rng, lengths=[32, 0, 48])
+
+
+@holds("keys and values of zeros count, whatever their scales", see=FOLDING)
+def zeros(answer, rng):
+    """Their scores are 0 where k or its scale is: so are those of keys that don't exist."""
+    return [
+        ask(answer, rng, lengths=[40], G=2, zeros={"k": [1.0, 1.0]}),
+        ask(answer, rng, lengths=[40], G=2, zeros={"k": [0.0, 0.0]}),
+        ask(answer, rng, lengths=[40], G=2, zeros={"v": [0.0, 0.0]}),
+    ]
 
 
 @holds("two KV heads; gaps in the scales, and another layout", see=SHAPES)
@@ -171,7 +148,8 @@ def all_at_once(answer, rng):
     return ask(answer, rng, lengths=[integer(rng, 17, 31), 1], S=5, Hkv=2, G=2)
 
 
-# Where the scales lie, and how they are loaded. What is done with them: quantized_kernel_mistakes.
+# Where the scales lie, how they are loaded, and which keys there are. What is done with them:
+# quantized_kernel_mistakes.
 
 slip(
     "rows of the batch forgotten",
@@ -284,6 +262,61 @@ slip(
     "the split added twice",
     "The start of the **split** is added twice: offs_n are places in the row already.",
     ("offs_n * stride_sn", "(start + offs_n) * stride_sn"),
+)
+slip(
+    "rows counted in heads",
+    "The place of a row is **b · Hkv heads** further, each stride_sh long. That holds in one "
+    "layout only: rows have a stride of their own, stride_sb.",
+    (TOKENS, "(b * Hkv + kv_head) * stride_sh + offs_n * stride_sn"),
+    see=SHAPES,
+)
+slip(
+    "the loads' mask inverted",
+    "The mask of the loads is **inverted**: the scales of keys that exist become 0, and those past "
+    "the end are read. A load reads where its mask is true.",
+    ("mask=mask_n, other", "mask=~mask_n, other"),
+)
+slip(
+    "masked by D",
+    "The scales are loaded with the mask **offs_n < D**. D counts the numbers of one key; offs_n "
+    "counts keys, and mask_n says which of them exist.",
+    ("mask=mask_n, other", "mask=offs_n < D, other"),
+)
+slip(
+    "hidden where the score is 0",
+    "A key is taken not to exist because **its score is 0**. A key of zeros has that score, too, "
+    "and it counts: mask_n says which keys exist.",
+    (HIDDEN, HIDDEN.replace("mask_n[None, :]", "scores_log2 != 0.0")),
+)
+slip(
+    "hidden where k_scale is 0",
+    "A key is taken not to exist because **its k_scale is 0**. Such a key has the score 0, and it "
+    "counts: mask_n says which keys exist.",
+    (HIDDEN, HIDDEN.replace("mask_n[None, :]", "k_scale[None, :] != 0.0")),
+)
+slip(
+    "hidden where v_scale is 0",
+    "A key is taken not to exist because **its v_scale is 0**. Its value is 0 then, but its weight "
+    "counts: mask_n says which keys exist.",
+    (HIDDEN, HIDDEN.replace("mask_n[None, :]", "v_scale[None, :] != 0.0")),
+)
+slip(
+    "keys that do not exist",
+    "Keys past the end **take part, with a score of 0**: its power of 2 is 1, and l counts it. "
+    "Their score must be -∞ before the step.",
+    (HIDDEN, ""),
+)
+slip(
+    "a large negative number",
+    "Keys past the end get **a large negative number** for a score. Where all keys score lower "
+    "still, those that do not exist win. Nothing is lower than -∞.",
+    ('float("-inf"))\n', "-1e9)\n"),
+)
+slip(
+    "the mask down the rows",
+    "The mask is laid along **the query heads**, [:, None]. It belongs to the keys, the columns of "
+    "the scores. Where BLOCK_M is BLOCK_N, nothing but wrong numbers shows it.",
+    ("tl.where(mask_n[None, :]", "tl.where(mask_n[:, None]"),
 )
 slip(
     "v_scale not masked",

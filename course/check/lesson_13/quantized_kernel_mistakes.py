@@ -17,6 +17,10 @@ L_WITH_V_SCALE = (
     f"        {STEP}"
     "        l = l_old * tl.exp2(old - m_log2) + tl.sum(p * v_scale[None, :], 1)\n"
 )  # not l += Σ (p · v_scale - p): where v_scale is small, that loses what it should add
+IN_POWERS_OF_E = """m_new = tl.maximum(m_log2, tl.max(scores_log2, 1))
+        alpha, p = tl.exp(m_log2 - m_new), tl.exp(scores_log2 - m_new[:, None])
+        m_log2, l, acc = m_new, l * alpha + tl.sum(p, 1), acc * alpha[:, None]
+"""
 
 slip(
     "no k_scale",
@@ -48,7 +52,7 @@ slip(
 )
 slip(
     "v_scale for both",
-    "The scales of the keys are read **from those of the values**.",
+    "The scores are multiplied by **v_scale** in place of k_scale.",
     ("tl.load(k_scale_ptr", "tl.load(v_scale_ptr"),
 )
 slip(
@@ -68,6 +72,35 @@ slip(
     "Both scales multiply **the scores**. v_scale belongs to the weights, after the softmax.",
     (" * k_scale[None, :]", " * (k_scale * v_scale)[None, :]"),
     ("p * v_scale[None, :]", "p"),
+)
+slip(
+    "v_scale on scores and weights",
+    "v_scale multiplies **the scores as well**. It belongs to the weights alone.",
+    (" * k_scale[None, :]", " * (k_scale * v_scale)[None, :]"),
+)
+slip(
+    "v_scale on the scores alone",
+    "v_scale multiplies **the scores**, and k_scale does not appear. k_scale belongs to the "
+    "scores, v_scale to the weights.",
+    (" * k_scale[None, :]", " * v_scale[None, :]"),
+    ("p * v_scale[None, :]", "p"),
+)
+slip(
+    "p times v_scale added to l",
+    "The weights times v_scale are **added to l**. `online_softmax_step` has added the weights "
+    "already, and the scales belong to acc alone.",
+    (WEIGHED, f"l += tl.sum(p * v_scale[None, :], 1)\n        {WEIGHED}"),
+)
+slip(
+    "p added to l again",
+    "The weights of a block are added to l **twice**: `online_softmax_step` has done it already.",
+    (WEIGHED, f"l += tl.sum(p, 1)\n        {WEIGHED}"),
+)
+slip(
+    "divided by l in the loop",
+    "The weights are divided by l **in the loop**. l is not complete yet, and `finalize` divides "
+    "by it after the last block.",
+    ("p * v_scale[None, :]", "p / l[:, None] * v_scale[None, :]"),
 )
 slip(
     "k_scale twice",
@@ -172,6 +205,18 @@ slip(
     (" * scale_log2", " * scale_log2 * scale_log2"),
 )
 slip(
+    "q multiplied anew in each block",
+    "q is multiplied by scale_log2 **in the loop**, so once more in each block. Multiply the "
+    "scores, or q before the loop.",
+    ("        scores_log2 = dot(", "        q *= scale_log2\n        scores_log2 = dot("),
+    ("no_scores) * scale_log2", "no_scores)"),
+)
+slip(
+    "powers of e",
+    "The weights are **powers of e**, by `tl.exp`. The scores are in base 2: `tl.exp2`.",
+    (STEP, IN_POWERS_OF_E),
+)
+slip(
     "no base 2",
     "The scores are in **natural units**. `online_softmax_step` takes powers of 2: scale_log2 is "
     "the whole factor, log2(e) included.",
@@ -183,24 +228,6 @@ slip(
     (" * scale_log2", " * scale_log2 * 1.4426950408889634"),
 )
 slip(
-    "keys that do not exist",
-    "Keys past the end **take part, with a score of 0**: its power of 2 is 1, and l counts it. "
-    "Their score must be -∞ before the step.",
-    (HIDDEN, ""),
-)
-slip(
-    "a large negative number",
-    "Keys past the end get **a large negative number** for a score. Where all keys score lower "
-    "still, those that do not exist win. Nothing is lower than -∞.",
-    ('float("-inf"))\n', "-1e9)\n"),
-)
-slip(
-    "the mask down the rows",
-    "The mask is laid along **the query heads**, [:, None]. It belongs to the keys, the columns of "
-    "the scores. Where BLOCK_M is BLOCK_N, nothing but wrong numbers shows it.",
-    ("tl.where(mask_n[None, :]", "tl.where(mask_n[:, None]"),
-)
-slip(
     "the wrong keys hidden",
     "The scores of keys **that exist** become -∞. `tl.where` takes first what holds where the mask "
     "is true.",
@@ -208,8 +235,9 @@ slip(
 )
 slip(
     "no number for keys that do not exist",
-    "For keys past the end the score is **NaN**: 0 times -∞, or 0 times a scale that nobody has "
-    "written. Multiplying hides no key, in whatever order: put -∞ in place of the finished score.",
+    "Where a block is not full, everything is **NaN**. Either a hidden score is multiplied "
+    "afterwards, and -∞ times a scale of 0 is NaN; or it is +∞, and ∞ - ∞ is NaN. Put -∞ in place "
+    "of the finished score.",
     (SCORES, "dot(q, tl.trans(k), no_scores) * scale_log2"),
     ('float("-inf"))\n', 'float("-inf")) * k_scale[None, :]\n'),
 )
@@ -285,6 +313,16 @@ slip(
     ("tl.trans(w)", "tl.trans(v)"),
 )
 slip(
+    "K for V",
+    "The weights multiply **K**, not V.",
+    ("[None, :], v, acc)", "[None, :], k, acc)"),
+)
+slip(
+    "V for K",
+    "The scores are those of q and **V**. They belong to K.",
+    ("tl.trans(k)", "tl.trans(v)"),
+)
+slip(
     "q in eight bits",
     "q is **cast to int8** to meet K: what is after the point is lost.",
     ("dot(q,", "dot(q.to(tl.int8).to(tl.float32),"),
@@ -300,4 +338,13 @@ slip(
     "p is **cast to fp16** to be multiplied by V: 11 bits are left of 24, fewer still where "
     "v_scale is small. int8 fits into 16 bits, p times a scale does not.",
     (WEIGHED, "acc = dot((p * v_scale[None, :]).to(tl.float16), v.to(tl.float16), acc)"),
+)
+slip(
+    "hidden by multiplying",
+    "Everything is **NaN**, even where all keys of a block exist. If you multiply the mask by -∞ "
+    "and add it to the scores, keys that exist get 0 · -∞, which is NaN. Choose with `tl.where`.",
+    (
+        "tl.where(mask_n[None, :], scores_log2,",
+        "scores_log2 + (1 - mask_n[None, :].to(tl.float32)) * (",
+    ),
 )

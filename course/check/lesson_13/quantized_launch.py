@@ -17,7 +17,8 @@ def ask(answer, rng, *, lengths, Hkv=1, G=1, S=1, D=16, block_n=16, **more):
     more: room (cells per row beyond the longest), gap (cells between the rows of the cache, and NaN
     between those of the scales), heads_first (k, v and their scales are laid out (B, Hkv, Lk, …)),
     k_scale and v_scale (a list: each for 8 tokens, then the next, and around again), q (a factor),
-    opposite (q points away from all keys: every score is below 0).
+    opposite (q points away from all keys: every score is below 0), zeros (k or v → scales of the
+    first tokens, all of whose numbers are 0 unless the scale is: then the stored ones are not).
     """
     B, capacity = len(lengths), max(lengths) + more.get("room", 5)
     q = more.get("q", 1.0) * torch.randn(B, Hkv * G, D, generator=rng)
@@ -29,6 +30,11 @@ def ask(answer, rng, *, lengths, Hkv=1, G=1, S=1, D=16, block_n=16, **more):
         if name in more:
             given = torch.tensor(more[name])
             x[:] = given[torch.arange(capacity) // 8 % len(given)][:, None]
+    for name, given in more.get("zeros", {}).items():
+        x, of = (k, scales[0]) if name == "k" else (v, scales[1])
+        given = torch.tensor(given)
+        x[:, : len(given)] *= (given == 0)[:, None, None]
+        of[:, : len(given)] = given[:, None]
     wide = [x.double() * of[..., None].double() for x, of in zip((k, v), scales, strict=True)]
     scale = D**-0.5
     wanted = truth(q, *wide, lengths, S, scale, block_n)
