@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from course.check import judge
+from course.check.lesson_13.choose import Measured
 from course.check.lesson_13.fold import FOLD, attend_quantized
 from course.check.lesson_13.quantize import QUANTIZE, quantize
 from course.check.report import Status
 from course.check.rewritten import rewritten
+from course.notebooks.files import ROOT, read
 
 SCORES = "scale * (q @ k.float().T) * k_scale  # (G, Lk)"
 NUMERATOR = "(p * v_scale) @ v.float()"
@@ -149,3 +151,37 @@ def test_zeros_say_nothing_of_a_factor():
         return attend_quantized(*args)
 
     assert judge(FOLD, answer, seed=1).status is Status.PASS
+
+
+def unwritten(*args):
+    raise NotImplementedError()
+
+
+def wrapped(*args):
+    """What Triton's interpreter raises of a kernel that is not written."""
+    try:
+        unwritten()
+    except NotImplementedError as error:
+        raise RuntimeError(repr(error)) from error
+
+
+@pytest.mark.parametrize(
+    ("ends_in", "names", "says"),
+    [
+        ("16", {"in_int8": unwritten}, "write quantize and attend_quantized first"),
+        ("16-kernel", {"in_int8": unwritten}, "write quantize and quantized_kernel first"),
+        (
+            "16-kernel",
+            {"in_int8": lambda wide: (), "decode_quantized": wrapped},
+            "write quantize and quantized_kernel first",
+        ),
+        ("23", {"choose": unwritten}, "write choose first"),
+    ],
+)
+def test_cells_say_what_has_to_be_written_first(ends_in, names, says, capsys):
+    cells = read(ROOT / "solutions" / "13_quantized_kv_cache.ipynb").cells
+    source = next(cell.source for cell in cells if cell.id == f"x13-{ends_in}")
+    row = {"model": "smollm2"} | dict.fromkeys(Measured._fields)
+    given = {"Measured": Measured, "recorded": lambda name: {"rows": [row]}}
+    exec(source, given | dict.fromkeys(("wide", "q", "lengths", "decode_quantized")) | names)
+    assert capsys.readouterr().out == f"{says}\n"
