@@ -65,7 +65,7 @@ FOLDED = {
     ),
     "key by key, many times": (  # each row of K is one of K times its scales, times 1 / scale
         SCORES,
-        "torch.stack([torch.stack([one @ x.float() for x in k]) for one in q.repeat(30, 1)])"
+        "torch.stack([torch.stack([one @ x.float() for x in k]) for one in q.repeat(2, 1)])"
         "[:len(q)] * (scale * k_scale)",
     ),
     "V times a constant": (NUMERATOR, "(p * v_scale * 127) @ (v / 127)"),
@@ -119,7 +119,7 @@ IN_OTHER_WORDS = [
     ),
     (
         FOLD,
-        "a product in bf16, and weights and values in bf16",
+        "both products in bf16",
         [
             (PRODUCT, "(q.bfloat16() @ k.bfloat16().T).float()"),
             (NUMERATOR, "((p * v_scale).bfloat16() @ v.bfloat16()).float()"),

@@ -124,4 +124,14 @@ for dtype, cast, bits in (("fp16", "half", 11), ("bf16", "bfloat16", 8)):
             [(NUMERATOR, f"((p * v_scale).{cast}() @ v.{cast}()).float()")],
             ROUNDING,
         ),
+        (
+            f"both products in {dtype}",
+            f"Both products, q · k and p · v, are computed **in {dtype}**: {bits} bits are left of "
+            f"q, the scores, the weights and o. {only}",
+            [
+                (PRODUCT, f"(q.{cast}() @ k.{cast}().T).float()"),
+                (NUMERATOR, f"((p * v_scale).{cast}() @ v.{cast}()).float()"),
+            ],
+            ROUNDING,
+        ),
     ]

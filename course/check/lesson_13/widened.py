@@ -73,7 +73,7 @@ class Wide:
             return
         self.numels[place] = numel
         self.hits[place] += int(_among(x, self.expected)[0].sum())
-        for factor, which in self._multiples(x.unique()):
+        for factor, which in self._multiples(x.unique()) if len(x) >= SAMPLES else ():
             seen = self.seen.setdefault(factor, torch.zeros(len(self.numbers), dtype=torch.bool))
             seen[which] = True
             self.most = max(self.most, len(which.unique()))
