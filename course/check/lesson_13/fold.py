@@ -260,6 +260,17 @@ slip(
     (RETURNED, "return o, l.log()"),
 )
 slip(
+    "log l less m",
+    "The lse is log l **minus m**. The maximum was subtracted from the scores: add it again.",
+    (RETURNED, "return o, l.log() - m"),
+)
+slip(
+    "m less log l",
+    "The lse is m **minus** log l. It is never less than the largest score: l is at least 1, so "
+    "its logarithm is added.",
+    ("m + l.log()", "m - l.log()"),
+)
+slip(
     "an lse in base 2",
     "The lse is in **base 2**. Outside a kernel it is the natural logarithm.",
     (RETURNED, "return o, (m + l.log()) / torch.log(torch.tensor(2.0))"),
@@ -284,15 +295,17 @@ def widened(how, says, keys, values):
 
 widened(
     "",
-    "The numbers are right. But it makes **{made}**: one product for each stored number, and a "
-    "tensor four times as large as what was stored. Give the scales to {scores}: they are fewer.",
+    "The numbers are right. But it makes **{made}**, alone or times a constant: one product for "
+    "each stored number, and a tensor four times as large as what was stored. Give the scales to "
+    "{scores}: they are fewer.",
     "scale * (q @ (k.float() * k_scale[:, None]).T)",
     "p @ (v.float() * v_scale[:, None])",
 )
 widened(
     ", piece by piece",
-    "The numbers are right. But it makes **{made}**, piece by piece. Nothing wide is kept, yet it "
-    "is still one product for each stored number. Give the scales to {scores}: they are fewer.",
+    "The numbers are right. But it makes **{made}**, piece by piece, alone or times a constant. "
+    "That is still one product for each stored number. Give the scales to {scores}: they are "
+    "fewer.",
     "scale * torch.stack([q @ (key.float() * of) for key, of in zip(k, k_scale)], 1)",
     "sum(w[:, None] * (x.float() * of) for w, x, of in zip(p.T, v, v_scale))",
 )

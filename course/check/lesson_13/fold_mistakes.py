@@ -1,15 +1,12 @@
 """What makes o wrong in exercise 13.2; `fold` has the mistakes where o is right."""
 
+from course.check.lesson_13.fold_narrow import NARROW, NUMERATOR, SCORES
 from course.check.spec import slip
 
 FOLDING = "3 · Fold the scale"
 FORMATS = "1 · Three ways to spend eight bits"
 SHAPES = "2 · Which numbers share a scale?"
-ROUNDING = "4 · What the rounding does"
-CASTS = "8 · At the edges"
 
-SCORES = "scale * (q @ k.float().T) * k_scale  # (G, Lk)"
-NUMERATOR = "(p * v_scale) @ v.float()"
 RETURNED = "return o, m + l.log()"
 
 slip(
@@ -24,6 +21,18 @@ slip(
     "o is divided by the sum of the weights **times v_scale**, though the lse has the right l. "
     "v_scale belongs to the numerator alone.",
     ("/ l[:, None]", "/ (p * v_scale).sum(-1)[:, None]"),
+)
+slip(
+    "o divided by the sum of v_scale",
+    "o is divided by **the sum of v_scale**. Where all weights are alike, that is a mean of the "
+    "values; but what a key counts is its weight. Divide by l.",
+    (" / l[:, None]", " / v_scale.sum()"),
+)
+slip(
+    "the sum of v_scale as l",
+    "**l is the sum of v_scale**, in o and in the lse. l counts the weights p, and nothing else: "
+    "v_scale says how large a value is.",
+    ("l = p.sum(-1)", "l = v_scale.sum().expand(len(q))"),
 )
 slip(
     "no k_scale",
@@ -244,6 +253,11 @@ slip(
     ("scale * (q", "q.shape[1] ** -0.5 * (q"),
 )
 slip(
+    "divided by the softmax's scale",
+    "The scores are **divided** by the softmax's scale. It is a factor, like k_scale.",
+    (SCORES, "(q @ k.float().T) / scale * k_scale"),
+)
+slip(
     "not normalised",
     "o is **not divided by l**.",
     (" / l[:, None]", ""),
@@ -276,54 +290,8 @@ slip(
     "Widen k and v, as a kernel does in its registers.",
     ("k.float()", "k"),
 )
-slip(
-    "q in eight bits",
-    "q is **cast to int8** to meet k: what is after the point is lost. Widen k instead, in the "
-    "registers of the product.",
-    ("(q @ k.float().T)", "(q.to(torch.int8).float() @ k.float().T)"),
-    see=CASTS,
-)
-slip(
-    "q rounded",
-    "q is **rounded to whole numbers** to meet k. It may be smaller than ½ everywhere. Widen k "
-    "instead.",
-    ("(q @", "(q.round() @"),
-    see=CASTS,
-)
-slip(
-    "q in eight bits with a scale",
-    "q is **quantised**, too, with a scale of its own. Only the cache has few bits here: what "
-    "rounding does to q comes on top of all that it has done to K.",
-    ("(q @", "((q / q.abs().amax(1, True) * 127).round() * q.abs().amax(1, True) / 127 @"),
-    see=ROUNDING,
-)
-slip(
-    "q in fp16",
-    "q passes through **fp16**: 11 bits of it are left. Only the cache has few bits; compute in "
-    "fp32.",
-    ("(q @", "(q.half().float() @"),
-    see=ROUNDING,
-)
-slip(
-    "a product in fp16",
-    "q · k is computed **in fp16**, or its result is rounded to that: 11 bits are left. Only the "
-    "cache has few bits; compute in fp32.",
-    ("(q @ k.float().T)", "(q.half() @ k.half().T).float()"),
-    see=ROUNDING,
-)
-slip(
-    "scores in fp16",
-    "The scores pass through **fp16**: near 4 they are off by a thousandth, and so is every "
-    "weight. Only the cache has few bits; compute in fp32.",
-    (SCORES, "(scale * (q @ k.float().T) * k_scale).half().float()"),
-    see=ROUNDING,
-)
-slip(
-    "the scales in eight bits",
-    "The scales are **cast to int8** to meet K: most of them become 0. The product is a float.",
-    (" * k_scale", " * k_scale.to(torch.int8)"),
-    see=CASTS,
-)
+for name, says, changes, see in NARROW:
+    slip(name, says, *changes, see=see)
 slip(
     "a dimension too many",
     "The lse has the shape **(G, 1)**. Asked for is (G,).",

@@ -288,6 +288,13 @@ slip(
     see=EDGES,
 )
 slip(
+    "whether the scale is true",
+    "`scale or …` and `if not scale` ask whether a tensor **is true**, and PyTorch answers that "
+    "only for a single number. Ask whether there is a scale: `is None`.",
+    ("if scale is None:", "if not scale:"),
+    see=EDGES,
+)
+slip(
     "the given scale widened",
     "A scale that is given is **made larger** where the token does not fit. It stays as it is: "
     "what is too large becomes ±127.",

@@ -1,17 +1,20 @@
 """What people get wrong in exercise 13.1; `quantize` has what is wrong at the edges."""
 
+from course.check.lesson_13.quantize_narrow import (
+    LARGEST,
+    NARROW,
+    QUOTIENT,
+    RETURNED,
+    SCALE,
+    WHOLE,
+)
 from course.check.spec import slip
 
 ROUNDING = "1 · Three ways to spend eight bits"
 SCALES = "2 · Which numbers share a scale?"
 EDGES = "8 · At the edges"
 
-LARGEST = "x.abs().amax(-1)  # (B, Lk, Hkv)"
-SCALE = "torch.where(largest == 0, 1.0, largest / 127)"
-QUOTIENT = "(x / scale[..., None])"
 ROUNDED = "torch.round" + QUOTIENT
-WHOLE = "y.clamp(-127, 127).to(torch.int8)"
-RETURNED = "return " + WHOLE + ", scale"
 
 slip(
     "the largest becomes 128",
@@ -63,6 +66,12 @@ slip(
     ("torch.round(", "torch.floor("),
 )
 slip(
+    "divided by //",
+    "`//` divides and **rounds down**, so that everything is off by half a scale on average. "
+    "Divide by `/`, and round to the nearest whole number.",
+    (ROUNDED, "x // scale[..., None]"),
+)
+slip(
     "rounded up",
     "The quotients are rounded **up**. Round them to the nearest whole number.",
     ("torch.round(", "torch.ceil("),
@@ -95,6 +104,12 @@ slip(
     "rounded before dividing",
     "x is rounded **before** it is divided by its scale. What is smaller than ½ is 0 by then.",
     (ROUNDED, "torch.round(torch.round(x) / scale[..., None])"),
+)
+slip(
+    "rounded before dividing, and cut off",
+    "x is rounded **before** it is divided by its scale, and the quotient is cut off by the cast. "
+    "What has to be a whole number is the quotient: divide, then round.",
+    (ROUNDED, "torch.round(x) / scale[..., None]"),
 )
 slip(
     "an offset, and no sign",
@@ -230,44 +245,8 @@ slip(
     "the largest one decides.",
     ("x.abs().amax(-1)", "x.abs().mean(-1)"),
 )
-slip(
-    "scales in fp16",
-    "The scale comes in **fp16**. Two bytes are saved per token and head, and every number of the "
-    "token gets an error of its own from that. Here it is fp32.",
-    (RETURNED, RETURNED + ".half()"),
-    see=EDGES,
-)
-slip(
-    "scales through fp16",
-    "The scale has been **rounded to fp16** on its way. It has 11 bits then, and all numbers of "
-    "the token are off. Compute it in fp32.",
-    (SCALE, SCALE + ".half().float()"),
-    see=EDGES,
-)
-slip(
-    "in the dtype of x",
-    "The scale comes in **the dtype of x**. Of fp16 or bf16 input it must be fp32, too: convert x "
-    "first.",
-    ("    x = x.float()\n", ""),
-    see=EDGES,
-)
-slip(
-    "computed in the dtype of x",
-    "The scale is fp32, but it was **computed in the dtype of x**, and rounded to its few bits. "
-    "Convert x first.",
-    ("    x = x.float()\n", ""),
-    ("largest / 127)", "largest / 127).float()"),
-    see=EDGES,
-)
-slip(
-    "divided in the dtype of x",
-    "The scale is fp32, but **the quotient** is computed in the dtype of x: near 100, "
-    "bf16 has only whole and half numbers. Convert x first.",
-    ("    x = x.float()\n", ""),
-    (LARGEST, "x.float().abs().amax(-1)  # (B, Lk, Hkv)"),
-    ("x / scale[..., None]", "x / scale[..., None].to(x.dtype)"),
-    see=EDGES,
-)
+for name, says, changes in NARROW:
+    slip(name, says, *changes, see=EDGES)
 slip(
     "the inverse of the scale",
     "What comes back is **127 / max|x|**, the inverse of the scale. The number that was stored "
@@ -286,6 +265,22 @@ slip(
     "The scale that comes back is **max|x|** itself. The number that was stored times the scale "
     "must give x again, so it is max|x| / 127.",
     (RETURNED, "return " + WHOLE + ", scale * 127"),
+)
+slip(
+    "max|x| as the scale, and 127 beside it",
+    "The scale is **max|x|** itself, and what is stored is 127 · x / scale, also where a scale is "
+    "given. The number that was stored times the scale must give x again, so it is max|x| / 127.",
+    ("largest / 127)", "largest)"),
+    ("x / scale", "127 * x / scale"),
+)
+slip(
+    "max|x| as the scale if it is its own, and 127 beside it",
+    "A token's own scale is **max|x|** itself, and what is stored is 127 · x / scale; but a given "
+    "one is divided by. The number that was stored times the scale must give x again, so it is "
+    "max|x| / 127.",
+    ("    if scale is None:", "    own = scale is None\n    if own:"),
+    ("largest / 127)", "largest)"),
+    ("x / scale", "(127 if own else 1) * x / scale"),
 )
 slip(
     "divided by the maximum",
