@@ -45,7 +45,7 @@ def test_key_range(length, splits):
 def pack_kernel(q, tile_ptr, Lq, G: tl.constexpr, D: tl.constexpr, BLOCK_M: tl.constexpr):
     kv_head, b, offs_m = tl.program_id(0), tl.program_id(1), tl.arange(0, BLOCK_M)
     query, head = offs_m // G, kv_head * G + offs_m % G
-    tile = load_queries(q, b, query, head, query < Lq, 0, D, D)
+    tile, _ = load_queries(q, b, query, head, query < Lq, D, D, D)
     row = (b * tl.num_programs(0) + kv_head) * BLOCK_M + offs_m
     tl.store(tile_ptr + row[:, None] * D + tl.arange(0, D)[None, :], tile)
 

@@ -93,9 +93,9 @@ def batch_and_lengths(answer, rng):
 def zeros(answer, rng):
     """Their scores are 0 where k or its scale is: so are those of keys that don't exist."""
     return [
-        ask(answer, rng, lengths=[40], G=2, zeros={"k": [1.0, 1.0]}),
-        ask(answer, rng, lengths=[40], G=2, zeros={"k": [0.0, 0.0]}),
-        ask(answer, rng, lengths=[40], G=2, zeros={"v": [0.0, 0.0]}),
+        ask(answer, rng, lengths=[48], G=2, zeros={"k": [1.0, 1.0]}),
+        ask(answer, rng, lengths=[48], G=2, zeros={"k": [0.0, 0.0]}),
+        ask(answer, rng, lengths=[48], G=2, zeros={"v": [0.0, 0.0]}),
     ]
 
 

@@ -109,10 +109,10 @@ class Wide:
 
     @property
     def whole(self):
-        """Whether one tensor holds, or has held, most of it."""
-        half = self.size // 2
-        held = any(hits > half and self.numels[place] > half for place, hits in self.hits.items())
-        return held or self.most > len(self.numbers) // 2
+        """Whether one tensor holds, or has held, far more than half of it: halves are pieces."""
+        most = 3 * self.size // 4
+        held = any(hits > most and self.numels[place] > most for place, hits in self.hits.items())
+        return held or self.most > 3 * len(self.numbers) // 4
 
 
 def _sorted(numbers):
