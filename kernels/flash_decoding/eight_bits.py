@@ -24,7 +24,8 @@ The bytes are numbered from the lowest:
 
 Instructions per four bytes: 2, 5, 3. Interpreted, the same numbers are cast one by one.
 
-Source: the trick with 1024 is that of Kim et al. 2022, "Who says elephants can't run", section 3.
+Source: the trick with 1024 is that of Kim, Henry, Fahim & Hassan Awadalla 2022, "Who says elephants
+can't run".
 """
 
 from kernels.primitives import round_to, to_fp32, widen

@@ -2,7 +2,7 @@
 
     q (B, Lq, Hq, D)       split_kernel        o (S, B, Lq, Hq, Dv)    combine_kernel   o, lse
     k, v (B, Lk, Hkv, D)  ───────────────►   lse (S, B, Lq, Hq)      ───────────────►
-                          S · Hkv · B programs                       B·Lq·Hq programs
+                          S · Hkv · B programs                       B·Lq·Hq·⌈Dv/128⌉ programs
 
 Three ways to cut the keys: a number of splits (chosen here or given), a split size, a plan.
 Nothing here reads a value on the device, so nothing waits and a CUDA graph can capture it all.
