@@ -102,7 +102,12 @@ def _forward(
     tensor_cores = dtype != "fp32" and target.tensor_cores
     small = target.shared_per_block <= 65536
     launch = choose_prefill_launch(
-        num_queries=Lq, head_dim=D, value_dim=Dv, tensor_cores=tensor_cores, small=small
+        num_queries=Lq,
+        head_dim=D,
+        value_dim=Dv,
+        tensor_cores=tensor_cores,
+        small=small,
+        hopper=target.name == "sm_90",
     )
     o, lse = _meta(*q.shape[:3], Dv, dtype=q.dtype), _meta(*q.shape[:3])
     return forward_call(q, k, v, o, lse, packing, True, D**-0.5, launch)
