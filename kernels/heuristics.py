@@ -266,12 +266,12 @@ def choose_prefill_launch(
         tensor_cores: False for fp32 (which is not cut to TF32) and for GPUs older than sm_80, whose
             tensor cores Triton does not use: every thread then holds operands in registers, and
             the tiles are smaller.
-        small: as in `choose_decode_launch`. hopper: an sm_90, whose matrix instructions read K and V
-            from shared memory, so that a tile takes fewer registers, and of which there is more.
+        small: as in `choose_decode_launch`. hopper: an sm_90. It has more shared memory, and its
+            matrix instructions read q and K from there: larger tiles fit into its registers.
         interpreted: use tiles of 64 x 64, as in `choose_decode_launch`.
 
-    With tensor cores, and not on an sm_90, a program stays below the 99 KiB of shared memory that consumer GPUs (sm_86,
-    sm_89) give it; without them, below the 64 KiB of a T4 (sm_75).
+    With tensor cores a program stays below the 99 KiB of shared memory that consumer GPUs (sm_86,
+    sm_89) give it, but for an sm_90's; without them, below the 64 KiB of a T4 (sm_75).
 
     >>> launch = choose_prefill_launch(num_queries=4096, head_dim=80, tensor_cores=True)
     >>> launch.block_m, launch.block_n, launch.block_d

@@ -38,7 +38,6 @@ from kernels.runtime import INTERPRETED, has_small_shared_memory, has_tensor_cor
 import triton
 import triton.language as tl
 
-
 L_COLUMNS = tl.constexpr(8)
 """Columns in which l is summed: those that the threads of a row share in a tensor core's tile."""
 
@@ -211,9 +210,8 @@ def flash_attention_kernel(
     state = attend(state, q, kv, scale_log2, full, stop, sees, D, EDGE_N, MASKED=True, DV=DV)
     m_log2, l, acc = state
 
-    o, lse = finalize(
-        m_log2, tl.sum(l, 1), acc
-    )  # the only division; lse becomes a natural logarithm
+    # The only division; lse becomes a natural logarithm.
+    o, lse = finalize(m_log2, tl.sum(l, 1), acc)
     first_row = (batch * Tq + first_q) * tl.num_programs(1) + head  # of B·Lq·Hq: a scalar
     row = offs_m.to(tl.int64) * tl.num_programs(1)
     tl.store(lse_ptr + first_row + row, lse, mask=offs_m < Lq)
