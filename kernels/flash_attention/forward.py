@@ -220,6 +220,11 @@ def flash_attention_kernel(
     tl.store(o_ptrs, round_to(o, o_ptr.dtype.element_ty), mask=mask_o)
 
 
+def alike(k: Tensor, v: Tensor) -> bool:
+    """Say whether the keys of a tile lie as its values do: one set of offsets, fewer registers."""
+    return k.stride(1) == v.stride(1) and k.shape[3] == v.shape[3]
+
+
 def forward_call(
     q: Tensor,
     k: Tensor,
@@ -233,7 +238,6 @@ def forward_call(
 ) -> KernelCall:
     """Return the launch over (⌈Lq / BLOCK_M⌉, Hq, sequences); o and lse are contiguous."""
     sequences, Lq, _ = extent(q, k, packing)
-    alike = k.stride(1) == v.stride(1) and k.shape[3] == v.shape[3]
     args = {
         "q_ptr": q,
         "k_ptr": k,
@@ -245,7 +249,7 @@ def forward_call(
         **dict(zip(("stride_qb", "stride_qm", "stride_qh"), q.stride(), strict=False)),
         **dict(zip(("stride_kb", "stride_kn", "stride_kh"), k.stride(), strict=False)),
         **dict(zip(("stride_vb", "stride_vn", "stride_vh"), v.stride(), strict=False)),
-        "stride_vn": None if alike else v.stride(1),
+        "stride_vn": None if alike(k, v) else v.stride(1),
         "Lq": q.shape[1],
         "Lk": k.shape[1],
         "G": q.shape[2] // k.shape[2],
@@ -293,7 +297,8 @@ def forward(
         value_dim=v.shape[3],
         tensor_cores=q.dtype != torch.float32 and has_tensor_cores(q.device),
         small=has_small_shared_memory(q.device),
-        hopper=is_hopper(q.device),
+        # Two sets of offsets, or where sequences begin, would leave those tiles too few registers.
+        hopper=is_hopper(q.device) and packing is None and alike(k, v),
         interpreted=INTERPRETED,
     )
     if lse.numel() and sequences and Lq:

@@ -13,7 +13,7 @@ from kernels.call import KernelCall
 from kernels.compile_report.case import LaunchCase
 from kernels.compile_report.targets import Target
 from kernels.flash_attention.backward import backward_calls
-from kernels.flash_attention.forward import forward_call
+from kernels.flash_attention.forward import alike, forward_call
 from kernels.flash_attention.packed import Packing
 from kernels.flash_attention.tiles import choose_backward_tiles
 from kernels.heuristics import choose_prefill_launch
@@ -128,7 +128,7 @@ def _forward(
         value_dim=Dv,
         tensor_cores=tensor_cores,
         small=small,
-        hopper=target.name == "sm_90",
+        hopper=target.name == "sm_90" and not packed and alike(k, v),
     )
     o, lse = _meta(*q.shape[:3], Dv, dtype=q.dtype), _meta(*q.shape[:3])
     return forward_call(q, k, v, o, lse, packing, causal, D**-0.5, launch)
