@@ -1,7 +1,8 @@
 """The loop's fma: weights as near to the truth as exp2 allows, wherever the scores lie.
 
-Interpreted, `tl.fma` rounds its product; compiled, it does not. So what is compiled is emulated
-here: the product of two fp32 is exact in fp64, and so is its distance to a number nearby.
+Triton 3.9's interpreter rounds `tl.fma` once, as a GPU does; that is not relied on here. What is
+compiled is emulated: the product of two fp32 is exact in fp64, and so is its distance to a number
+nearby.
 """
 
 import math
