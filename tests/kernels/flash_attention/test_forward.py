@@ -92,7 +92,9 @@ def test_every_shape_in_16_bits(shape, dtype):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("D", HEAD_DIMS)
 def test_every_head_dim(D, dtype):
-    judge(*inputs(Shape("D", "", Lq=20, Lk=70, D=D), dtype), causal=True)
+    # Enough rows that the baseline's largest error means something: with few, either side's is luck,
+    # and numpy's matmul, with which the interpreter sums, is at times off by several times the usual.
+    judge(*inputs(Shape("D", "", D=D), dtype), causal=True)
 
 
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "all"])

@@ -113,7 +113,10 @@ def test_by_hand():
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @widths
 def test_every_width(widths, dtype):
-    judge(*inputs(Shape("", ""), widths, dtype)[0], causal=True)
+    shape = Shape("", "")
+    if widths[0] == 1:  # enough rows for a largest error, see `test_forward.test_every_head_dim`
+        shape = replace(shape, Lq=67, Lk=149)
+    judge(*inputs(shape, widths, dtype)[0], causal=True)
 
 
 @causals
