@@ -37,8 +37,14 @@ def gaps():
 BIAS = torch.zeros(3, 1, 9, 9).masked_fill(~torch.ones(9, 9).tril().bool(), -torch.inf) - 0.5
 ENDS = torch.tensor([0, 4, 9], dtype=torch.int32)
 REFUSED = {
-    "output_attentions": ({"output_attentions": True}, "output_attentions must be left out: weights"),
-    "padding_within": ({"given": gaps()}, "side by side; got gaps between those of query 5 in row 0"),
+    "output_attentions": (
+        {"output_attentions": True},
+        "output_attentions must be left out: weights",
+    ),
+    "padding_within": (
+        {"given": gaps()},
+        "side by side; got gaps between those of query 5 in row 0",
+    ),
     "bias_as_mask": ({"given": {**RAGGED, "attention_mask": BIAS}}, "neither 0 nor -inf"),
     "packed_by_lengths": ({"cu_seq_lens_q": ENDS}, "cu_seq_lens_q must be left out: sequences"),
     "head_mask": ({"head_mask": torch.ones(6)}, "head_mask must be left out: a kernel never has"),
