@@ -97,7 +97,7 @@ def keep(cache: KVCache | Batch, start: int, slots: list[int]) -> None:
     count = int(cache.lengths[0]) - start
     if len(cache.lengths) != 1 or start < 0:
         raise ValueError(
-            f"one sequence and start ≥ 0 are wanted; got {len(cache.lengths)}, {start}"
+            f"there must be one sequence, and start ≥ 0; got {len(cache.lengths)} and {start}"
         )
     if slots != sorted(set(slots)) or not all(0 <= slot < count for slot in slots):
         raise ValueError(f"slots must be ascending, within 0…{count - 1}; got {slots}")
