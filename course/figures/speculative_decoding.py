@@ -158,7 +158,7 @@ def pass_time(
     """
     fig, ax = figure(size=(9.0, 3.9))
     ax.plot(queries, queries, color=COLORS.muted, lw=1, ls=":")
-    ax.text(queries[-1], queries[-1], " as long as so many steps", va="bottom", ha="right",
+    ax.text(queries[-1], queries[-1], "as long as that many steps", va="bottom", ha="right",
             fontsize=9, color=COLORS.muted, rotation=0)  # fmt: skip
     for i, (name, ratios) in enumerate(modelled.items()):
         ax.plot(queries, ratios, color=split_color(i), label=name)

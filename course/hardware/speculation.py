@@ -2,14 +2,14 @@
 
 A pass has two parts, one after the other, and each is as slow as its memory or its arithmetic:
 
-    linear layers   weights are read once for all B · Lq tokens         2 operations per weight, token
-    attention       each sequence's keys once for all Lq of its tokens  (course.hardware.roofline)
+    linear layers   weights are read once for all B · Lq tokens, 2 operations per weight and token
+    attention       keys of a sequence are read once for all Lq of its tokens
 
 While memory is the limit of both, Lq tokens take as long as one, and a draft is checked for free.
 From B · Lq ≈ ridge point on, the linear layers' arithmetic is the limit, and nothing is free: a
 server with a large batch has no time to spare for tokens that may be thrown away.
 
-Source: Leviathan et al. 2023 (arXiv:2211.17192), section 3.3, on the arithmetic that drafts cost;
+Source: Leviathan et al. 2023 (arXiv:2211.17192), on the arithmetic that drafts cost;
 roofline: Williams et al. 2009.
 """
 

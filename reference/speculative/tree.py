@@ -14,7 +14,7 @@ is the depth: both "sat" follow at distance two, whichever slot they are in. A p
 tree with a single branch, and its mask is the causal one.
 
 Sources: Miao et al. 2024, "SpecInfer" (arXiv:2305.09781), section 4 (token trees, one mask for
-all branches); Cai et al. 2024, "Medusa" (arXiv:2401.10774), section 2.1.2.
+all branches); Cai et al. 2024, "Medusa" (arXiv:2401.10774), tree attention.
 """
 
 from __future__ import annotations
