@@ -19,10 +19,10 @@ V, N = 5, 4_000
 def furthest(cells: int, n: int, delta: float = 1e-9) -> float:
     """The total variation from the truth that n draws pass with probability below delta.
 
-    P(‖p̂ − p‖₁ ≥ ε) ≤ (2^cells − 2) exp(−n ε² / 2): Weissman et al. 2003, theorem 2.1. Half the
-    sum of differences is the total variation.
+    A total variation of ε is the excess of some set of tokens: for each of 2^cells − 2 sets
+    Hoeffding's inequality gives exp(−2 n ε²).
     """
-    return 0.5 * math.sqrt(2 / n * (math.log(2**cells - 2) - math.log(delta)))
+    return math.sqrt((math.log(2**cells - 2) - math.log(delta)) / (2 * n))
 
 
 def variation(drawn: list[int], p: torch.Tensor) -> float:
