@@ -49,19 +49,23 @@ def acceptance_rule(p: Sequence[float], q: Sequence[float], names: Sequence[str]
 
 
 def draft_tree(
-    tree: Tree, words: Sequence[str], root: str = "", accepted: Collection[int] = ()
+    tree: Tree,
+    words: Sequence[str],
+    root: str = "",
+    accepted: Collection[int] = (),
+    title: str = "",
 ) -> Figure:
     """A tree of drafted tokens, and beside it the mask with which one pass checks all of it.
 
     words: the nodes' tokens as text; root: that of the text's newest token. accepted: nodes that
-    stay; they have a dark frame, and so has the root if there is any. Slot i has one colour on both
-    sides.
+    stay; they have a dark frame, and so has the root if there is any. title: above the tree. Slot i
+    has one colour on both sides.
     """
     n = len(tree) + 1
     fig, (left, right) = figure(1, 2, size=(9.0, max(2.4, 0.42 * n + 0.9)), width_ratios=(1.25, 1))
     heights = _heights(tree)
     top = max([1.0, *heights.values()])
-    bare(left).set(xlim=(-0.7, BRANCH * tree.depth + 0.9), ylim=(top + 0.6, -0.6))
+    bare(left).set(xlim=(-0.7, BRANCH * tree.depth + 0.9), ylim=(top + 0.6, -0.6), title=title)
     depth = {-1: 0, **dict(enumerate(tree.depths))}
     for node, parent in enumerate(tree.parents):
         on = node in accepted

@@ -28,7 +28,8 @@ def draft_tree_view(*, first: str, second: str, third: str) -> View:
         logits[slot, says[depth] if depth < len(says) else ALL.index("slept")] = 1.0
     numbered = Tree(tuple(ALL.index(word) for word in tree.tokens), tree.parents)
     path, token = accept(numbered, logits)
-    figure = draft_tree_figure(tree, tree.tokens, "the", path)
+    said = f"the model says: {first}, {second}, {third}"
+    figure = draft_tree_figure(tree, tree.tokens, "the", path, said)
     kept = " ".join(tree.tokens[node] for node in path)
     accepted = f"Accepted: {kept}, and" if path else "Nothing is accepted, but"
     tokens = "1 token" if not path else f"{len(path) + 1} tokens"
