@@ -22,7 +22,7 @@ def test_a_pass_is_free_below_the_ridge_and_not_above():
         # Attention is above its own ridge by then, and takes more than twice as long.
         assert 1.9 < pass_ratio(LLAMA, device, context=1024, queries=2 * most) < 2.3
         crowded = pass_ratio(LLAMA, device, context=1024, queries=5, batch=2 * most)
-        assert crowded > 2.5
+        assert crowded > 2
     assert pass_ratio(LLAMA, "H100 SXM", context=1024, queries=1, batch=7) == 1
 
 
