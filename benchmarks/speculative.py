@@ -41,7 +41,7 @@ from reference.transformer import KVCache, Transformer
 TEXT = Path(__file__).with_name("unseen.txt")
 QUERIES = (1, 2, 3, 4, 5, 6, 8, 9, 12, 16, 24, 32)
 CONTEXT = 448  # keys before a timed pass, so that 32 queries fit into the smaller model's context
-ROUNDS = {"bytes": 3, "smollm2": 2}
+ROUNDS = {"bytes": 2, "smollm2": 2}
 PASS_ROUNDS = 7
 SAMPLE = 1.0  # the temperature of the rows that draw
 
