@@ -126,6 +126,12 @@ def nothing_guessed(answer, rng):
     return seen(answer, [], p, torch.empty(0, 4, dtype=torch.float64), u)
 
 
+@holds("u is exactly where one token ends: the next one is drawn")
+def on_the_edge(answer, rng):
+    p, none = tensor([0.25, 0.5, 0.25]), torch.empty(0, 3, dtype=torch.float64)
+    return [seen(answer, [], p, none, tensor(u)) for u in (0.25, 0.75, 0.0)]
+
+
 @holds("a guess that the model never says, and one that it always says")
 def never_and_always(answer, rng):
     p, q = tensor([0.0, 0.6, 0.4], [0.3, 0.3, 0.4]), tensor([0.7, 0.2, 0.1])
