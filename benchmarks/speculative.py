@@ -3,7 +3,7 @@
     python -m benchmarks speculative [--quick] [--out FILE]
 
 Two models write with and without a draft, in turns: the model of this course (bytes), and
-SmolLM2-135M-Instruct (after `make model`), which summarises a text and answers a question. At
+SmolLM2-135M-Instruct (after `make model`), which copies a paragraph and answers a question. At
 temperature 0 both sides must write the same tokens, and the record says whether they did. Counts
 (acceptance, tokens per pass) depend on model and text alone; times depend on the machine.
 """
@@ -48,8 +48,9 @@ SAMPLE = 1.0  # the temperature of the rows that draw
 PROTOCOL = (
     "B = 1, fp32, CPU threads. Plain: reference.generate.generate_tokens; speculative: "
     "reference.speculative.speculate_tokens; both attend by flash_decode_threads, trees by naive "
-    "attention with a mask. Prompts from benchmarks/unseen.txt, which neither model was trained "
-    "on, and two questions. All drafts and plain decoding take turns in one process, for `rounds` "
+    "attention with a mask. Prompts: stretches of benchmarks/unseen.txt, which neither model was "
+    "trained on, to be continued; paragraphs of it followed by their own first 40 characters, to "
+    "be copied; two questions. All drafts and plain decoding take turns in one process, for `rounds` "
     "rounds. ms_per_token: decode time over tokens after the first, prefill not counted; ratio: "
     "median over rounds of plain / speculative ms_per_token, with quartiles. tokens_per_step, "
     "acceptance (of the places tested), acceptance_by_place (given the places before), "
@@ -88,14 +89,14 @@ def byte_task(quick: bool) -> Task:
 
 
 def smollm2_tasks() -> list[Task]:
-    """A summary of two stretches of text, and two questions. Raises FileNotFoundError."""
+    """Two paragraphs to be copied, and two questions. Raises FileNotFoundError."""
     model, tokenizer = load()
     parts = [x for x in TEXT.read_text(encoding="utf-8").split("\n\n") if len(x) > 400][:2]
-    summaries = [f"Repeat the following text, then summarise it.\n\n{part}" for part in parts]
+    copies = [tokenizer.encode(f"{part}\n\n{part[:40]}") for part in parts]
     questions = ["Why is the sky blue?", "How does a bicycle stay upright?"]
     return [
-        Task("smollm2", name, model, [tokenizer.chat(x) for x in asked], 32, tokenizer.stop)
-        for name, asked in (("repeat and summarise", summaries), ("answer", questions))
+        Task("smollm2", "copy", model, copies, 32, tokenizer.stop),
+        Task("smollm2", "answer", model, list(map(tokenizer.chat, questions)), 32, tokenizer.stop),
     ]
 
 

@@ -36,7 +36,7 @@ def test_the_record_has_every_model_task_and_draft(record, task):
         ("bytes", "continue", t, name) for t in (0.0, 1.0) for name in module.drafts_for(task, t)
     }
     assert ours < rows and len(rows) == len(record["rows"])
-    assert {r[1] for r in rows} == {"continue", "repeat and summarise", "answer"}
+    assert {r[1] for r in rows} == {"continue", "copy", "answer"}
     passes = {(r["model"], r["queries"]) for r in record["passes"]}
     assert passes == {(m, n) for m in ("bytes", "smollm2") for n in module.QUERIES}
 

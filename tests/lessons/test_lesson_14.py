@@ -101,11 +101,10 @@ def look(rows, model, task, tokens=8):
     return rows[model, task, f"look-up, {tokens} tokens"]
 
 
-def deeper_exits_guess_better(rows):
-    """Of the small model's layers, more guess better."""
+def three_layers_guess_best(rows):
+    """Of the small model's layers, three are accepted most often, and one is the least trouble."""
     found = [rows["bytes", "continue", f"{n} of 4 layers, 3 tokens"] for n in (1, 2, 3)]
-    shares = [r["acceptance"] for r in found]
-    return shares == sorted(shares)
+    return max(found, key=lambda r: r["acceptance"]) is found[2]
 
 
 def a_tree_gives_more_than_its_chain(rows):
@@ -119,19 +118,16 @@ def a_tree_gives_more_than_its_chain(rows):
     return all(tree >= chain for tree, chain in pairs)
 
 
-def repeating_is_where_look_up_shines(rows):
-    """SmolLM2 repeats a text in fewer passes than it answers a question."""
-    repeat, answer = (
-        look(rows, "smollm2", task)["tokens_per_step"]
-        for task in ("repeat and summarise", "answer")
-    )
+def copying_is_where_look_up_shines(rows):
+    """SmolLM2 copies a text in fewer passes than it answers a question."""
+    copy, answer = (look(rows, "smollm2", task)["tokens_per_step"] for task in ("copy", "answer"))
     return repeat > answer
 
 
 CLAIMS = (
-    deeper_exits_guess_better,
+    three_layers_guess_best,
     a_tree_gives_more_than_its_chain,
-    repeating_is_where_look_up_shines,
+    copying_is_where_look_up_shines,
 )
 
 

@@ -85,8 +85,8 @@ def sure(q: torch.Tensor, rng: torch.Generator) -> Tree:
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_the_first_token_has_the_distribution_of_the_model(draft, temperature):
     """Other seeds would do as well: a right rule fails with a probability below 1e-9."""
-    logits = rows(0, 4)
-    q, rng = probabilities(rows(1, 1), 1.0), torch.Generator().manual_seed(3)
+    logits = rows(2, 4)
+    q, rng = probabilities(rows(6, 1), 1.0), torch.Generator().manual_seed(3)
     drawn, accepted = [], 0
     for _ in range(N):
         tree = draft(q, rng)
@@ -116,7 +116,7 @@ def test_the_second_token_too_where_the_first_was_accepted():
 
 def test_the_bound_notices_wrong_rules():
     """Drawing the replacement from p, or accepting whatever p likes best, is far outside it."""
-    p, q = probabilities(rows(0, 1), 1.0)[0], probabilities(rows(1, 1), 1.0)[0]
+    p, q = probabilities(rows(2, 4), 1.0)[0], probabilities(rows(6, 1), 1.0)[0]
     kept = torch.minimum(p, q)
     from_p = kept + (q - kept).sum() * p
     assert 0.5 * (from_p - p).abs().sum() > 2 * furthest(V, N)
