@@ -95,7 +95,7 @@ def prefill(
     chunk: tokens per pass, to bound the memory of a pass or to let others decode in between;
     None: all at once. The result is the same. Raises ValueError for a chunk below 1.
     """
-    _check_chunk(chunk)
+    check_chunk(chunk)
     for part in tokens.split(tokens.shape[1] if chunk is None else chunk, dim=1):
         logits = model(part, cache, attend)
     return logits[:, -1]
@@ -131,7 +131,7 @@ def generate(
     _check_text(prompt, stop, model.config.context)
     timing = Timing() if timing is None else timing
     timing.unit = "byte"
-    _check_limits("max_bytes", max_bytes, temperature)
+    check_limits("max_bytes", max_bytes, temperature)
     tokens = generate_tokens(
         model,
         list(prompt),
@@ -167,9 +167,9 @@ def generate_tokens(
     prompt, stop: numbers from 0 up to the vocabulary's size; a token in `stop` is still yielded.
     Raises ValueError, when called, as `generate` does, and for tokens outside the vocabulary.
     """
-    _check_prompt(prompt, model.config)
-    _check_limits("max_tokens", max_tokens, temperature)
-    _check_chunk(prefill_chunk)
+    check_prompt(prompt, model.config)
+    check_limits("max_tokens", max_tokens, temperature)
+    check_chunk(prefill_chunk)
     capacity = min(len(prompt) + max_tokens, model.config.context)
     cache = (make_cache or partial(own_cache, model))(capacity)
     generator = torch.Generator().manual_seed(seed)
@@ -217,14 +217,16 @@ def _stream(
         timing.tpot_ms.append(1000 * (time.perf_counter() - began))
 
 
-def _check_limits(name: str, most: int, temperature: float) -> None:
+def check_limits(name: str, most: int, temperature: float) -> None:
+    """Raise ValueError for fewer than one token, or a negative temperature."""
     if most < 1 or temperature < 0:
         raise ValueError(
             f"{name} must be at least 1 and temperature at least 0; got {most} and {temperature}"
         )
 
 
-def _check_chunk(chunk: int | None) -> None:
+def check_chunk(chunk: int | None) -> None:
+    """Raise ValueError for a chunk of fewer than one token."""
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk must be at least 1; got {chunk}")
 
@@ -237,7 +239,8 @@ def _check_text(prompt: bytes, stop: bytes, context: int) -> None:
         raise ValueError(f"prompt must have 1…{context} bytes; got {len(prompt)}")
 
 
-def _check_prompt(prompt: Sequence[int], config: Config) -> None:
+def check_prompt(prompt: Sequence[int], config: Config) -> None:
+    """Raise ValueError for a prompt that is empty, too long, or not of the vocabulary."""
     if not 1 <= len(prompt) <= config.context:
         raise ValueError(f"prompt must have 1…{config.context} tokens; got {len(prompt)}")
     if not 0 <= min(prompt) <= max(prompt) < config.vocabulary:

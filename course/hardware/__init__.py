@@ -3,6 +3,7 @@
     devices      `kernels.devices`, the one table; `limits` of an SM; `table()`, which prints it
     this_cpu     this machine's processor, measured: bandwidth, arithmetic, cores
     roofline     time from bytes and operations; intensity of prefill and decode; ridge point
+    speculation  the time of a pass over several tokens, to check a draft
     launch       programs, waves and predicted µs of Flash-Decoding and of FlashAttention-2
     timeline     which program runs where and when
     kv_memory    bytes of KV cache per token and user, users that fit
@@ -46,6 +47,7 @@ from course.hardware.roofline import (
     roofline_us,
 )
 from course.hardware.specifications import limits, table
+from course.hardware.speculation import pass_ratio, pass_us, pass_work
 from course.hardware.timeline import Run, makespan, schedule, timeline_of, utilisation
 from kernels.devices import DEVICES, Device
 
@@ -73,6 +75,9 @@ __all__ = [
     "linear_work",
     "makespan",
     "model_named",
+    "pass_ratio",
+    "pass_us",
+    "pass_work",
     "peak_tflops",
     "predict_fa2",
     "predict_flash_decoding",
