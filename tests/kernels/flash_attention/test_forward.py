@@ -92,8 +92,8 @@ def test_every_shape_in_16_bits(shape, dtype):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("D", HEAD_DIMS)
 def test_every_head_dim(D, dtype):
-    # Enough rows that the baseline's largest error means something: with few, either side's is luck,
-    # and numpy's matmul, with which the interpreter sums, is at times off by several times the usual.
+    # Enough rows that the baseline's largest error means something. With few, either side's is
+    # luck: numpy's matmul, with which the interpreter sums, is at times far off its usual error.
     judge(*inputs(Shape("D", "", D=D), dtype), causal=True)
 
 
