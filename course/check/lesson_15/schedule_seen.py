@@ -42,7 +42,7 @@ class Moment(NamedTuple):
 
 
 def seen(answer, right, running, waiting, budget, free, page_size):
-    """One observation: what is computed, who is preempted, and whether the lists were left alone."""
+    """Observe a decision: what is computed, who is preempted, whether the lists are as they were."""
     moment = Moment(list(running), list(waiting), budget, free, page_size)
     return asked(answer, right, moment)
 
