@@ -42,7 +42,8 @@ class Moment(NamedTuple):
 
 
 def seen(answer, right, running, waiting, budget, free, page_size):
-    """Observe a decision: what is computed, who is preempted, whether the lists are as they were."""
+    """Observe a decision: what is computed, who is preempted, whether the lists are as they "
+    "were."""
     moment = Moment(list(running), list(waiting), budget, free, page_size)
     return asked(answer, right, moment)
 
