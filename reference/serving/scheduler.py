@@ -13,12 +13,12 @@ whoever has finished leaves at once, whoever waits can join at once.
 Three rules, and nothing else:
 
 1. Decoding comes first, one token each; what is left of `step_tokens` goes to prompts, in order of
-   rank. A long prompt is so cut into chunks, and nobody who is writing has to wait for all of it.
+   rank. So a long prompt is cut into chunks, and nobody who is writing has to wait for all of it.
 2. A request joins when there are pages for all its tokens, and one more for each that is running.
-   None overtakes the first that waits: else a long prompt would wait for ever.
-3. When pages run out, the lowest ranked of the running requests gives up all of its own. It waits
-   again, and later computes its prompt and what it had written in one go. Only a higher ranked
-   request can take pages away; so the first in rank always moves on, and everyone gets there.
+   None overtakes the first that waits, or a long prompt could wait for ever.
+3. When pages or places run out, the lowest ranked of the running requests gives up its own. It
+   waits again, and later computes its prompt and what it had written as one prompt. It makes way
+   for higher ranks only: the first in rank moves on in every step, so everyone gets there.
 
 Sources: Yu et al. 2022, "Orca" (steps of mixed requests); Kwon et al. 2023, "PagedAttention",
 section 4.5 (preemption, recomputation); Agrawal et al. 2024, "Sarathi-Serve" (chunks beside
@@ -120,15 +120,17 @@ def decide(running: Sequence[Job], waiting: Iterable[Job], limits: Limits) -> De
     There is no third page for a, so b has to give up its own.
     """
     step = _Step(running, limits)
-    for job in sorted(running, key=lambda job: job.rank):
+    ranked = sorted(running, key=lambda job: job.rank)
+    for job in ranked:
         if job.missing == 1:
             step.grow(job)
-    for job in sorted(running, key=lambda job: job.rank):
-        if job.missing > 1:
+    queue = iter(waiting)
+    head = next(queue, None)
+    for job in [*(job for job in ranked if job.missing > 1), None]:
+        while head is not None and (job is None or head.rank < job.rank):
+            head = next(queue, None) if step.admit(head) else None
+        if job is not None:
             step.grow(job)
-    for job in waiting:
-        if not step.admit(job):
-            break
     return step.decision()
 
 
@@ -161,19 +163,18 @@ class _Step:
 
     def admit(self, job: Job) -> bool:
         """Let a waiting request in, if there is room or others that rank lower can make it."""
-        if self.budget == 0:
-            return False
         lower = sorted(
             (other for other in self.running.values() if other.rank > job.rank),
             key=lambda other: other.rank,
         )
-        pages, kept, leave = self.pages.copy(), dict(self.running), []
-        while not self._fits(job, pages, kept.values()):
+        pages, kept, leave, left = self.pages.copy(), dict(self.running), [], self.budget
+        while left == 0 or not self._fits(job, pages, kept.values()):
             if not lower:
                 return False
-            leave.append(lower.pop())
-            pages.release(leave[-1])
-            del kept[leave[-1].id]
+            leave.append(other := lower.pop())
+            pages.release(other)
+            del kept[other.id]
+            left = None if left is None else left + self.work.get(other.id, 0)
         for other in leave:
             self._preempt(other)
         self.pages.hold(job)
@@ -216,10 +217,7 @@ class _Step:
         if self.budget is not None:
             self.budget += self.work.get(job.id, 0)
         self.work.pop(job.id, None)
-        if job.id in self.admitted:
-            self.admitted.remove(job.id)
-        else:
-            self.preempted.append(job.id)
+        self.preempted.append(job.id)  # never one let in just now: those who come later rank lower
 
 
 class _Pages:
