@@ -27,7 +27,7 @@ def serving_timeline_view(*, chunk: int, pages: int, rate: int) -> View:
     each. rate: requests arriving per second, on average.
 
     >>> print(serving_timeline_view(chunk=32, pages=32, rate=8).sentence.split(". ")[0])
-    8 requests in 91 steps, at most 6 at once
+    8 requests in 108 steps, at most 4 at once
 
     Raises ValueError where a request needs more pages than there are.
     """
