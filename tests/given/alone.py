@@ -30,25 +30,26 @@ def answered_alone(model: Transformer, request: Request) -> Alone:
     Raises AssertionError if some greedy choice was not sure: then an engine may choose otherwise.
     """
     context = model.config.context
-    tokens = []
+    tokens, decoder, certain = [], Bytes(), ""
     for token in generate_tokens(
         model, list(request.prompt), max_tokens=request.max_tokens, stop=request.stop_tokens,
         temperature=request.temperature, seed=request.seed,
     ):  # fmt: skip
         tokens.append(token)
-        if request.stop_strings and any(s in _text(tokens) for s in request.stop_strings):
+        certain += decoder.push(token)
+        if any(s in certain for s in request.stop_strings):
             break
     if request.temperature == 0:
         assert margin(model, request.prompt, tokens) > SURE, "no choice must be a near tie"
-    text = _text(tokens)
-    ends = [text.find(s) for s in request.stop_strings if s in text]
     if tokens[-1] in request.stop_tokens:
         reason = "stop token"
-    elif ends:
+    elif any(s in certain for s in request.stop_strings):
         reason = "stop string"
     else:
         reason = "length" if len(tokens) == request.max_tokens else "context"
         assert reason == "length" or len(request.prompt) + len(tokens) - 1 == context
+    text = certain + decoder.rest()  # an unfinished character shows as such, at the very end
+    ends = [text.find(s) for s in request.stop_strings if s in text]
     return Alone(tokens, text[: min(ends, default=len(text))], reason)
 
 
@@ -60,9 +61,3 @@ def margin(model: Transformer, prompt, tokens) -> float:
     first, second = logits.topk(2).values.unbind(-1)
     assert logits.argmax(-1).tolist() == tokens
     return float((first - second).min() / logits.abs().max())
-
-
-def _text(tokens: list[int]) -> str:
-    """As the decoder of bytes gives it, with an unfinished character at the end."""
-    decoder = Bytes()
-    return "".join(map(decoder.push, tokens)) + decoder.rest()
