@@ -1,0 +1,56 @@
+"""Models of transformers write the same with our attention as with theirs, token for token."""
+
+from functools import cache
+
+import pytest
+import torch
+from hf_families import FAMILIES, family, prompt, truth, write
+
+from course.huggingface import Backend, register
+from reference.flash_attention import flash_attention
+from reference.flash_decoding import flash_decode
+
+pytest.importorskip("transformers", reason="needs transformers: pip install .[hf]")
+
+NEW = 12
+RAGGED = (9, 3, 6)  # padded on the left, except the longest
+EVEN = (9, 9)
+# Each reaches the attention function in another way; `test_attend.py` says what comes.
+WAYS = {
+    "dynamic": (RAGGED, {}),
+    "static": (RAGGED, {"cache_implementation": "static", "max_cache_len": 40}),
+    "even": (EVEN, {}),
+    "even_static": (EVEN, {"cache_implementation": "static", "max_cache_len": 40}),
+    "one_token": ((1,), {"cache_implementation": "static"}),
+}
+MORE = {
+    "chunks": (RAGGED, {"prefill_chunk_size": 4}),
+    "lookup": ((9,), {"prompt_lookup_num_tokens": 4}),
+    "beams": (RAGGED, {"num_beams": 3}),
+    "no_cache": (RAGGED, {"use_cache": False}),
+}
+CASES = [(name, way) for name in FAMILIES for way in WAYS]
+CASES += [(name, way) for name in ("llama", "mistral", "gpt_oss") for way in MORE]
+
+
+@pytest.fixture(scope="module")
+def ours():
+    return register("reference_for_tests", backend="reference")
+
+
+model_of = cache(family)  # what is written does not depend on what was written before
+
+
+@pytest.mark.parametrize(("name", "way"), CASES, ids=["-".join(case) for case in CASES])
+def test_the_same_tokens_and_logits(ours, name, way):
+    lengths, how = (WAYS | MORE)[way]
+    model, given = model_of(name), prompt(lengths)
+    theirs = write(model, given, FAMILIES[name][2], NEW, **how)
+    mine = write(model, given, ours, NEW, **how)
+    assert torch.equal(mine.tokens, theirs.tokens)
+    right, most = truth(model, given, mine.tokens)
+    if way == "beams":  # its logits are those of beams that were given up, too
+        return
+    assert most < 1e-3 * right.std()  # so the comparison says something
+    assert (mine.logits - right).abs().max() <= most
+    assert (mine.logits - theirs.logits).abs().max() <= most
