@@ -12,7 +12,7 @@ from reference.flash_decoding import flash_decode
 
 pytest.importorskip("transformers", reason="needs transformers: pip install .[hf]")
 
-NEW = 12
+NEW = 9
 RAGGED = (9, 3, 6)  # padded on the left, except the longest
 EVEN = (9, 9)
 # Each reaches the attention function in another way; `test_attend.py` says what comes.
