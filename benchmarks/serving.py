@@ -63,13 +63,14 @@ QUICK = Sizes(new_tokens=4, rounds=1, long_prompt=40, chunk=8, lead=2)
 PROTOCOL = (
     "fp32, greedy, no stop tokens: every request gets exactly `new_tokens`; requests are all there "
     "at the start; a contestant's time is from then to the last token, prefill included, an engine "
-    "or a cache made within it; contestants take turns in one process; tokens_per_s = new tokens of all requests / median time; ratio = median over rounds "
-    "of theirs/ours; same_tokens: requests whose tokens are all the engine's. engine: attention by "
-    "reference.serving.threads, pages of 16, no page known from an earlier round. one after "
-    "another: reference.generate with flash_decode_threads and a contiguous cache. transformers: "
-    "LlamaForCausalLM, sdpa; generate_batch without warm-up, with as many tokens of pages as the "
-    "engine; generate with left padding. chunks: gaps between tokens of one request (ms) from the "
-    "arrival of a prompt of `long_prompt` tokens to that prompt's first token."
+    "or a cache made within it; contestants take turns in one process; tokens_per_s = new tokens "
+    "of all requests / median time; ratio = median over rounds of theirs/ours; same_tokens: "
+    "requests whose tokens are all the engine's. engine: attention by reference.serving.threads, "
+    "pages of 16, no page known from an earlier round. one after another: reference.generate with "
+    "flash_decode_threads and a contiguous cache. transformers: LlamaForCausalLM, sdpa; "
+    "generate_batch without warm-up, with as many tokens of pages as the engine; generate with "
+    "left padding. chunks: gaps between tokens of one request (ms) from the arrival of a prompt of "
+    "`long_prompt` tokens to that prompt's first token."
 )
 
 
