@@ -32,7 +32,7 @@ from reference.serving.metrics import Trace
 from reference.serving.packed import Attention, Packed, Segment
 from reference.serving.requests import Answer, Event, Request, check_fits
 from reference.serving.scheduler import Decision, Job, Limits, Work, decide
-from reference.serving.text import Bytes, MakeDecoder, Writer
+from reference.serving.text import Bytes, MakeDecoder, Silent, Writer
 from reference.transformer import Transformer
 
 
@@ -42,12 +42,13 @@ class Engine:
     num_pages, page_size: of the KV cache that they share. max_running: requests in one step.
     step_tokens: tokens in one step, so that long prompts are computed in chunks; None: each prompt
     in one piece. attention: the functions to attend with. decoder: makes what turns an answer's
-    tokens into text. share: whether prompts find what others have left in the cache. poison: see
-    `PagedKVCache`. Raises ValueError as `Limits` does.
+    tokens into text; None: `Bytes` for a vocabulary of 256, else there is no text. share: whether
+    prompts find what others have left in the cache. poison: see `PagedKVCache`. Raises ValueError
+    as `Limits` does.
 
     answers: every request's, by id, until `forget`. decision: what the last step decided.
 
-    >>> engine = Engine(Transformer(), num_pages=8, decoder=Bytes)
+    >>> engine = Engine(Transformer(), num_pages=8)
     >>> name = engine.submit(Request(b"The last query", max_tokens=3))
     >>> [len(engine.step()) for _ in range(3)], engine.busy, engine.answers[name].reason
     ([1, 1, 1], False, 'length')
@@ -64,7 +65,7 @@ class Engine:
         max_running: int = 8,
         step_tokens: int | None = 256,
         attention: Attention | None = None,
-        decoder: MakeDecoder = Bytes,
+        decoder: MakeDecoder | None = None,
         clock: Clock | None = None,
         share: bool = True,
         poison: bool = False,
@@ -72,7 +73,8 @@ class Engine:
         weight = model.embedding.weight
         like = {"dtype": weight.dtype, "device": weight.device, "poison": poison}
         self.limits = Limits(page_size, num_pages, max_running, step_tokens)
-        self.model, self.share, self.decoder = model, share, decoder
+        self.model, self.share = model, share
+        self.decoder = decoder or (Bytes if model.config.vocabulary == 256 else Silent)
         self.attention = Attention() if attention is None else attention
         self.clock = RealClock() if clock is None else clock
         self.cache = PagedKVCache(model.config, num_pages, page_size, **like)
@@ -102,12 +104,15 @@ class Engine:
         """Queue a request, and return its id. arrival: when it came, by the clock; None: now.
 
         Raises `NeverFits` if its prompt and answer exceed the model's context or all pages
-        together, ValueError for tokens outside the vocabulary or an id that is taken.
+        together, ValueError for tokens outside the vocabulary, an id that is taken, or stop strings
+        where there is no text.
         """
         check_fits(request, self.model.config, self.limits)
         id_ = self._submitted if request.id is None else request.id
         if id_ in self.answers:
             raise ValueError(f"id must not be taken; {id_!r} is")
+        if request.stop_strings and self.decoder is Silent:
+            raise ValueError(f"stop_strings need a decoder; got {request.stop_strings} and none")
         trace = Trace(self.clock.now() if arrival is None else arrival)
         answer = Answer(request, id_, self._submitted, trace)
         self._writers[id_] = Writer(request.seed, self.decoder(), request.stop_strings)

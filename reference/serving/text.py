@@ -50,6 +50,18 @@ class Bytes:
         return self._decoder.decode(b"", final=True)
 
 
+class Silent:
+    """The decoder where nobody has said what tokens mean: no text."""
+
+    def push(self, token: int) -> str:
+        """Nothing."""
+        return ""
+
+    def rest(self) -> str:
+        """Nothing."""
+        return ""
+
+
 class StopStrings:
     """Lets text through up to the first stop string, however the text is cut into pieces.
 
