@@ -28,10 +28,10 @@ from tqdm import tqdm
 from benchmarks.machine import memory_now_and_most
 from benchmarks.protocol import RESULTS, median_ratio, save
 from benchmarks.timing import HostClock, median_and_quartiles, take_turns
+from course.huggingface.models import as_transformers
 from course.model import sha256
 from reference.flash_decoding_cpu import flash_decode_threads
 from reference.pretrained import SMOLLM2, load
-from reference.pretrained.weights import places
 from reference.transformer import Config, KVCache, Transformer
 
 CONTEXTS = (512, 2048, 8000)
@@ -51,40 +51,6 @@ PROTOCOL = (
     "memory: each side alone in a process of its own, peak resident size less that before the "
     "model was read."
 )
-
-
-def as_transformers(model: Transformer) -> Any:
-    """The same model as a `LlamaForCausalLM` of transformers, with the same memory as weights.
-
-    In eval mode, attending by SDPA. Raises ImportError without transformers.
-    """
-    from transformers import LlamaConfig, LlamaForCausalLM
-    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
-
-    c = model.config
-    config = LlamaConfig(
-        vocab_size=c.vocabulary,
-        hidden_size=c.width,
-        intermediate_size=c.hidden,
-        num_hidden_layers=c.layers,
-        num_attention_heads=c.Hq,
-        num_key_value_heads=c.Hkv,
-        head_dim=c.D,
-        max_position_embeddings=c.context,
-        rms_norm_eps=c.norm_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": c.rope_base},
-        tie_word_embeddings=c.tied,
-        attn_implementation="sdpa",
-    )
-    with torch.device("meta"):  # sizes without memory: it is given ours
-        peer = LlamaForCausalLM(config)
-    peer.load_state_dict(places(model), strict=False, assign=True)
-    peer.tie_weights()
-    peer.model.rotary_emb = LlamaRotaryEmbedding(config)  # its frequencies are no weights
-    empty = [name for name, x in (*peer.named_parameters(), *peer.named_buffers()) if x.is_meta]
-    if empty:
-        raise RuntimeError(f"transformers has weights that ours does not fill, such as {empty[0]}")
-    return peer.requires_grad_(False).eval()
 
 
 @torch.no_grad()

@@ -29,7 +29,8 @@ __all__ = ["NAME", "Backend", "register"]
 def register(name: str = NAME, *, backend: str | Backend = "kernel") -> str:
     """Make an attention function known to transformers, and return the name to select it by.
 
-    name: for `model.set_attn_implementation(name)` or `from_pretrained(…, attn_implementation=name)`.
+    name: for `model.set_attn_implementation(name)`, or `from_pretrained(…,
+        attn_implementation=name)`.
     backend: "kernel" (Triton; interpreted without a GPU), "reference" (PyTorch), or two functions
     of yours. Registering a name again replaces its function, in models that have it selected, too.
 

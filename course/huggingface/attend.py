@@ -8,10 +8,10 @@
          ├─ prefill   many queries, plainly causal (or all see all)    → flash_attention
          └─ decode    one query or a few; padding, windows, sinks, …   → flash_decode
          ▼
-    o (B, Lq, Hq, D)                                   what transformers expects: not transposed back
+    o (B, Lq, Hq, D)                                   as transformers expects it
 
-A prompt with left padding, a window, a softcap or sinks is prefilled by `flash_decode`, too: it takes
-any number of queries, and all four are its keywords. `flash_attention` knows none of them.
+A prompt with left padding, a window, a softcap or sinks is prefilled by `flash_decode`, too: it
+takes any number of queries, and all four are its keywords. `flash_attention` knows none of them.
 
 An argument that would change the answer and that we do not compute is refused by its name, and so
 is any argument we have never heard of: what transformers adds tomorrow must not be ignored.
@@ -30,9 +30,14 @@ FEW = 16
 """Queries per row that Flash-Decoding takes after a cache: more are a prefill that continues."""
 
 # What else transformers passes to every attention function: it serves other parts of a model.
-IGNORED = frozenset(
-    "cache_position num_items_in_batch output_hidden_states output_router_logits position_ids "
-    "return_dict use_cache".split()
+IGNORED = (
+    "cache_position",
+    "num_items_in_batch",
+    "output_hidden_states",
+    "output_router_logits",
+    "position_ids",
+    "return_dict",
+    "use_cache",
 )
 REFUSED = {
     "cu_seq_lens_k": "sequences packed into one row are told apart by the mask alone",

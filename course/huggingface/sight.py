@@ -139,7 +139,7 @@ def from_intervals(start: Tensor, stop: Tensor, Lk: int) -> Sight:
 
 def _causal(start: Tensor, stop: Tensor, Lk: int) -> Sight | None:
     """Lengths, padding and a window that show exactly this, if there are any."""
-    B, Lq = start.shape
+    Lq = start.shape[1]
     seen, i = stop > start, torch.arange(Lq, device=start.device)
     some = seen.any(1)
     # Query i is at position n - Lq + i of a row of n keys, and sees it as its last.

@@ -12,14 +12,16 @@ TEXT = (ROOT / "README.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 
-def test_there_are_two_snippets():
-    assert ["flash_decode(" in SNIPPETS[0], "flash_attn_with_kvcache(" in SNIPPETS[1]] == [True] * 2
-    assert len(SNIPPETS) == 2
+def test_there_are_three_snippets():
+    calls = ("flash_decode(", "flash_attn_with_kvcache(", "set_attn_implementation(")
+    assert [call in snippet for call, snippet in zip(calls, SNIPPETS, strict=True)] == [True] * 3
 
 
-@pytest.mark.parametrize("snippet", SNIPPETS, ids=["ours", "flash-attn"])
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=["ours", "flash-attn", "transformers"])
 def test_snippet_runs(snippet, capsys):
     pytest.importorskip("triton", reason="triton has no wheels for this system")
+    if "transformers" in snippet:
+        pytest.importorskip("transformers", reason="needs transformers: pip install .[hf]")
     promised = re.search(r"print\(.*\)  # (.*)", snippet).group(1)
     exec(compile(snippet, "README.md", "exec"), {})
     assert capsys.readouterr().out.strip() == promised

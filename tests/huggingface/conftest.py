@@ -1,4 +1,4 @@
-"""Tiny models: a second thread costs more to wake than it computes, most of all on a busy machine."""
+"""Tiny models: a second thread costs more to wake than it saves."""
 
 import pytest
 import torch

@@ -87,7 +87,11 @@ def test_attention_by_sight_is_attention_by_mask(name, lowest):
         {"scale": None, "softcap": None, "sinks": None},
         {"scale": 1.25, "softcap": 2.0, "sinks": sinks},
     ):
-        wanted = {"scaling": scores["scale"], "softcap": scores["softcap"], "s_aux": scores["sinks"]}
+        wanted = {
+            "scaling": scores["scale"],
+            "softcap": scores["softcap"],
+            "s_aux": scores["sinks"],
+        }
         right, _ = naive(None, q, k, v, mask, **wanted)
         poisoned = (x.masked_fill(unseen, torch.nan).transpose(1, 2) for x in (k, v))
         sight = read_mask(given, B, Lq, Lk)
@@ -146,7 +150,11 @@ GAPS = mask_of(2, 5, lambda b, i, j: (j != 2) | (b == 0))
 PLAIN = mask_of(2, 5, lambda b, i, j: j >= 0)
 WRONG = {
     "gaps": (GAPS, ValueError, "gaps between those of query 0 in row 1"),
-    "two_dimensions": (PLAIN[:, 0, 0], ValueError, r"must be \(B, heads, Lq, Lk\) = \(2, 1, 2, 5\)"),
+    "two_dimensions": (
+        PLAIN[:, 0, 0],
+        ValueError,
+        r"must be \(B, heads, Lq, Lk\) = \(2, 1, 2, 5\)",
+    ),
     "other_keys": (PLAIN[..., :4], ValueError, r"got \(2, 1, 2, 4\)"),
     "other_rows": (PLAIN.repeat(2, 1, 1, 1), ValueError, r"got \(4, 1, 2, 5\)"),
     "heads": (torch.cat([PLAIN, GAPS], 1), ValueError, "the same for all heads"),
