@@ -81,7 +81,7 @@ class StepCost(NamedTuple):
         return read / self.bandwidth + load.prompt_tokens / self.prefill_speed
 
 
-def poisson(
+def poisson_load(
     count: int,
     rate: float,
     prompt: tuple[int, float] = (512, 0.6),

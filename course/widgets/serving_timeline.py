@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipywidgets
 
 from course.figures.serving import request_timeline
-from course.serving import LOST, Run, poisson, simulate
+from course.serving import LOST, Run, poisson_load, simulate
 from course.widgets.explorer import Steps, View, explorer
 from reference.serving import Limits, Load
 
@@ -31,7 +31,7 @@ def serving_timeline_view(*, chunk: int, pages: int, rate: int) -> View:
 
     Raises ValueError where a request needs more pages than there are.
     """
-    asked = poisson(REQUESTS, rate, (50, 0.7), (40, 0.5), seed=SEED)
+    asked = poisson_load(REQUESTS, rate, (50, 0.7), (40, 0.5), seed=SEED)
     run = simulate(asked, Limits(PAGE_SIZE, pages, MOST, chunk), step_seconds)
     whole = chunk > max(one.prompt for one in asked)
     cut = "whole prompts" if whole else f"{chunk} tokens per step"

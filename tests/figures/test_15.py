@@ -20,7 +20,7 @@ from course.serving import (
     Span,
     StepCost,
     in_batches,
-    poisson,
+    poisson_load,
     simulate,
 )
 from course.style import COLORS
@@ -94,7 +94,7 @@ def test_a_batch_ends_with_its_longest():
 
 
 def test_poisson_arrivals():
-    asked = poisson(4000, 5.0, (100, 0.5), (20, 0.0), seed=3)
+    asked = poisson_load(4000, 5.0, (100, 0.5), (20, 0.0), seed=3)
     arrivals = [one.arrival for one in asked]
     gaps = [b - a for a, b in itertools.pairwise(arrivals)]
     mean = sum(gaps) / len(gaps)  # 0.2 on average, and so is its deviation: 3 % is ten of them
@@ -103,11 +103,11 @@ def test_poisson_arrivals():
     assert abs(deviation / mean - 1) < 0.1
     assert sorted(one.prompt for one in asked)[2000] == pytest.approx(100, rel=0.05)
     assert {one.answer for one in asked} == {20}
-    faster = poisson(4000, 10.0, (100, 0.5), (20, 0.0), seed=3)
+    faster = poisson_load(4000, 10.0, (100, 0.5), (20, 0.0), seed=3)
     assert [one.prompt for one in faster] == [one.prompt for one in asked]
     assert faster[9].arrival == pytest.approx(asked[9].arrival / 2)
     with pytest.raises(ValueError, match="rate must be positive; got 0"):
-        poisson(1, 0)
+        poisson_load(1, 0)
 
 
 def test_a_step_costs_what_it_reads_and_what_it_computes():

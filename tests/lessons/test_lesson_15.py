@@ -15,7 +15,7 @@ from course.check.lesson_15.schedule_seen import Moment, Run
 from course.check.lesson_15.schedule_seen import Request as Row
 from course.check.lesson_15.summary import summary
 from course.notebooks.files import ROOT, read
-from course.serving import Asked, StepCost, poisson, simulate
+from course.serving import Asked, StepCost, poisson_load, simulate
 from reference.serving import Job, Limits, Load, Objective, Trace, decide, summarise
 
 LESSON = "15_serving.ipynb"
@@ -62,7 +62,7 @@ def test_the_slow_machine_is_the_widget_s():
     slow = StepCost(weights=0.02, token_bytes=0.0, bandwidth=1.0, prefill_speed=2000)
     for load in (Load(3, 0, 99), Load(1, 31, 500)):
         assert slow(load) == pytest.approx(step_seconds(load))
-    eight = poisson(8, rate=8, prompt=(50, 0.7), answer=(40, 0.5), seed=18)
+    eight = poisson_load(8, rate=8, prompt=(50, 0.7), answer=(40, 0.5), seed=18)
     run = simulate(eight, Limits(8, 32, 8, 32), slow)
     longest = [max(trace.gaps) for trace in run.traces]
     assert f"{max(longest):.2f} s" == "0.57 s" and max(longest) == longest[-1]
@@ -84,7 +84,9 @@ def test_what_is_said_of_the_widget():
 def test_goodput_collapses_while_throughput_rises():
     objective, limits = Objective(ttft=1.0, tpot=0.025), Limits(256, 1600, 48, 512)
     rates = (4, 8, 12, 14, 16, 18, 20, 24)
-    runs = [simulate(poisson(200, rate, (1000, 0.6), (80, 0.6)), limits, H100) for rate in rates]
+    runs = [
+        simulate(poisson_load(200, rate, (1000, 0.6), (80, 0.6)), limits, H100) for rate in rates
+    ]
     found = [summarise(run.traces, objective) for run in runs]
     throughput, goodput = ([getattr(s, what) for s in found] for what in ("throughput", "goodput"))
     assert throughput == sorted(throughput) and max(goodput) == goodput[rates.index(14)]

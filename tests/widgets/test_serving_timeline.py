@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from course.serving import poisson, simulate
+from course.serving import poisson_load, simulate
 from course.widgets import serving_timeline
 from course.widgets.serving_timeline import CHUNKS, PAGES, RATES, serving_timeline_view
 from reference.serving import Limits
@@ -29,7 +29,7 @@ def test_doctests():
 @pytest.mark.parametrize("rate", [RATES[0], RATES[-1]])
 def test_the_extremes_are_drawn_and_the_sentence_has_the_run_s_numbers(chunk, pages, rate):
     shown = view(chunk=chunk, pages=pages, rate=rate)
-    asked = poisson(MODULE.REQUESTS, rate, (50, 0.7), (40, 0.5), seed=MODULE.SEED)
+    asked = poisson_load(MODULE.REQUESTS, rate, (50, 0.7), (40, 0.5), seed=MODULE.SEED)
     run = simulate(asked, Limits(8, pages, 8, chunk), MODULE.step_seconds)
     assert shown.sentence.startswith(f"8 requests in {run.steps} steps, at most {run.most_running}")
     longest = max(gap for trace in run.traces for gap in trace.gaps)
