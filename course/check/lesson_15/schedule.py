@@ -3,7 +3,7 @@
 from course.check.draw import integer
 from course.check.lesson_15 import schedule_mistakes  # noqa: F401  (what people do)
 from course.check.lesson_15.schedule_seen import Request, a_run, seen
-from course.check.spec import Exercise, also_right, holds, right
+from course.check.spec import Exercise, also_right, holds, right, slip
 
 CHUNKS = "2 · A long prompt in small chunks"
 PAGES = "3 · When the pages run out"
@@ -213,6 +213,95 @@ def nobody_begins(answer, rng):
 def a_long_run(answer, rng):
     return a_run(answer, schedule, rng)
 
+
+slip(
+    "pages of decodes not taken",
+    "A decode that takes a page does **not take it from the free ones**, so the next counts on it, "
+    "too.",
+    ("budget, free = budget - 1, free - full", "budget = budget - 1"),
+    see=PAGES,
+)
+slip(
+    "a free page less for each decode",
+    "**Every** decode takes one from the free pages, even if its own are not full.",
+    ("free - full", "free - 1"),
+    see=PAGES,
+)
+slip(
+    "whoever needs it gives way",
+    "The request that **needs** the page is preempted. The youngest of all gives way.",
+    ("youngest = stays.pop()", "youngest = r\n            stays.remove(r)"),
+    see=PAGES,
+)
+slip(
+    "prompts give way first",
+    "The youngest **in the middle of its prompt** is preempted. The youngest of all gives way, "
+    "whatever it is doing.",
+    (
+        "youngest = stays.pop()",
+        "youngest = next((x for x in reversed(stays) if x.known - x.cached > 1), stays[-1])\n"
+        "            stays.remove(youngest)",
+    ),
+    see=PAGES,
+)
+slip(
+    "never itself",
+    "The youngest, when it needs a page **itself**, only sits the step out and keeps its pages. It "
+    "is preempted, like anybody else.",
+    (
+        "        if full and free == 0:\n",
+        "        if full and free == 0 and stays[-1] is r:\n            continue\n"
+        "        if full and free == 0:\n",
+    ),
+    see=PAGES,
+)
+slip(
+    "decodes beyond the budget",
+    "More requests decode than the budget has **tokens**. The others sit this step out.",
+    ("> 1 or budget == 0 or", "> 1 or"),
+    ("preempted or budget == 0", "preempted or budget <= 0"),
+)
+slip(
+    "who sits out counts as zero",
+    "`work` names running requests that compute nothing, with **0**. Leave those out.",
+    ("return work, preempted", "return {**{r.name: 0 for r in running}, **work}, preempted"),
+)
+slip(
+    "pairs in place of a dictionary",
+    "`work` is a **list of pairs**. A dictionary is asked for: tokens by name.",
+    ("return work, preempted", "return list(work.items()), preempted"),
+)
+slip(
+    "work alone",
+    "Only **work** is returned. Two things are asked for: work and preempted.",
+    ("return work, preempted", "return work"),
+)
+slip(
+    "the two swapped",
+    "The two results are **swapped**: work comes first, then preempted.",
+    ("return work, preempted", "return preempted, work"),
+)
+slip(
+    "beginners keep their last token",
+    "Whoever begins leaves the **last token** of its prompt for later. It is computed like the "
+    "rest if the budget allows it.",
+    ("min(r.known, budget)", "min(r.known - 1, budget)"),
+    see=CHUNKS,
+)
+slip(
+    "the last free page refused",
+    "A request that needs **exactly** as many pages as are free does not begin. It fits.",
+    ("needs > free", "needs >= free"),
+    see=CHUNKS,
+)
+slip(
+    "the caller's queue",
+    "The list `waiting` is **changed**, and the caller still needs it. Go over it without removing "
+    "anything.",
+    ("for r in waiting:", "while waiting:\n        r = waiting[0]"),
+    ("work[r.name] = min(r.known, budget)", "work[waiting.pop(0).name] = min(r.known, budget)"),
+    see=CHUNKS,
+)
 
 SCHEDULE = Exercise.of(
     __name__,

@@ -69,7 +69,7 @@ def decision(answer, moment):
     alone = running == moment.running and waiting == moment.waiting
     return {
         "work": ", ".join(f"{name}: {n}" for name, n in sorted(work.items())) or "nobody",
-        "preempted": ", ".join(map(str, preempted)) or "nobody",
+        "preempted": ", ".join(sorted(map(str, preempted))) or "nobody",  # in any order
         "lists": "as they were" if alone else "changed",
     }
 
