@@ -57,7 +57,7 @@ class Sizes(NamedTuple):
     lead: int
 
 
-FULL = Sizes(new_tokens=24, rounds=3, long_prompt=4000, chunk=128, lead=8)
+FULL = Sizes(new_tokens=16, rounds=3, long_prompt=4000, chunk=128, lead=8)
 QUICK = Sizes(new_tokens=4, rounds=1, long_prompt=40, chunk=8, lead=2)
 
 PROTOCOL = (

@@ -164,8 +164,8 @@ class Engine:
             if segment.stop == len(answer.request.prompt):
                 self._record(answer)
         answers = [batch[i][0] for i in due]
-        tokens = self._choose(answers, logits)
-        return [self._tell(a, token) for a, token in zip(answers, tokens, strict=True)]
+        tokens, now = self._choose(answers, logits), self.clock.now()
+        return [self._tell(a, token, now) for a, token in zip(answers, tokens, strict=True)]
 
     def stream(self, id_: Hashable) -> Iterator[str]:
         """The text of one answer as it grows. Makes steps as needed, in which all take part.
@@ -273,11 +273,11 @@ class Engine:
                 tokens[i] = choose(logits[i], temperature, generator)
         return tokens
 
-    def _tell(self, answer: Answer, token: int) -> Event:
+    def _tell(self, answer: Answer, token: int, now: float) -> Event:
         """Add a token to an answer, and end it if it must."""
         writer = self._writers[answer.id]
         answer.tokens.append(token)
-        answer.trace.times.append(self.clock.now())
+        answer.trace.times.append(now)
         text = writer.push(token)
         reason = self._reason(answer, token, writer.stops.stopped)
         if reason:
