@@ -15,7 +15,8 @@ SDPA; without one, left padding would be ignored silently.
 Without a GPU the Triton kernels are interpreted, which takes seconds per token; `backend=
 "reference"` computes the same in PyTorch. transformers comes with `pip install -e .[hf]`.
 
-Source: https://huggingface.co/docs/transformers/attention_interface.
+Sources: `AttentionInterface` in transformers/modeling_utils.py and `AttentionMaskInterface` in
+transformers/masking_utils.py, version 5.24.
 """
 
 from course.huggingface.attend import Backend, CourseAttention, backend_of

@@ -1,5 +1,6 @@
 """Models of transformers write the same with our attention as with theirs, token for token."""
 
+import inspect
 from functools import cache
 
 import pytest
@@ -36,6 +37,23 @@ def ours():
     return register("reference_for_tests", backend="reference")
 
 
+def in_a_cache(kind: str, **size: int):
+    """A function that makes an empty cache of this kind for a model, as keyword of `generate`."""
+
+    def make(model):
+        import transformers
+
+        parameters = inspect.signature(model.forward).parameters
+        name = "cache" if "cache" in parameters else "past_key_values"  # until 5.23
+        return {name: getattr(transformers, kind)(config=model.config, **size)}
+
+    return make
+
+
+KINDS = {
+    "dynamic": in_a_cache("DynamicCache"),
+    "static": in_a_cache("StaticCache", max_cache_len=40),
+}
 model_of = cache(family)  # what is written does not depend on what was written before
 
 
@@ -52,3 +70,24 @@ def test_the_same_tokens_and_logits(ours, name, way):
     assert most < 1e-3 * right.std()  # so the comparison says something
     assert (mine.logits - right).abs().max() <= most
     assert (mine.logits - theirs.logits).abs().max() <= most
+
+
+CONTINUED = [(name, way) for name in ("llama", "mistral", "gemma2", "gpt_oss") for way in KINDS]
+
+
+@pytest.mark.parametrize(("name", "way"), CONTINUED, ids=["-".join(case) for case in CONTINUED])
+def test_a_conversation_goes_on_in_its_cache(ours, name, way):
+    """Written, then asked again: several new tokens after a cache that slides and is full."""
+    model, given, more = model_of(name), prompt(RAGGED), prompt((4, 4, 4), seed=5)["input_ids"]
+    found = []
+    for attention in (FAMILIES[name][2], ours):
+        cache = KINDS[way](model)
+        first = write(model, given, attention, 4, **cache)
+        tokens = torch.cat([first.tokens, more], 1)
+        real = torch.cat([given["attention_mask"], torch.ones(len(tokens), 8).long()], 1)
+        longer = {"input_ids": tokens, "attention_mask": real}
+        found.append((longer, write(model, longer, attention, 5, **cache)))
+    (longer, theirs), (_, mine) = found
+    assert torch.equal(mine.tokens, theirs.tokens)
+    right, most = truth(model, longer, mine.tokens)
+    assert (mine.logits - right).abs().max() <= most

@@ -44,6 +44,36 @@ def test_right_padding_goes_query_by_query():
     assert (found[0] - found[1]).abs().max() <= most
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@torch.no_grad()
+def test_half_precision_is_no_less_exact_than_sdpa(dtype):
+    model, given = family("llama").to(dtype), prompt((9, 3))
+    name, found = register(backend="kernel"), []
+    for wanted, attention in ((dtype, name), (dtype, "sdpa"), (torch.float64, "sdpa")):
+        model.to(wanted).set_attn_implementation(attention)  # wider last: no number changes
+        found.append(model(**given).logits[given["attention_mask"].bool()])
+    mine, theirs = ((x - found[2]).abs() for x in found[:2])
+    assert mine.max() <= 2 * theirs.max() and mine.mean() <= 1.5 * theirs.mean()
+
+
+def test_gradients_of_an_unpadded_batch():
+    """Causal attention over whole sequences is `flash_attention`, which has a backward."""
+    tokens, found = prompt((9, 9))["input_ids"], []
+    name = register(backend="kernel")
+    for dtype, attention in (
+        (torch.float32, name),
+        (torch.float32, "sdpa"),
+        (torch.float64, "sdpa"),
+    ):
+        model = family("llama").to(dtype).requires_grad_(True)
+        model.set_attn_implementation(attention)
+        model(tokens, labels=tokens).loss.backward()
+        found.append(torch.cat([x.grad.flatten() for x in model.parameters()]))
+    mine, theirs = ((x - found[2]).abs() for x in found[:2])
+    assert found[2].abs().max() > 1e-2
+    assert mine.max() <= 2 * theirs.max() and mine.mean() <= 1.5 * theirs.mean()
+
+
 def test_what_has_no_backward_says_so():
     model = family("llama").requires_grad_(True)
     model.set_attn_implementation(register(backend="kernel"))
