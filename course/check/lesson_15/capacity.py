@@ -2,6 +2,7 @@
 
 from course.check.draw import integer
 from course.check.kinds import kinds_seen
+from course.check.lesson_15 import capacity_mistakes  # noqa: F401  (more of what people do)
 from course.check.seen import Seen
 from course.check.spec import Exercise, also_right, holds, right, slip
 
@@ -104,7 +105,9 @@ def by_limit(answer, rng):
         sizes, n = draw(rng), integer(rng, 2, 25)
         limit = (_tpot(sizes, n) + _tpot(sizes, n + 1)) / 2  # far from both
         found.append(ask(answer, sizes, 3 * n + 4, limit))
-    return found
+    sizes = draw(rng)
+    whole = (sizes[6] - 1) * (_tpot(sizes, 3) + _tpot(sizes, 4)) / 2  # seconds of a whole answer
+    return [*found, ask(answer, sizes, 8, whole)]
 
 
 @holds("exactly at the limit is allowed", see=PLAN)

@@ -112,6 +112,7 @@ def small_budget(answer, rng):
     return [
         seen(answer, schedule, some, [queued("g", 5)], integer(rng, 2, 4), 9, 8),
         seen(answer, schedule, [a, *some], [queued("g", 5)], integer(rng, 4, 6), 9, 8),
+        seen(answer, schedule, [*some[:2], decoding("i", 2, 8, full=True), some[2]], [], 2, 0, 8),
     ]
 
 
@@ -301,6 +302,24 @@ slip(
     ("for r in waiting:", "while waiting:\n        r = waiting[0]"),
     ("work[r.name] = min(r.known, budget)", "work[waiting.pop(0).name] = min(r.known, budget)"),
     see=CHUNKS,
+)
+
+slip(
+    "preempts beyond the budget",
+    "When the budget is **used up**, a decode still takes a page, and somebody gives way for it. "
+    "It sits this step out.",
+    ("> 1 or budget == 0 or", "> 1 or"),
+    ("        if r in stays:\n", "        if r in stays and budget > 0:\n"),
+)
+slip(
+    "nobody computes on the freed page",
+    "After a preemption, the request that **needed** the page computes nothing, though there is "
+    "one now.",
+    (
+        "            free += youngest.pages\n",
+        "            free += youngest.pages\n            continue\n",
+    ),
+    see=PAGES,
 )
 
 SCHEDULE = Exercise.of(

@@ -6,7 +6,7 @@ import math
 from course.check.draw import integer
 from course.check.lesson_15 import summary_mistakes  # noqa: F401  (more of what people do)
 from course.check.seen import Seen
-from course.check.spec import Exercise, also_right, holds, right
+from course.check.spec import Exercise, also_right, holds, right, slip
 
 FEELS = "6 · What a user feels"
 LOAD = "7 · Under load"
@@ -148,6 +148,7 @@ def no_tokens(answer, rng):
     none = [(integer(rng, 30, 90) * TICK, []) for _ in range(4)]
     return [
         seen(answer, [*some(rng, 6), *none], 0.5, 0.25),
+        seen(answer, [*some(rng, 18), *none, *none]),
         seen(answer, [(TICK, []), *some(rng, 6), *none]),
     ]
 
@@ -176,6 +177,97 @@ def at_the_limit(answer, rng):
     over = (arrival * TICK, [*times[:-1], times[-1] + TICK])
     return seen(answer, [exact, over, exact], ttft * TICK, tpot * TICK)
 
+
+RANK = "ranked[math.ceil(95 * len(ranked) / 100) - 1]"
+
+slip(
+    "an index of 95 in 100",
+    "The value with **index** ⌊0.95 · n⌋ is taken. The rank is ⌈0.95 · n⌉, and ranks begin with 1.",
+    (RANK, "ranked[int(0.95 * len(ranked))]"),
+    see=FEELS,
+)
+slip(
+    "an index rounded down",
+    "The index is 0.95 · (n − 1), **rounded down**. The rank is ⌈0.95 · n⌉, counted from 1.",
+    (RANK, "ranked[int(0.95 * (len(ranked) - 1))]"),
+    see=FEELS,
+)
+slip(
+    "to the end of the last in the list",
+    "The clock ends with the **last request of the list**. Another may end later: the list is in "
+    "no order.",
+    (
+        "max(times[-1] for _, times in traces if times)",
+        "[times for _, times in traces if times][-1][-1]",
+    ),
+    see=LOAD,
+)
+slip(
+    "cancelled counts as good",
+    "A request **without a token** counts as good. Nobody was served.",
+    ("        if not times:\n", "        if not times:\n            good += 1\n"),
+    see=LOAD,
+)
+slip(
+    "cancelled waited no time",
+    "A request without a token is given a **TTFT of 0**. It has none, and is in no percentile.",
+    ("        if not times:\n", "        if not times:\n            ttfts.append(0.0)\n"),
+    see=FEELS,
+)
+slip(
+    "cancelled waits forever",
+    "A request without a token is given an **infinite TTFT**. It has none, and is in no "
+    "percentile.",
+    ("        if not times:\n", "        if not times:\n            ttfts.append(math.inf)\n"),
+    see=FEELS,
+)
+slip(
+    "one token passed over",
+    "Requests with **one token** are passed over. They have no TPOT, but a TTFT, and may be good.",
+    ("        if not times:\n", "        if len(times) < 2:\n"),
+    see=FEELS,
+)
+slip(
+    "one token does not exist",
+    "Requests with **one token** are passed over, and their token is not counted, either.",
+    (
+        "        tokens += len(times)\n        if not times:\n            continue\n",
+        "        if len(times) < 2:\n            continue\n        tokens += len(times)\n",
+    ),
+    see=FEELS,
+)
+slip(
+    "gaps on the common clock",
+    "The longest gap is between neighbouring tokens of **all requests together**. A user sees "
+    "those of one.",
+    (
+        "max(gaps), tokens",
+        "max(b - a for a, b in itertools.pairwise(sorted(sum((t for _, t in traces), [])))), "
+        "tokens",
+    ),
+    see=FEELS,
+)
+slip(
+    "the longest gap as TPOT",
+    "TPOT is the **longest gap** of a request. It is the average.",
+    ("tpots.append(tpot)", "tpots.append(max(times[i + 1] - times[i] for i in range(later)))"),
+    see=FEELS,
+)
+slip(
+    "gap before TPOT",
+    "The **gap** comes before TPOT. The order is: TTFT, TPOT, gap, throughput, goodput.",
+    ("p95(tpots), max(gaps)", "max(gaps), p95(tpots)"),
+)
+slip(
+    "all good, or none",
+    "Goodput looks at the **percentiles**: all requests are good, or none is. Each is judged by "
+    "its own TTFT and TPOT.",
+    (
+        "good / seconds",
+        "len(traces) * (p95(ttfts) <= ttft_limit and p95(tpots) <= tpot_limit) / seconds",
+    ),
+    see=LOAD,
+)
 
 SUMMARY = Exercise.of(
     __name__,
