@@ -107,6 +107,22 @@ def test_a_common_prefix_is_computed_once():
     assert again.run([other])[0].found == 0
 
 
+def test_a_prompt_is_found_while_the_one_who_brought_it_is_still_answered():
+    one, system = small_engine(), prompt_of(17)
+    first = one.submit(Request([*system, 1], max_tokens=9))
+    while not one.answers[first].tokens:
+        one.step()
+    second = one.submit(Request([*system, 2], max_tokens=2))
+    one.step()
+    assert one.running == (first, second) and one.answers[second].found == 16
+    shared = set(one.cache.tables.pages(0)) & set(one.cache.tables.pages(1))
+    assert len(shared) == 4
+    while one.busy:
+        one.step()
+    for name in (first, second):
+        assert one.answers[name].tokens == answered_alone(tiny(), one.answers[name].request).tokens
+
+
 def test_an_answer_is_found_when_the_conversation_goes_on():
     one = small_engine()
     (first,) = one.run([Request(prompt_of(6), max_tokens=8)])
