@@ -13,7 +13,7 @@ What a request is answered does not depend on who else is there: every row of th
 computed from its own tokens. But only up to rounding: a matrix product of eight rows may sum in
 another order than one of a single row. So greedy answers are those that the model gives alone,
 except where the two likeliest tokens are closer than rounding. In fp64 the logits agree to 1e-12 of
-the largest; the tests assert that, and that no choice they compare was within 1e-9. In fp32 the
+the largest; the tests assert that, and that no choice they compare was within 1e-9. In fp32,
 rounding is half a billion times coarser, and nothing rules out a near tie: answers can differ.
 
 Sources: Yu et al. 2022, "Orca"; Kwon et al. 2023, "PagedAttention" (vLLM).

@@ -7,6 +7,7 @@ import pytest
 import torch
 from alone import SURE, answered_alone
 from serving_models import ATTENTION, NAIVE, prompt_of, tiny
+from small_models import small_model
 
 from course.check.guards import empty_is_nan
 from reference.generate import generate_tokens
@@ -20,6 +21,7 @@ from reference.serving import (
     engine,
     requests,
 )
+from reference.transformer import Config
 
 
 def small_engine(num_pages=24, page_size=4, **options):
@@ -260,6 +262,16 @@ def test_a_request_that_just_fits_is_answered():
 def test_requests_that_make_no_sense_are_refused(wrong, said):
     with pytest.raises(ValueError, match=said):
         Request(**({"prompt": [1]} | wrong))
+
+
+def test_a_vocabulary_of_no_bytes_has_tokens_and_no_text():
+    model = small_model(Config(vocabulary=300, layers=1, width=24, Hq=2, Hkv=1, D=4, hidden=20))
+    one = Engine(model, num_pages=9, attention=NAIVE)
+    (answer,) = one.run([Request([299, 5], max_tokens=4)])
+    assert answer.text == "" and answer.reason == "length"
+    assert answer.tokens == [*generate_tokens(model, [299, 5], max_tokens=4)]
+    with pytest.raises(ValueError, match="stop_strings need a decoder"):
+        one.submit(Request([1], stop_strings=("a",)))
 
 
 def test_ids_are_unique_until_forgotten():
