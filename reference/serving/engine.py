@@ -11,9 +11,10 @@
 
 What a request is answered does not depend on who else is there: every row of the packed batch is
 computed from its own tokens. But only up to rounding: a matrix product of eight rows may sum in
-another order than one of a single row. So greedy answers are those that the model gives alone
-unless two tokens are tied to within rounding. In fp64 that is 1e-12 of the logits, and the tests
-assert that no choice was that close; in fp32 it is about 1e-5, and on real text it happens.
+another order than one of a single row. So greedy answers are those that the model gives alone,
+except where the two likeliest tokens are closer than rounding. In fp64 the logits agree to 1e-12 of
+the largest; the tests assert that, and that no choice they compare was within 1e-9. In fp32,
+rounding is half a billion times coarser, and nothing rules out a near tie: answers can differ.
 
 Sources: Yu et al. 2022, "Orca"; Kwon et al. 2023, "PagedAttention" (vLLM).
 """

@@ -7,6 +7,7 @@ import pytest
 import torch
 from alone import SURE, answered_alone
 from serving_models import ATTENTION, NAIVE, prompt_of, tiny
+from small_models import small_model
 
 from course.check.guards import empty_is_nan
 from reference.generate import generate_tokens
@@ -20,6 +21,7 @@ from reference.serving import (
     engine,
     requests,
 )
+from reference.transformer import Config
 
 
 def small_engine(num_pages=24, page_size=4, **options):
@@ -105,6 +107,22 @@ def test_a_common_prefix_is_computed_once():
     again = small_engine(share=False)
     again.run([first])
     assert again.run([other])[0].found == 0
+
+
+def test_a_prompt_is_found_while_the_one_who_brought_it_is_still_answered():
+    one, system = small_engine(), prompt_of(17)
+    first = one.submit(Request([*system, 1], max_tokens=9))
+    while not one.answers[first].tokens:
+        one.step()
+    second = one.submit(Request([*system, 2], max_tokens=2))
+    one.step()
+    assert one.running == (first, second) and one.answers[second].found == 16
+    shared = set(one.cache.tables.pages(0)) & set(one.cache.tables.pages(1))
+    assert len(shared) == 4
+    while one.busy:
+        one.step()
+    for name in (first, second):
+        assert one.answers[name].tokens == answered_alone(tiny(), one.answers[name].request).tokens
 
 
 def test_an_answer_is_found_when_the_conversation_goes_on():
@@ -244,6 +262,16 @@ def test_a_request_that_just_fits_is_answered():
 def test_requests_that_make_no_sense_are_refused(wrong, said):
     with pytest.raises(ValueError, match=said):
         Request(**({"prompt": [1]} | wrong))
+
+
+def test_a_vocabulary_of_no_bytes_has_tokens_and_no_text():
+    model = small_model(Config(vocabulary=300, layers=1, width=24, Hq=2, Hkv=1, D=4, hidden=20))
+    one = Engine(model, num_pages=9, attention=NAIVE)
+    (answer,) = one.run([Request([299, 5], max_tokens=4)])
+    assert answer.text == "" and answer.reason == "length"
+    assert answer.tokens == [*generate_tokens(model, [299, 5], max_tokens=4)]
+    with pytest.raises(ValueError, match="stop_strings need a decoder"):
+        one.submit(Request([1], stop_strings=("a",)))
 
 
 def test_ids_are_unique_until_forgotten():

@@ -5,7 +5,9 @@ import doctest
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from llamas import write_folder
 
+from reference.pretrained import load
 from reference.serving import text as module
 from reference.serving.text import Bytes, StopStrings, Writer
 
@@ -55,6 +57,16 @@ def test_a_stop_string_may_end_within_a_character_and_begin_in_one():
     writer = Writer(0, Bytes(), ["é√"])
     shown = [writer.push(token) for token in "né√x".encode()]
     assert "".join(shown) == "n" and writer.stops.stopped and writer.rest() == ""
+
+
+def test_a_stop_string_over_the_borders_of_a_tokenizers_tokens(tmp_path):
+    write_folder(tmp_path)
+    tokenizer = load(tmp_path).tokenizer
+    tokens = tokenizer.encode("the cache")  # t, he, a space, cache
+    writer = Writer(0, tokenizer.decoder(), ["e c"])
+    assert [writer.push(token) for token in tokens] == ["t", "h", "", ""] and writer.stops.stopped
+    other = Writer(0, tokenizer.decoder(), ["e d"])
+    assert "".join(map(other.push, tokens)) + other.rest() == "the cache"
 
 
 def test_an_unfinished_end_is_shown_as_such():
