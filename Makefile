@@ -6,16 +6,19 @@ BOOTSTRAP = $(or $(PYTHON),$(error Python is missing: install Python 3.11, 3.12,
 RUN = @$(BOOTSTRAP) run
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test model check exercises notebooks portable browser bench report gpu versions mutants format clean
+.PHONY: help lab test test-all model check exercises notebooks portable browser bench report gpu versions mutants format clean
 
 help:
-	@sed -n 's/^\([a-z]*\):.*## /\1 /p' Makefile | while read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1 /p' Makefile | while read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
 
 lab: ## set up .venv and work/ (your copies of the notebooks), then open JupyterLab on the first lesson
 	@$(BOOTSTRAP) lab
 
 test: ## set up .venv if needed, then run every test, notebook and check
 	@$(BOOTSTRAP) test
+
+test-all: ## run every test, also the larger versions that `make test` leaves out
+	$(RUN) python -m pytest -q -n 2 --dist loadfile -m "not browser" tests
 
 model: ## fetch the 135M-parameter model that some lessons can use (93 MB, once)
 	$(RUN) python -m course.model

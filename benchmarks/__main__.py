@@ -17,12 +17,13 @@ OTHERS = {
     "host": "what a call costs the host: without a GPU, beside an earlier build and peers",
     "cpu": "decode on this CPU's threads, ours against PyTorch's",
     "model": "decode a real model on this CPU, ours against transformers",
+    "serving": "serving a real model on this CPU: many at once, prompts in chunks",
     "quality": "perplexity of two models with caches of eight bits",
     "speculative": "speculative decoding on this CPU: tokens per pass, and time against plain",
     "peers_static": "ours beside peers, compiled and counted; runs nothing, needs no GPU",
     "report": "a notebook and an HTML page about this machine, to hand in",
 }
-RECORDED = ("cpu", "model", "quality", "speculative", "host", "peers_static")
+RECORDED = ("cpu", "model", "serving", "quality", "speculative", "host", "peers_static")
 """Take --quick and --out, and write one record."""
 
 

@@ -209,8 +209,21 @@ class Transformer(nn.Module):
         Raises ValueError for shapes that don't fit, or more tokens than there is room for;
         TypeError unless tokens are int64.
         """
+        return self.logits(self.hidden(tokens, cache, attend))
+
+    def hidden(
+        self,
+        tokens: Tensor,
+        cache: KVCache | None = None,
+        attend: Attend = attention_with_cache,
+    ) -> Tensor:
+        """The stream `(B, L, width)` after the last layer; everything else as in `forward`.
+
+        Where the logits of a few tokens are enough, such as a prompt's last, pass only these on to
+        `logits`: its matrix is a fifth of SmolLM2's weights.
+        """
         self._check(tokens, cache)
-        config, L = self.config, tokens.shape[1]
+        L = tokens.shape[1]
         self.angles = cos, sin = tuple(table.to(tokens.device) for table in self.angles)
         x = self.embedding(tokens)
         for layer, block in enumerate(self.blocks):
@@ -223,7 +236,12 @@ class Transformer(nn.Module):
             x = block.finish(x, o)
         if cache is not None:
             cache.lengths = cache.lengths + L
-        return F.linear(self.norm(x), self.embedding.weight if config.tied else self.head.weight)
+        return x
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits `(..., vocabulary)` from the stream after the last layer, `(..., width)`."""
+        tied = self.config.tied
+        return F.linear(self.norm(x), self.embedding.weight if tied else self.head.weight)
 
     def _check(self, tokens: Tensor, cache: KVCache | None) -> None:
         if tokens.dtype != torch.int64:

@@ -18,6 +18,7 @@ from course.figures.online_softmax import *
 from course.figures.paged_kv_cache import *
 from course.figures.precision import *
 from course.figures.quantized_kv_cache import *
+from course.figures.serving import *
 from course.figures.speculative_decoding import *
 from course.figures.start_here import *
 from course.figures.triton_primer import *

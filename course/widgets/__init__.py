@@ -7,8 +7,17 @@ numbers, for those who read it on the web. One module per widget; `explorer` is 
 from course.widgets.draft_tree import draft_tree
 from course.widgets.kv_memory import kv_memory
 from course.widgets.roofline import roofline
+from course.widgets.serving_timeline import serving_timeline
 from course.widgets.sm_timeline import sm_timeline
 from course.widgets.split_curve import split_curve
 from course.widgets.stepper import stepper
 
-__all__ = ["draft_tree", "kv_memory", "roofline", "sm_timeline", "split_curve", "stepper"]
+__all__ = [
+    "draft_tree",
+    "kv_memory",
+    "roofline",
+    "serving_timeline",
+    "sm_timeline",
+    "split_curve",
+    "stepper",
+]

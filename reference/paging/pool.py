@@ -167,6 +167,10 @@ class PagePool:
         """Whether some page has these contents."""
         return key in self._page_of
 
+    def page_of(self, key: bytes) -> int | None:
+        """The page with these contents, which may be idle; None if there is none."""
+        return self._page_of.get(key)
+
     def key_of(self, page: int) -> bytes | None:
         """What a page is known by; None: by nothing."""
         return self._key_of.get(page)

@@ -11,6 +11,7 @@ sequence grows, and only if it is shared does somebody pay for a copy: at most o
 Source: Kwon et al. 2023, "PagedAttention", sections 4.3 and 4.4.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -169,20 +170,26 @@ class PageTables:
                 held.pages.append(self.pool.allocate())
         return copies
 
+    def known(self, tokens: Sequence[int], *, salt: bytes = b"") -> tuple[int, ...]:
+        """The pages in which the front of `tokens` is already there; `adopt` would take them.
+
+        Whole pages, and never the last token, since its logits are wanted and only running the
+        model gives them.
+        """
+        keys = page_keys(tokens[: max(0, len(tokens) - 1)], self.page_size, salt=salt)
+        found = (self.pool.page_of(key) for key in keys)
+        return tuple(itertools.takewhile(lambda page: page is not None, found))
+
     def adopt(self, seq: int, tokens: Sequence[int], *, salt: bytes = b"") -> int:
         """Give an empty sequence the pages in which the front of `tokens` is already there.
 
-        Returns how many tokens these are: whole pages, and never the last token, since its logits
-        are wanted and only running the model gives them. Raises ValueError if seq has tokens.
+        Returns how many tokens these are: see `known`. Raises ValueError if seq has tokens.
         """
         held = self._of(seq)
         if held.length or held.pages:
             raise ValueError(f"sequence {seq} must be empty; it has {held.length} tokens")
-        for key in page_keys(tokens[: max(0, len(tokens) - 1)], self.page_size, salt=salt):
-            page = self.pool.reuse(key)
-            if page is None:
-                break
-            held.pages.append(page)
+        for page in self.known(tokens, salt=salt):
+            held.pages.append(self.pool.reuse(self.pool.key_of(page)))
         held.length = len(held.pages) * self.page_size
         return held.length
 

@@ -94,16 +94,16 @@ class Tokenizer:
 
         The pieces make up `decode` of all the tokens.
         """
-        from tokenizers.decoders import DecodeStream
-
-        decoder, seen, shown = DecodeStream(skip_special_tokens=True), [], 0
+        decoder = self.decoder()
         for token in tokens:
-            seen.append(token)
-            if piece := decoder.step(self.inner, token):
-                shown += len(piece)
+            if piece := decoder.push(token):
                 yield piece
-        if rest := self.decode(seen)[shown:]:
+        if rest := decoder.rest():
             yield rest
+
+    def decoder(self) -> Decoding:
+        """What turns the tokens of one answer into text, one token at a time."""
+        return Decoding(self)
 
     def chat(self, messages: str | Sequence[Message]) -> list[int]:
         """The tokens of a conversation, up to where the model's answer begins.
@@ -138,3 +138,25 @@ class Tokenizer:
             return around.from_string(self.template).render(messages=messages, **names)
         except TemplateError as error:
             raise ValueError(f"the chat template fails: {error}") from error
+
+
+class Decoding:
+    """The text of tokens that arrive one at a time: `push` each, then ask for the `rest`."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        from tokenizers.decoders import DecodeStream
+
+        self._tokenizer, self._stream = tokenizer, DecodeStream(skip_special_tokens=True)
+        self._seen: list[int] = []
+        self._shown = 0
+
+    def push(self, token: int) -> str:
+        """The text that is certain with this token; "" within a character of several tokens."""
+        self._seen.append(token)
+        piece = self._stream.step(self._tokenizer.inner, token) or ""
+        self._shown += len(piece)
+        return piece
+
+    def rest(self) -> str:
+        """The text of what is left at the end: a character that never became complete."""
+        return self._tokenizer.decode(self._seen)[self._shown :]

@@ -48,6 +48,7 @@ MAY_ALSO_IMPORT = {
     "reference/pretrained/gguf_header.py": {"gguf"},
     "reference/pretrained/huggingface.py": {"safetensors", "tokenizers"},
     "reference/pretrained/tokenizer.py": {"jinja2", "tokenizers"},
+    "reference/serving/load.py": {"tqdm"},
     "course/launch.py": {"zmq"},  # in a function: asked whether it can encrypt, once installed
 }
 # These run before anything is installed, on any Python: the first imports the next three.
