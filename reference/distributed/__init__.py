@@ -8,10 +8,12 @@ In reading order:
     schedules     collectives as rounds of messages; collectives carries them out
     heads         tensor parallelism over heads, and both at once
     links         messages, counted; ranks as threads of one process
-    group         ranks as processes: torch.distributed, and what happens when one fails
+    group         ranks as processes: torch.distributed; watch: who failed, if one did
+    selfcheck     what `python -m reference.distributed` runs; launch: starts it on several ranks
 
-`python -m torch.distributed.run --standalone --nproc-per-node 2 -m reference.distributed` checks all
-of it on two ranks of this machine, and counts the bytes.
+    python -m torch.distributed.run --standalone --nproc-per-node 2 -m reference.distributed
+
+checks all of it on two ranks of this machine, and counts the bytes that each of them sends.
 """
 
 from reference.distributed.collectives import (
@@ -20,6 +22,7 @@ from reference.distributed.collectives import (
     all_reduce_sent,
 )
 from reference.distributed.decode import (
+    check_agreement,
     context_parallel_decode,
     local_attention,
     sight,
@@ -48,6 +51,7 @@ __all__ = [
     "all_reduce_sent",
     "append_to_shard",
     "cache_copies",
+    "check_agreement",
     "context_parallel_decode",
     "heads_of_rank",
     "local_attention",

@@ -22,6 +22,7 @@ them around a ring instead, which suits training, with as many queries as keys.
 """
 
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -120,3 +121,22 @@ def context_parallel_decode(
     o, lse = local_attention(q, k_shard, v_shard, lengths, placement, rank, **options)
     o, lse = MERGES[merge](o, lse, collectives)
     return (o, lse) if return_lse else o
+
+
+def check_agreement(q: Tensor, lengths: Tensor, collectives: Collectives) -> None:
+    """Raise ValueError, on every rank alike, unless all ranks were given the same kind of call.
+
+    Compares q's shape and dtype and the lengths. What travels has the shape of q, so ranks that
+    differ would wait for bytes that never come, or worse, take some for others. It costs one small
+    all-gather: call it when a batch changes rather than in every layer.
+    """
+    kind = f"{q.dtype} {tuple(q.shape)}, lengths {lengths.tolist()}"
+    digest = sha256(kind.encode()).digest()
+    own = torch.tensor(list(digest), dtype=torch.uint8, device=q.device)
+    found = collectives.all_gather(own)
+    odd = [rank for rank, other in enumerate(found) if not torch.equal(other, found[0])]
+    if odd:
+        raise ValueError(
+            f"all ranks must be given the same q and lengths; ranks {odd} differ from rank 0, "
+            f"and rank {collectives.rank} has {kind}"
+        )

@@ -44,11 +44,13 @@ class ProcessLinks(Links):
 
     def _exchange(self, to: int, message: Tensor, sender: int, like: Tensor) -> Tensor:
         received = nothing_like(like.shape, like)
-        if not message.numel() and not received.numel():
-            return received  # fewer heads than ranks: there is nothing to wait for
-        ends = [dist.P2POp(dist.isend, message, to), dist.P2POp(dist.irecv, received, sender)]
+        ends = []  # nothing is sent or awaited that is empty: a rank without heads, for example
+        if message.numel():
+            ends.append(dist.P2POp(dist.isend, message, to))
+        if received.numel():
+            ends.append(dist.P2POp(dist.irecv, received, sender))
         try:
-            for work in dist.batch_isend_irecv(ends):
+            for work in dist.batch_isend_irecv(ends) if ends else ():
                 work.wait()
         except RuntimeError as error:
             raise self.watch.explain(error) from error

@@ -45,7 +45,7 @@ class Links:
         on it. Raises RankFailed if the other rank fails.
         """
         self.sent += message.numel() * message.element_size()
-        self.messages += 1
+        self.messages += message.numel() > 0
         return self._exchange(to, message.contiguous(), sender, like)
 
     def _exchange(self, to: int, message: Tensor, sender: int, like: Tensor) -> Tensor:
