@@ -63,9 +63,7 @@ def local_attention(
         return o, torch.full(q.shape[:3], -torch.inf, dtype=wide, device=q.device)
     mask = sight(placement, rank, lengths, q.shape[1]) if causal and q.shape[1] > 1 else None
     options: dict[str, Any] = {} if mask is None else {"mask": mask}
-    return attend(
-        q, k_shard, v_shard, held, causal=False, scale=scale, return_lse=True, **options
-    )
+    return attend(q, k_shard, v_shard, held, causal=False, scale=scale, return_lse=True, **options)
 
 
 def sight(placement: Placement, rank: int, lengths: Tensor, Lq: int) -> Tensor:

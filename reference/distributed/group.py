@@ -8,8 +8,9 @@
 If a rank fails, the others get a `RankFailed` that names it, within the timeout: see `watch`. The
 group is dead then, whatever the backend says; leave the `with` and start anew.
 
-The timeout is what one message may take. Three quarters go to the backend, the rest is for finding
-out who failed. A rank that is late by more than that has failed, as far as the others can tell.
+The timeout runs from the operation that cannot be completed to the error. Most of it is the
+backend's, and how late a rank may be; the rest is for finding out who failed. A rank that is later
+than that has failed, as far as the others can tell.
 
 With NCCL, operations return before they are done, so `connect` sets TORCH_NCCL_BLOCKING_WAIT, without
 which a failure would end the process in place of raising an error. gloo is what this project's
@@ -28,7 +29,7 @@ from torch import Tensor
 from reference.distributed.links import Links, nothing_like
 from reference.distributed.watch import Watch
 
-GRACE = 0.25  # the share of the timeout that is for finding out who failed
+WAIT, GRACE = 0.7, 0.2  # shares of the timeout: for a message; for finding out who failed
 
 
 class ProcessLinks(Links):
@@ -70,7 +71,9 @@ class BackendCollectives:
 
     def all_gather(self, x: Tensor) -> Tensor:
         """Every rank's x, (R, *x.shape), in order of the ranks."""
-        found = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(self.ranks)]
+        found = [
+            torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(self.ranks)
+        ]
         with self._watched():
             dist.all_gather(found, x.contiguous(), group=self.group)
         return torch.stack(found)
@@ -123,15 +126,13 @@ def connect(*, backend: str | None = None, timeout: float = 30.0) -> Iterator[Pr
     if backend == "nccl":
         os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
         torch.cuda.set_device(device)
-    waits = timedelta(seconds=(1 - GRACE) * timeout)
+    waits = timedelta(seconds=WAIT * timeout)
     store, rank, ranks = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout)))
     dist.init_process_group(
         backend, store=dist.PrefixStore("group", store), rank=rank, world_size=ranks, timeout=waits
     )
     notes = dist.PrefixStore("watch", store.clone())
-    watch = Watch(
-        notes, rank, ranks, timeout=waits.total_seconds(), grace=GRACE * timeout
-    )
+    watch = Watch(notes, rank, ranks, timeout=waits.total_seconds(), grace=GRACE * timeout)
     try:
         yield ProcessLinks(watch, device)
     except BaseException as error:

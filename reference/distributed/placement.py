@@ -130,6 +130,8 @@ def append_to_shard(
     slot = placement.slot_of(place[row, token])
     room = min(k_shard.shape[1], v_shard.shape[1])
     if slot.numel() and int(slot.max()) >= room:
-        raise ValueError(f"rank {rank} has room for {room} keys per row; got slot {int(slot.max())}")
+        raise ValueError(
+            f"rank {rank} has room for {room} keys per row; got slot {int(slot.max())}"
+        )
     k_shard[row, slot] = k[row, token]
     v_shard[row, slot] = v[row, token]

@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 from reference.distributed.links import RankFailed
 
-LOOKS = 20  # how often a survivor looks during the grace period
+LOOK_EVERY = 0.05  # seconds from one look for the others to the next
 
 
 class Watch:
@@ -58,12 +58,13 @@ class Watch:
     def _reasons(self, error: Exception) -> dict[int, str]:
         self.store.set(f"alive/{self.rank}", str(self.entered))
         others = [rank for rank in range(self.ranks) if rank != self.rank]
-        for _ in range(LOOKS):
+        deadline = time.monotonic() + self.grace
+        while time.monotonic() < deadline:
             if words := self._notes("words", others):
                 return words
             if len(self._notes("alive", others)) == len(others):
-                return {self.rank: f"it could not reach the others, which are alive ({error})"}
-            time.sleep(self.grace / LOOKS)
+                return {self.rank: f"the others have given it up, and are alive ({error})"}
+            time.sleep(LOOK_EVERY)
         silent = set(others) - set(self._notes("alive", others))
         at = self._notes("at", silent)
         return {rank: self._silence(int(at.get(rank, 0))) for rank in sorted(silent)}
