@@ -9,7 +9,7 @@ would use on GPUs.
     all_reduce   R tensors of one shape                 → their sum or maximum, everywhere
     all_to_all   on each rank one tensor for each rank  → on each rank one tensor from each rank
 
-The result has the same bits on every rank: a sum is added up once, in one place, and then passed on.
+The result has the same bits on every rank: a sum is added up once, in one place, then passed on.
 """
 
 from collections.abc import Callable, Sequence

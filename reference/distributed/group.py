@@ -12,9 +12,9 @@ The timeout runs from the operation that cannot be completed to the error. Most 
 backend's, and how late a rank may be; the rest is for finding out who failed. A rank that is later
 than that has failed, as far as the others can tell.
 
-With NCCL, operations return before they are done, so `connect` sets TORCH_NCCL_BLOCKING_WAIT, without
-which a failure would end the process in place of raising an error. gloo is what this project's
-tests run; NCCL takes the same calls, and no machine with two GPUs has run them yet.
+With NCCL, operations return before they are done, so `connect` sets TORCH_NCCL_BLOCKING_WAIT,
+without which a failure would end the process in place of raising an error. gloo is what this
+project's tests run; NCCL takes the same calls, and no machine with two GPUs has run them yet.
 """
 
 import os
@@ -59,7 +59,7 @@ class ProcessLinks(Links):
 
 
 class BackendCollectives:
-    """The collectives that torch.distributed has. What they send, they do not say: nothing is counted.
+    """The collectives that torch.distributed has: they do not say what they send, so no counts.
 
     links: of all ranks. group: of torch.distributed, None: all of them. The order in which an
     all-reduce adds is up to the backend, and so are the last bits of its sum.

@@ -4,7 +4,7 @@
 rank while receiving from another. Two kinds exist, and the code above cannot tell them apart:
 
     ThreadLinks    ranks are threads of one process: to learn and to test, with any number of ranks
-    ProcessLinks   ranks are processes, connected by torch.distributed (`reference.distributed.group`)
+    ProcessLinks   ranks are processes, connected by torch.distributed: see `group`
 
 `Members` is a view of either in which only some of the ranks take part.
 """

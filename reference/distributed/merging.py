@@ -18,6 +18,7 @@ parallelism" (o and lse in one packed all-to-all).
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ Merge = Callable[[Tensor, Tensor, Collectives], tuple[Tensor, Tensor]]
 
 
 def pack(o: Tensor, lse: Tensor) -> Tensor:
-    """o (..., D) and lse (...) as bytes, uint8 (..., D · size + lse's size): one message, not two."""
+    """o (..., D) and lse (...) side by side as bytes, uint8 (..., bytes of both): one message."""
     lse = lse.contiguous()[..., None]
     return torch.cat([o.contiguous().view(torch.uint8), lse.view(torch.uint8)], -1)
 
@@ -90,7 +91,7 @@ def heads_of_rank(Hq: int, ranks: int) -> list[range]:
     [range(0, 3), range(3, 6), range(6, 8)]
     """
     cuts = [Hq // ranks * r + min(r, Hq % ranks) for r in range(ranks + 1)]
-    return [range(a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
+    return [range(a, b) for a, b in pairwise(cuts)]
 
 
 MERGES: dict[str, Merge] = {

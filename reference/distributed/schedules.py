@@ -53,7 +53,7 @@ def ring_all_gather(rank: int, ranks: int, shift: int = 0) -> Iterator[Round]:
 
 
 def ring_reduce_scatter(rank: int, ranks: int) -> Iterator[Round]:
-    """Each round: pass a partly summed chunk to the right; rank r ends with chunk r + 1, complete."""
+    """Each round: pass a partial sum to the right; rank r ends with chunk r + 1, complete."""
     right, left = (rank + 1) % ranks, (rank - 1) % ranks
     for step in range(ranks - 1):
         send, receive = (rank - step) % ranks, (left - step) % ranks
@@ -92,7 +92,7 @@ def halving_reduce_scatter(rank: int, ranks: int) -> Iterator[Round]:
 
 
 def shifted_all_to_all(rank: int, ranks: int) -> Iterator[Round]:
-    """Each round: give the rank `step` to the right its chunk, take yours from `step` to the left."""
+    """Each round: give the rank `step` to the right its chunk, get yours from the left."""
     for step in range(1, ranks):
         to, sender = (rank + step) % ranks, (rank - step) % ranks
         yield Round(to, sender, range(to, to + 1), range(sender, sender + 1))

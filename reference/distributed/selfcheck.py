@@ -80,7 +80,7 @@ def own_shard(x: Tensor, placement: Placement, rank: int, lengths: Tensor) -> Te
 def as_close_as_naive(
     got: tuple[Tensor, Tensor], tensors: tuple[Tensor, ...], causal: bool, heads: slice
 ) -> bool:
-    """Whether (o, lse) of some heads is about as close to fp64 as naive attention over the whole."""
+    """Whether (o, lse) of some heads is about as close to fp64 as naive attention is."""
     truth = oracle_with_cache(*tensors, causal=causal)
     naive = attention_with_cache(*tensors, causal=causal, return_lse=True)
     return all(
@@ -109,7 +109,7 @@ def kinds_of_collectives(links: ProcessLinks) -> dict[str, Collectives]:
 
 
 def check_merges(links: ProcessLinks) -> Iterator[dict[str, Any]]:
-    """One row for each case, merge and kind of collectives: right or not, bytes and their formula."""
+    """One row for each case, merge and kind of collectives: right or not; bytes, by formula."""
     kinds = kinds_of_collectives(links)
     for case in CASES:
         q, k, v, lengths = draw(case)

@@ -1,6 +1,6 @@
 """Who failed? When a message does not come, the survivors find out together, through a store.
 
-A backend reports a failure from where it sits: "Connection closed by peer [address]", or "Timed out".
+A backend reports a failure as it sees it: "Connection closed by peer [address]", or "Timed out".
 The peer it names is a neighbour, which may only have waited for the one that failed. So each rank
 leaves three kinds of notes in a key-value store beside the group:
 
@@ -8,8 +8,8 @@ leaves three kinds of notes in a key-value store beside the group:
     words/RANK     its last words: the exception that ends it
     alive/RANK     written once an operation has failed: "I did not fail, I am looking, too"
 
-A rank whose operation fails writes `alive`, then looks for the others. Whoever left last words failed,
-and these say how. Whoever leaves no note at all within the grace period is dead, or hangs.
+A rank whose operation fails writes `alive`, then looks for the others. A rank that left last words
+failed, and these say how. One that leaves no note within the grace period is dead, or hangs.
 """
 
 import time

@@ -133,7 +133,7 @@ def test_a_rank_without_any_room():
 
 
 def test_the_bottom_right_mask_of_the_shard_would_be_wrong():
-    """What one would try first: causality within the shard. It must differ, or this tests nothing."""
+    """Causality within the shard, as one would try first, must differ, or this tests nothing."""
     case = CASES[4]
     q, k, v, lengths = draw(case)
     placement = Placement(2)

@@ -100,7 +100,8 @@ def test_both_rows_at_once():
          r"lengths must be \(B,\) = \(1,\); got \(2,\)"),
         (lambda: append_to_shard(*[torch.zeros(1, 1, 2, 4)] * 2, *[torch.zeros(1, 1, 3, 4)] * 2,
                                  torch.zeros(1).long(), Placement(1), 0), "k must be"),
-        (lambda: append_to_shard(*[torch.zeros(1, 1, 2, 4)] * 4, torch.tensor([2]), Placement(2), 0),
+        (lambda: append_to_shard(*[torch.zeros(1, 1, 2, 4)] * 4, torch.tensor([2]), Placement(2),
+                                 0),
          "rank 0 has room for 1 keys per row; got slot 1"),
     ],
 )  # fmt: skip
