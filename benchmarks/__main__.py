@@ -18,10 +18,11 @@ OTHERS = {
     "cpu": "decode on this CPU's threads, ours against PyTorch's",
     "model": "decode a real model on this CPU, ours against transformers",
     "quality": "perplexity of two models with caches of eight bits",
+    "distributed": "merges and decode steps over 2 and 4 ranks of this machine",
     "peers_static": "ours beside peers, compiled and counted; runs nothing, needs no GPU",
     "report": "a notebook and an HTML page about this machine, to hand in",
 }
-RECORDED = ("cpu", "model", "quality", "host", "peers_static")
+RECORDED = ("cpu", "model", "quality", "distributed", "host", "peers_static")
 """Take --quick and --out, and write one record."""
 
 
