@@ -75,7 +75,7 @@ def start(store: dist.TCPStore, rank: int, ranks: int, *arguments: str) -> subpr
 def test_the_others_hear_who_failed_within_the_timeout(how, says):
     ranks, failing, timeout = 3, 0 if how == "kill" else 1, 6.0
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    drill = ["--drill", how, "--rank", str(failing), "--timeout", str(timeout)]
+    drill = ["--only", "--drill", how, "--rank", str(failing), "--timeout", str(timeout)]
     runs = [start(store, rank, ranks, *drill) for rank in range(ranks)]
     try:
         ends = [run.communicate(timeout=180) for run in runs]
@@ -101,7 +101,7 @@ def test_the_others_hear_who_failed_within_the_timeout(how, says):
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="reads /proc")
 def test_a_launch_that_takes_too_long_leaves_no_rank_behind():
     mark = "86399.25"  # an argument that nothing else on this machine has
-    arguments = ["--drill", "hang", "--rank", "0", "--timeout", mark]
+    arguments = ["--only", "--drill", "hang", "--rank", "0", "--timeout", mark]
     with pytest.raises(subprocess.TimeoutExpired):
         torchrun(2, MODULE, *arguments, seconds=15)
     left = []
