@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from course.style import COLORS, SPLITS, CourseFigure, arrow, bare, bytes_, figure, text_on, tokens
+from course.style import COLORS, SPLITS, CourseFigure, arrow, bare, bytes_, figure, text_on
 
 __all__ = [
     "bytes_over_ranks",
@@ -158,27 +158,36 @@ def measured_merges(rows: Sequence[Mapping], ms_per_round: float, ms_per_mb: flo
 
 
 def prefix_saved(
-    batches: Sequence[int], bytes_apart: Sequence[float], bytes_together: Sequence[float],
-    shortest: Sequence[int | None],
-) -> CourseFigure:  # fmt: skip
-    """Left, bytes for the prefix with and without sharing, by batch; right, when sharing pays."""
+    batches: Sequence[int],
+    apart: Sequence[float],
+    together: Sequence[float],
+    shortest: Mapping[str, Sequence[int | None]],
+) -> CourseFigure:
+    """Left, bytes for the prefix with and without sharing, by batch; right, when sharing pays.
+
+    shortest: {label: for each batch the shortest prefix that pays, None if none does}.
+    """
     fig, (left, right) = figure(1, 2, size=(9.0, 3.6))
-    left.plot(batches, bytes_apart, color=COLORS.k, marker="o", ms=4, label="each row on its own")
-    left.plot(batches, bytes_together, color=COLORS.v, marker="o", ms=4, label="read together")
+    left.plot(batches, apart, color=COLORS.k, marker="o", ms=4, label="each row on its own")
+    left.plot(batches, together, color=COLORS.v, marker="o", ms=4, label="read together")
     left.set_yscale("log", base=2)
     bytes_(left.yaxis)
-    left.yaxis.set_minor_locator(NullLocator())
     left.set_ylabel("bytes for the prefix")
     left.legend()
-    some = [(b, n) for b, n in zip(batches, shortest, strict=True) if n is not None]
-    right.plot(*zip(*some, strict=True), color=COLORS.accent, marker="o", ms=4)
-    for b, n in some[:: max(1, len(some) // 4)]:
-        right.annotate(f"{n}", (b, n), (0, 7), textcoords="offset points", ha="center", fontsize=9)
-    right.set_ylabel("shortest prefix that pays")
-    right.set_ylim(0, 1.25 * max(n for _, n in some))
-    tokens(right.yaxis)
+    for (label, numbers), color in zip(shortest.items(), SPLITS[1:], strict=False):
+        some = [(b, n) for b, n in zip(batches, numbers, strict=True) if n is not None]
+        right.plot(*zip(*some, strict=True), color=color, marker="o", ms=4, label=label)
+        for b, n in (some[0], some[-1]):
+            right.annotate(f"{n:,}", (b, n), (0, 7), textcoords="offset points", ha="center",
+                           fontsize=9)  # fmt: skip
+    right.set_yscale("log")
+    right.set_ylabel("shortest prefix that pays, tokens")
+    right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    right.margins(y=0.15)
+    right.legend()
     for ax in (left, right):
         _doubling_axis(ax, batches)
+        ax.yaxis.set_minor_locator(NullLocator())
         ax.set_xlabel("rows of the batch")
         ax.grid(axis="y", lw=0.6)
     return fig

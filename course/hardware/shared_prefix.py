@@ -55,9 +55,17 @@ def prefix_bytes(
 
 
 def shortest_that_pays(
-    *, batch: int, heads: tuple[int, int], head_dim: int, queries: int = 1, dtype: str = "bf16"
+    *,
+    batch: int,
+    heads: tuple[int, int],
+    head_dim: int,
+    queries: int = 1,
+    dtype: str = "bf16",
+    extra: float = 0.0,
 ) -> int | None:
     """The shortest prefix, in tokens, for which `together` takes fewer bytes; None if none does.
+
+    extra: what else sharing costs, in bytes: the time of its launches times the memory's bandwidth.
 
     >>> shortest_that_pays(batch=32, heads=(32, 8), head_dim=128)
     9
@@ -69,4 +77,4 @@ def shortest_that_pays(
     none = prefix_bytes(prefix=0, **shape)[1]
     one = prefix_bytes(prefix=1, **shape)
     saved = one[0] - (one[1] - none)  # by each token of the prefix
-    return none // saved + 1 if saved > 0 else None
+    return int((none + extra) // saved) + 1 if saved > 0 else None

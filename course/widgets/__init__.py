@@ -5,9 +5,10 @@ numbers, for those who read it on the web. One module per widget; `explorer` is 
 """
 
 from course.widgets.kv_memory import kv_memory
+from course.widgets.many_gpus import many_gpus
 from course.widgets.roofline import roofline
 from course.widgets.sm_timeline import sm_timeline
 from course.widgets.split_curve import split_curve
 from course.widgets.stepper import stepper
 
-__all__ = ["kv_memory", "roofline", "sm_timeline", "split_curve", "stepper"]
+__all__ = ["kv_memory", "many_gpus", "roofline", "sm_timeline", "split_curve", "stepper"]

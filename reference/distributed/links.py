@@ -111,14 +111,20 @@ class Room:
             message = self.mail[sender, rank].get(timeout=self.timeout)
         except queue.Empty:
             raise RankFailed({sender: f"it sent nothing for {self.timeout:g} s"}) from None
-        if message is None:
+        if message is None and self.failed:
             raise RankFailed(dict(self.failed))
+        if message is None:
+            raise RankFailed({sender: f"it has left, and rank {rank} waits for a message of it"})
         return message
 
     def fail(self, rank: int, error: BaseException) -> None:
         """Tell all others that this rank is gone. Whoever only follows it is not to blame."""
         if not isinstance(error, RankFailed):
             self.failed[rank] = f"{type(error).__name__}: {error}"
+        self.leave(rank)
+
+    def leave(self, rank: int) -> None:
+        """Nothing more will come from this rank."""
         for other in range(self.ranks):
             self.mail[rank, other].put(None)
 
@@ -139,6 +145,7 @@ def run_ranks(ranks: int, work: Callable[[Links], Any], *, timeout: float = 30.0
     def run(rank: int) -> None:
         try:
             results[rank] = work(ThreadLinks(rank, room))
+            room.leave(rank)
         except BaseException as error:
             errors[rank] = error
             room.fail(rank, error)

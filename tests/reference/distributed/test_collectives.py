@@ -1,5 +1,7 @@
 """reference.distributed: collectives as schedules of messages, over ranks that are threads."""
 
+import time
+
 import pytest
 import torch
 
@@ -145,11 +147,22 @@ def test_the_error_of_the_rank_that_failed_is_the_one_that_is_raised():
 def test_a_rank_that_says_nothing_is_named_after_the_timeout():
     def work(links):
         if links.rank == 1:
-            return None
+            time.sleep(1)
         return ScheduledCollectives(links).all_gather(torch.zeros(1))
 
     with pytest.raises(RankFailed, match=r"rank 1 failed: it sent nothing for 0\.2 s"):
         run_ranks(2, work, timeout=0.2)
+
+
+def test_nobody_waits_for_a_rank_that_has_left():
+    def work(links):
+        if links.rank != 1:  # an empty rank that goes home, say
+            ScheduledCollectives(links).all_gather(torch.zeros(1))
+
+    begun = time.monotonic()
+    with pytest.raises(RankFailed, match=r"rank 1 failed: it has left, and rank . waits"):
+        run_ranks(3, work, timeout=60)
+    assert time.monotonic() - begun < 30
 
 
 def test_messages_of_another_shape_are_refused():
