@@ -35,6 +35,7 @@ class Links:
 
     def __init__(self, rank: int, ranks: int) -> None:
         self.rank, self.ranks = rank, ranks
+        self.device = torch.device("cpu")  # where what it sends has to be
         self.sent = 0  # bytes
         self.messages = 0
 
@@ -65,7 +66,7 @@ class Members(Links):
         if links.rank not in members:
             raise ValueError(f"members must include this rank, {links.rank}; got {list(members)}")
         super().__init__(list(members).index(links.rank), len(members))
-        self.links, self.members = links, list(members)
+        self.links, self.members, self.device = links, list(members), links.device
 
     def _exchange(self, to: int, message: Tensor, sender: int, like: Tensor) -> Tensor:
         return self.links.exchange(self.members[to], message, self.members[sender], like)

@@ -59,19 +59,21 @@ CASES = (
 )
 
 
-def draw(case: Case, capacity: int = 80) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def draw(
+    case: Case, device: torch.device | None = None, capacity: int = 80
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """q, k, v and lengths of a case: the same on every rank."""
     rng = torch.Generator().manual_seed(16)
     B, (Hq, Hkv) = len(case.lengths), case.heads
     shapes = [(B, case.Lq, Hq, case.D), (B, capacity, Hkv, case.D), (B, capacity, Hkv, case.Dv)]
-    q, k, v = (torch.randn(shape, generator=rng).to(case.dtype) for shape in shapes)
-    return q, k, v, torch.tensor(case.lengths)
+    q, k, v = (torch.randn(shape, generator=rng).to(device, case.dtype) for shape in shapes)
+    return q, k, v, torch.tensor(case.lengths, device=device)
 
 
 def own_shard(x: Tensor, placement: Placement, rank: int, lengths: Tensor) -> Tensor:
     """This rank's part of x (B, Lk, ...), with NaN wherever there is no key."""
     mine = shard(x, placement, rank)
-    slot = torch.arange(mine.shape[1])
+    slot = torch.arange(mine.shape[1], device=x.device)
     return mine.masked_fill(
         (slot >= placement.count(rank, lengths)[:, None])[:, :, None, None], torch.nan
     )
@@ -112,7 +114,7 @@ def check_merges(links: ProcessLinks) -> Iterator[dict[str, Any]]:
     """One row for each case, merge and kind of collectives: right or not; bytes, by formula."""
     kinds = kinds_of_collectives(links)
     for case in CASES:
-        q, k, v, lengths = draw(case)
+        q, k, v, lengths = draw(case, links.device)
         placement = Placement(links.ranks, case.block)
         shards = [own_shard(x, placement, links.rank, lengths) for x in (k, v)]
         check_agreement(q, lengths, kinds["ring"])
@@ -142,15 +144,15 @@ def check_merges(links: ProcessLinks) -> Iterator[dict[str, Any]]:
 def check_appends(links: Links, steps: int = 9) -> dict[str, Any]:
     """Decode token after token, each appended to the shard that it belongs to."""
     case = Case("appended token by token", (11, 0, 4))
-    q, k, v, lengths = draw(case)
+    q, k, v, lengths = draw(case, links.device)
     placement = Placement(links.ranks, block=2)
     room = placement.count(0, k.shape[1])
-    shards = [torch.full((3, room, *x.shape[2:]), torch.nan) for x in (k, v)]
+    shards = [x.new_full((3, room, *x.shape[2:]), torch.nan) for x in (k, v)]
     for b, length in enumerate(lengths.tolist()):  # the prompt
         for x, mine in zip((k, v), shards, strict=True):
             part = shard(x[b : b + 1, :length], placement, links.rank)[0]
             mine[b, : len(part)] = part
-    right, row = True, torch.arange(3)
+    right, row = True, torch.arange(3, device=links.device)
     for _ in range(steps):
         new = [x[row, lengths][:, None] for x in (k, v)]
         append_to_shard(*shards, *new, lengths, placement, links.rank)
@@ -167,7 +169,7 @@ def check_appends(links: Links, steps: int = 9) -> dict[str, Any]:
 def check_grid(links: Links, Hkv: int = 2) -> dict[str, Any]:
     """Heads first, then the context; the ranks of a head group merge, and each keeps some heads."""
     case = Case("heads × context", (37, 5), Lq=2, heads=(4 * Hkv, Hkv))
-    q, k, v, lengths = draw(case)
+    q, k, v, lengths = draw(case, links.device)
     grid = Grid.widest(links.ranks, Hkv)
     group = Members(links, grid.members(links.rank))
     mine = [grid.heads_of(x, links.rank) for x in (q, k, v)]
@@ -196,7 +198,7 @@ def everything(links: ProcessLinks) -> list[dict[str, Any]]:
 def drill(links: ProcessLinks, how: str, rank: int, seconds: float) -> None:
     """Decode for ever; in the third step, `rank` raises, is killed, or hangs for some seconds."""
     case = CASES[0]
-    q, k, v, lengths = draw(case)
+    q, k, v, lengths = draw(case, links.device)
     placement, collectives = Placement(links.ranks), ScheduledCollectives(links)
     shards = [own_shard(x, placement, links.rank, lengths) for x in (k, v)]
     for step in itertools.count():
