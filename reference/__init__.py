@@ -14,6 +14,7 @@ In reading order:
     paging                  a cache in pages: who holds which, forks, prefixes known by their hash
     plan, cascade           ragged batches; sequences with a common prefix
     transformer, generate   a Llama-style model, its cache and its text; pretrained: a real one
+    distributed             the cache over many ranks, merged by messages
     quantized_cache         keys and values each in a format of their own; perplexity: what it costs
 
 One letter, one meaning, everywhere in the course:
