@@ -29,7 +29,8 @@ PROTOCOL = (
     "0. formula: reference.distributed.sent_bytes. wire: tx_bytes of the loopback interface, all "
     "ranks together, for the backend's own collectives, TCP/IP headers included. model: ms = "
     "a · rounds + b · bytes, fitted by least squares of relative errors to the merges of 2 ranks "
-    "(ring, gather and heads), then asked for those of 4. Ranks beyond `cores` share cores."
+    "(ring, gather and heads), then asked for those of 4. load_average_before: of this machine, over "
+    "1, 5 and 15 minutes: above 0, others were working there, too. Ranks beyond `cores` share cores."
 )
 
 
@@ -89,6 +90,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 def main(options: Namespace) -> None:
     """Start the ranks, print what they measured, write the record."""
     rows: list[dict[str, Any]] = []
+    load = os.getloadavg() if hasattr(os, "getloadavg") else ()
     quick = ["--quick"] if options.quick else []
     for ranks in tqdm(RANKS, desc="distributed", unit="launch"):
         run = torchrun(ranks, "benchmarks.distributed_worker", *quick, seconds=1800)
@@ -100,5 +102,5 @@ def main(options: Namespace) -> None:
     print(table(rows))
     print(f"\nms = {fitted['ms_per_round']:.4f} · rounds + {fitted['ms_per_mb']:.4f} · MB sent")
     path = Path(options.out) if options.out else RESULTS / "distributed.json"
-    save(path, PROTOCOL, rows, model=fitted, cores_here=os.cpu_count())
+    save(path, PROTOCOL, rows, model=fitted, load_average_before=[round(x, 2) for x in load])
     print(f"written: {path}")
