@@ -73,7 +73,7 @@ class Watch:
         seen = f"it entered collective {entered}" if entered else "it entered no collective"
         return (
             f"no sign of life; {seen}, this rank is in number {self.entered} "
-            f"(waited {self.timeout:g} s for a message, and {self.grace:g} s for a sign)"
+            f"(a message may take {self.timeout:g} s, a sign of life {self.grace:g} s)"
         )
 
     def _notes(self, kind: str, ranks: Iterable[int]) -> dict[int, str]:

@@ -78,7 +78,7 @@ def test_the_others_hear_who_failed_within_the_timeout(how, says):
     drill = ["--only", "--drill", how, "--rank", str(failing), "--timeout", str(timeout)]
     runs = [start(store, rank, ranks, *drill) for rank in range(ranks)]
     try:
-        ends = [run.communicate(timeout=180) for run in runs]
+        ends = [run.communicate(timeout=300) for run in runs]
     finally:
         for run in runs:
             run.kill()
