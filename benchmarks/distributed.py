@@ -29,8 +29,8 @@ PROTOCOL = (
     "0. formula: reference.distributed.sent_bytes. wire: tx_bytes of the loopback interface, all "
     "ranks together, for the backend's own collectives, TCP/IP headers included. model: ms = "
     "a · rounds + b · bytes, fitted by least squares of relative errors to the merges of 2 ranks "
-    "(ring, gather and heads), then asked for those of 4. load_average_before: of the machine, 1, 5 "
-    "and 15 minutes: above 0, others were working there, too. Ranks beyond `cores` share cores."
+    "(ring, gather and heads), then asked for those of 4. load_average_before: of the machine, 1, "
+    "5 and 15 minutes: above 0, others were working there, too. Ranks beyond `cores` share cores."
 )
 
 
