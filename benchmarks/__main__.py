@@ -20,10 +20,20 @@ OTHERS = {
     "serving": "serving a real model on this CPU: many at once, prompts in chunks",
     "quality": "perplexity of two models with caches of eight bits",
     "speculative": "speculative decoding on this CPU: tokens per pass, and time against plain",
+    "distributed": "merges and decode steps over 2 and 4 ranks of this machine",
     "peers_static": "ours beside peers, compiled and counted; runs nothing, needs no GPU",
     "report": "a notebook and an HTML page about this machine, to hand in",
 }
-RECORDED = ("cpu", "model", "serving", "quality", "speculative", "host", "peers_static")
+RECORDED = (
+    "cpu",
+    "model",
+    "serving",
+    "quality",
+    "speculative",
+    "distributed",
+    "host",
+    "peers_static",
+)
 """Take --quick and --out, and write one record."""
 
 

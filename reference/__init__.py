@@ -15,6 +15,7 @@ In reading order:
     plan, cascade           ragged batches; sequences with a common prefix
     transformer, generate   a Llama-style model, its cache and its text; pretrained: a real one
     serving                 an engine: many requests at once over one model and one paged cache
+    distributed             the cache over many ranks, merged by messages
     quantized_cache         keys and values each in a format of their own; perplexity: what it costs
     speculative             several tokens guessed, checked in one pass, accepted or resampled
 

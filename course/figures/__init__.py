@@ -8,6 +8,7 @@ function takes plain numbers or tensors and returns a `Figure` in the course's s
 # ruff: noqa: F403
 from course.figures.attention import *
 from course.figures.benchmark import *
+from course.figures.beyond_one_gpu import *
 from course.figures.decode_phase import *
 from course.figures.flash_attention import *
 from course.figures.flash_attention_triton import *

@@ -7,6 +7,7 @@
     launch       programs, waves and predicted µs of Flash-Decoding and of FlashAttention-2
     timeline     which program runs where and when
     kv_memory    bytes of KV cache per token and user, users that fit
+    interconnects, shared_prefix   merges over many GPUs; the bytes of a prefix read once
     published    others' published figures beside the model's
     fitted       the model's assumptions, fitted to a recorded GPU run
     split_curves time against the number of splits

@@ -6,6 +6,7 @@ numbers, for those who read it on the web. One module per widget; `explorer` is 
 
 from course.widgets.draft_tree import draft_tree
 from course.widgets.kv_memory import kv_memory
+from course.widgets.many_gpus import many_gpus
 from course.widgets.roofline import roofline
 from course.widgets.serving_timeline import serving_timeline
 from course.widgets.sm_timeline import sm_timeline
@@ -15,6 +16,7 @@ from course.widgets.stepper import stepper
 __all__ = [
     "draft_tree",
     "kv_memory",
+    "many_gpus",
     "roofline",
     "serving_timeline",
     "sm_timeline",
