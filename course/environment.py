@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 NO_TRITON = (
     "Triton has no build for {system}. The lessons that need only PyTorch run as they are (00 to"
-    " 04, 07, 08, 14 and 17); for the kernel lessons (05, 06, 09, 10 and 12) use Linux: a"
+    " 04, 07, 08, 14, 16 and 17); for the kernel lessons (05, 06, 09, 10 and 12) use Linux: a"
     " container, WSL on Windows, or Colab."
 )
 ON_WINDOWS = (
