@@ -310,6 +310,14 @@ slip(
     "It sits this step out.",
     ("> 1 or budget == 0 or", "> 1 or"),
     ("        if r in stays:\n", "        if r in stays and budget > 0:\n"),
+    see=PAGES,
+)
+slip(
+    "pages to spare",
+    "A **spare page** is kept for each request that runs, as in the lesson. Here none is: the first "
+    "in line begins if there are pages for all its tokens.",
+    ("needs > free", "needs + len(stays) > free"),
+    see=CHUNKS,
 )
 slip(
     "nobody computes on the freed page",
