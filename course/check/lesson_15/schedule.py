@@ -314,8 +314,8 @@ slip(
 )
 slip(
     "pages to spare",
-    "A **spare page** is kept for each request that runs, as in the lesson. Here none is: the first "
-    "in line begins if there are pages for all its tokens.",
+    "A **spare page** is kept for each request that runs, as in the lesson. Here none is: the "
+    "first in line begins if there are pages for all its tokens.",
     ("needs > free", "needs + len(stays) > free"),
     see=CHUNKS,
 )

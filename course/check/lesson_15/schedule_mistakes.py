@@ -203,7 +203,7 @@ slip(
     see=CHUNKS,
 )
 slip(
-    "the shortest prompt first",
+    "the shortest in line first",
     "Whoever waits with the **fewest tokens** begins first. They begin in the order of the list, "
     "or a long one may never begin.",
     ("for r in waiting:", "for r in sorted(waiting, key=lambda x: x.known):"),
@@ -281,12 +281,9 @@ slip(
 )
 slip(
     "a preemption ends the decodes",
-    "After a preemption **no other** request decodes. Go on with the next: it may have room in its "
-    "own pages, or find a free one.",
-    (
-        "free += youngest.pages\n",
-        "free += youngest.pages\n            if r in stays:\n                work[r.name] = 1\n            break\n",
-    ),
+    "With a preemption the decodes **end**. Whoever needed the page has one now, and those after "
+    "it decode, too.",
+    ("free += youngest.pages\n", "free += youngest.pages\n            break\n"),
     see=PAGES,
 )
 slip(
@@ -295,7 +292,8 @@ slip(
     "Each that finds no free page sends the youngest away.",
     (
         "if full and free == 0:\n",
-        "if full and free == 0 and preempted:\n            continue\n        if full and free == 0:\n",
+        "if full and free == 0 and preempted:\n            continue\n"
+        "        if full and free == 0:\n",
     ),
     see=PAGES,
 )
