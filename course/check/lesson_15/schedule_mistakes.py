@@ -266,13 +266,6 @@ slip(
     see=PAGES,
 )
 slip(
-    "its pages are lost",
-    "The pages of a preempted request **do not become free**, so one after the other gives way.",
-    ("full and free == 0", "full and free <= 0"),
-    ("            free += youngest.pages\n", ""),
-    see=PAGES,
-)
-slip(
     "no account after a preemption",
     "After a preemption the **free pages** are not counted right. All those of the preempted "
     "request become free, and the page that the needy one takes is subtracted from them.",
@@ -299,7 +292,7 @@ slip(
 )
 slip(
     "one page of a victim",
-    "A preempted request gives **one page** back. It gives all its pages back.",
+    "A preempted request gives **all its pages** back, or one after the other gives way.",
     ("free += youngest.pages", "free += 1"),
     see=PAGES,
 )

@@ -175,7 +175,9 @@ def at_the_limit(answer, rng):
     times = [(arrival + ttft + tpot * i) * TICK for i in range(later + 1)]
     exact = (arrival * TICK, times)
     over = (arrival * TICK, [*times[:-1], times[-1] + TICK])
-    return seen(answer, [exact, over, exact], ttft * TICK, tpot * TICK)
+    late = (arrival * TICK, [*times[:-1], times[-1] - TICK])  # TTFT alone at its limit
+    slow = ((arrival + 1) * TICK, times)  # TPOT alone
+    return seen(answer, [exact, over, late, slow, slow], ttft * TICK, tpot * TICK)
 
 
 RANK = "ranked[math.ceil(95 * len(ranked) / 100) - 1]"
@@ -196,6 +198,12 @@ slip(
     "TTFT at the limit is too late",
     "A TTFT **exactly at its limit** counts as too late. At most means that it is in time.",
     ("ttft <= ttft_limit", "ttft < ttft_limit"),
+    see=LOAD,
+)
+slip(
+    "TPOT at the limit is too late",
+    "A TPOT **exactly at its limit** counts as too long. At most means that it is allowed.",
+    ("tpot <= tpot_limit", "tpot < tpot_limit"),
     see=LOAD,
 )
 slip(
