@@ -263,6 +263,13 @@ slip(
     ("preempted or budget == 0", "preempted or budget <= 0"),
 )
 slip(
+    "a budget below zero",
+    "More requests decode than the budget has tokens, so that it becomes **negative**. The others "
+    "sit this step out.",
+    ("> 1 or budget == 0 or", "> 1 or"),
+    see=PAGES,
+)
+slip(
     "who sits out counts as zero",
     "`work` names running requests that compute nothing, with **0**. Leave those out.",
     ("return work, preempted", "return {**{r.name: 0 for r in running}, **work}, preempted"),
@@ -310,6 +317,14 @@ slip(
     "It sits this step out.",
     ("> 1 or budget == 0 or", "> 1 or"),
     ("        if r in stays:\n", "        if r in stays and budget > 0:\n"),
+    see=PAGES,
+)
+slip(
+    "pages to spare",
+    "A **spare page** is kept for each request that runs, as in the lesson. Here none is: the "
+    "first in line begins if there are pages for all its tokens.",
+    ("needs > free", "needs + len(stays) > free"),
+    see=CHUNKS,
 )
 slip(
     "nobody computes on the freed page",

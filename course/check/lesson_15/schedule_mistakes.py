@@ -194,6 +194,20 @@ slip(
     "the youngest first",
     "Decodes are served **youngest first**. When budget or pages are short, the oldest come first.",
     (FIRST, "for r in running[::-1]:  #"),
+    see=PAGES,
+)
+slip(
+    "the youngest prompt first",
+    "Of the prompts that were begun, the **youngest** comes first. The oldest does.",
+    ("for r in stays:", "for r in reversed(stays):"),
+    see=CHUNKS,
+)
+slip(
+    "the shortest in line first",
+    "Whoever waits with the **fewest tokens** begins first. They begin in the order of the list, "
+    "or a long one may never begin.",
+    ("for r in waiting:", "for r in sorted(waiting, key=lambda x: x.known):"),
+    see=CHUNKS,
 )
 slip(
     "only who decodes",
@@ -252,14 +266,33 @@ slip(
     see=PAGES,
 )
 slip(
-    "its pages are lost",
-    "The pages of a preempted request **do not become free**, so one after the other gives way.",
-    ("            free += youngest.pages\n", ""),
+    "no account after a preemption",
+    "After a preemption the **free pages** are not counted right. All those of the preempted "
+    "request become free, and the page that the needy one takes is subtracted from them.",
+    ("free - full", "free - (full and not preempted)"),
+    see=PAGES,
+)
+slip(
+    "a preemption ends the decodes",
+    "With a preemption the decodes **end**. Whoever needed the page has one now, and those after "
+    "it decode, too.",
+    ("free += youngest.pages\n", "free += youngest.pages\n            break\n"),
+    see=PAGES,
+)
+slip(
+    "one preemption per step",
+    "At most **one** request is preempted in a step, and the next that needs a page is left out. "
+    "Each that finds no free page sends the youngest away.",
+    (
+        "if full and free == 0:\n",
+        "if full and free == 0 and preempted:\n            continue\n"
+        "        if full and free == 0:\n",
+    ),
     see=PAGES,
 )
 slip(
     "one page of a victim",
-    "A preempted request gives **one page** back. It gives all its pages back.",
+    "A preempted request gives **all its pages** back, or one after the other gives way.",
     ("free += youngest.pages", "free += 1"),
     see=PAGES,
 )

@@ -117,9 +117,9 @@ def percentiles(answer, rng):
     return [seen(answer, some(rng, 20)), seen(answer, some(rng, 40))]
 
 
-@holds("3, 21 and 50 requests: the rank is rounded up")
+@holds("from 3 to 50 requests: the rank is rounded up")
 def ranks(answer, rng):
-    return [seen(answer, some(rng, n)) for n in (3, 21, 50)]
+    return [seen(answer, some(rng, n)) for n in (3, 12, 21, 33, 50)]
 
 
 @holds("requests come in any order, and the last to come ends first")
@@ -175,7 +175,9 @@ def at_the_limit(answer, rng):
     times = [(arrival + ttft + tpot * i) * TICK for i in range(later + 1)]
     exact = (arrival * TICK, times)
     over = (arrival * TICK, [*times[:-1], times[-1] + TICK])
-    return seen(answer, [exact, over, exact], ttft * TICK, tpot * TICK)
+    late = (arrival * TICK, [*times[:-1], times[-1] - TICK])  # TTFT alone at its limit
+    slow = ((arrival + 1) * TICK, times)  # TPOT alone
+    return seen(answer, [exact, over, late, slow, slow], ttft * TICK, tpot * TICK)
 
 
 RANK = "ranked[math.ceil(95 * len(ranked) / 100) - 1]"
@@ -185,6 +187,24 @@ slip(
     "The value with **index** ⌊0.95 · n⌋ is taken. The rank is ⌈0.95 · n⌉, and ranks begin with 1.",
     (RANK, "ranked[int(0.95 * len(ranked))]"),
     see=FEELS,
+)
+slip(
+    "rounded to the nearest",
+    "The rank is rounded to the **nearest**; round it up.",
+    (RANK, "ranked[round(0.95 * len(ranked)) - 1]"),
+    see=FEELS,
+)
+slip(
+    "TTFT at the limit is too late",
+    "A TTFT **exactly at its limit** counts as too late. At most means that it is in time.",
+    ("ttft <= ttft_limit", "ttft < ttft_limit"),
+    see=LOAD,
+)
+slip(
+    "TPOT at the limit is too late",
+    "A TPOT **exactly at its limit** counts as too long. At most means that it is allowed.",
+    ("tpot <= tpot_limit", "tpot < tpot_limit"),
+    see=LOAD,
 )
 slip(
     "an index rounded down",

@@ -28,7 +28,7 @@ def the_cancelled(traces, ttft_limit, tpot_limit):
 @mistake(
     "A request that was cancelled is **left out** before anything is counted. Its arrival still "
     "counts: the clock runs from the first arrival of all.",
-    see=FEELS,
+    see=LOAD,
 )
 def cancelled_before_the_clock(traces, ttft_limit, tpot_limit):
     return _left_out(traces, ttft_limit, tpot_limit)
