@@ -243,7 +243,6 @@ _PREFILL = {  # the larger of D and Dv up to → block_m, block_n, num_warps, nu
     128: (128, 64, 8, 3),
     256: (64, 32, 8, 2),
 }
-_PREFILL_HOPPER = (128, 128, 8, 2)  # D and Dv 64 or 128: other widths need registers for masks
 _PREFILL_NARROW_VALUES = (128, 32, 8, 2)  # D above 128, Dv not: acc has the registers of D = 128
 _PREFILL_NO_TENSOR_CORES = {64: (64, 32, 8, 2), 128: (32, 16, 8, 2), 256: (16, 16, 8, 2)}
 
@@ -255,7 +254,6 @@ def choose_prefill_launch(
     tensor_cores: bool,
     value_dim: int | None = None,
     small: bool = False,
-    hopper: bool = False,
     interpreted: bool = False,
 ) -> Launch:
     """Return tile sizes and launch parameters of the FlashAttention-2 kernel.
@@ -266,12 +264,11 @@ def choose_prefill_launch(
         tensor_cores: False for fp32 (which is not cut to TF32) and for GPUs older than sm_80, whose
             tensor cores Triton does not use: every thread then holds operands in registers, and
             the tiles are smaller.
-        small: as in `choose_decode_launch`. hopper: an sm_90. It has more shared memory, and its
-            matrix instructions read q and K from there: larger tiles fit into its registers.
+        small: as in `choose_decode_launch`.
         interpreted: use tiles of 64 x 64, as in `choose_decode_launch`.
 
     With tensor cores a program stays below the 99 KiB of shared memory that consumer GPUs (sm_86,
-    sm_89) give it, but for an sm_90's; without them, below the 64 KiB of a T4 (sm_75).
+    sm_89) give it; without them, below the 64 KiB of a T4 (sm_75).
 
     >>> launch = choose_prefill_launch(num_queries=4096, head_dim=80, tensor_cores=True)
     >>> launch.block_m, launch.block_n, launch.block_d
@@ -283,8 +280,6 @@ def choose_prefill_launch(
     row = next(row for largest, row in table.items() if wide <= largest)
     if tensor_cores and head_dim > 128 >= columns:
         row = _PREFILL_NARROW_VALUES
-    if tensor_cores and hopper and num_queries > 16 and {head_dim, columns} <= {64, 128}:
-        row = _PREFILL_HOPPER
     block_m, block_n, num_warps, num_stages = (64, 64, 4, 3) if interpreted else row
     if small and tensor_cores and wide > 64:
         num_stages = 1  # no second tile of K and V beside the current one

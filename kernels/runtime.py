@@ -186,16 +186,6 @@ def has_small_shared_memory(device: torch.device) -> bool:
 
 
 @cache
-def is_hopper(device: torch.device) -> bool:
-    """Say whether it is an sm_90: matrix instructions of four warps, 227 KiB for a program."""
-    return (
-        device.type == "cuda"
-        and torch.version.hip is None
-        and torch.cuda.get_device_capability(device)[0] == 9
-    )
-
-
-@cache
 def has_dependent_launch(device: torch.device) -> bool:
     """Say whether a kernel can be put in place before the one ahead of it is done: from sm_90 on.
 

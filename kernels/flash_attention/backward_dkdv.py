@@ -54,11 +54,11 @@ def over_queries(
         q = tl.load(q_ptrs, mask=mask, other=0.0)  # (BLOCK_M, BLOCK_D)
         # Past the last query lse is +inf: p is 0 there, as in a row without keys.
         lse_log2 = tl.load(lse_log2_ptr + head * Tq + offs_m, mask=mask_m, other=float("inf"))
-        scores = dot(k, tl.trans(q), zeros)  # (BLOCK_N, BLOCK_M)
-        p_log2 = tl.fma(scores, scale_log2, -lse_log2[None, :])  # one rounding, as in the forward
+        scores_log2 = dot(k, tl.trans(q), zeros) * scale_log2  # (BLOCK_N, BLOCK_M)
         if MASKED:
-            p_log2 = tl.where(since[:, None] <= offs_m[None, :], p_log2, float("-inf"))
-        p = tl.exp2(p_log2)
+            seen = since[:, None] <= offs_m[None, :]
+            scores_log2 = tl.where(seen, scores_log2, float("-inf"))
+        p = tl.exp2(scores_log2 - lse_log2[None, :])
 
         mask = mask_m[:, None] & (offs_dv < DV)
         do_ptrs = do_ptr + head * stride_doh + tokens * stride_dom + offs_dv

@@ -49,11 +49,10 @@ def over_keys(
             mask_v = mask_v & (offs_n[:, None] < stop)
 
         k = tl.load(k_ptr + tokens * stride_kn + offs_d, mask=mask_k, other=0.0)
-        scores = dot(q, tl.trans(k), zeros)  # (BLOCK_M, BLOCK_N)
-        p_log2 = tl.fma(scores, scale_log2, -lse_log2[:, None])  # one rounding, as in the forward
+        scores_log2 = dot(q, tl.trans(k), zeros) * scale_log2  # (BLOCK_M, BLOCK_N)
         if MASKED:
-            p_log2 = tl.where(offs_n[None, :] < sees[:, None], p_log2, float("-inf"))
-        p = tl.exp2(p_log2)
+            scores_log2 = tl.where(offs_n[None, :] < sees[:, None], scores_log2, float("-inf"))
+        p = tl.exp2(scores_log2 - lse_log2[:, None])
 
         v = tl.load(v_ptr + tokens * stride_vn + offs_dv, mask=mask_v, other=0.0)
         ds = p * dot(do, tl.trans(v), zeros - delta[:, None])  # the sum begins with -delta

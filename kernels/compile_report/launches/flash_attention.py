@@ -13,7 +13,7 @@ from kernels.call import KernelCall
 from kernels.compile_report.case import LaunchCase
 from kernels.compile_report.targets import Target
 from kernels.flash_attention.backward import backward_calls
-from kernels.flash_attention.forward import alike, forward_call
+from kernels.flash_attention.forward import forward_call
 from kernels.flash_attention.packed import Packing
 from kernels.flash_attention.tiles import choose_backward_tiles
 from kernels.heuristics import choose_prefill_launch
@@ -23,14 +23,6 @@ WIDTHS = (("bf16", 192, 128), ("bf16", 128, 64), ("bf16", 64, 128), ("fp32", 192
 """dtype, D and Dv: MLA before it is absorbed, its half, values wider than keys, and fp32."""
 NOT_ON_TURING = {"sm_75": "its registers cannot hold tiles of head dims above 128"}
 B, HQ, HKV, L, SEQUENCES = 4, 32, 8, 4096, 8
-AT_MOST = {  # instructions that a warp issues per tile; lower a number whenever a change does
-    f"flash_attention {dtype} D={D} Lq={L}{rest}": limits
-    for D, limits in ((64, {"sm_80": 360, "sm_90": 485}), (128, {"sm_80": 545, "sm_90": 540}))
-    for dtype in ("fp16", "bf16")
-    for rest in ("", " all keys")
-}
-"""On an sm_90 a tile has twice as many keys. `benchmarks/LOG.md` compares them with other kernels:
-the best of those takes 368 and 558 on sm_80; on sm_90, for as many scores, 528 and 524."""
 
 
 def compile_cases() -> list[LaunchCase]:
@@ -40,7 +32,6 @@ def compile_cases() -> list[LaunchCase]:
     cases = [_forward_case(*shape, L) for shape in shapes] + [_forward_case("fp16", 128, 1)]
     cases += [_forward_case(dtype, D, L, Dv=Dv) for dtype, D, Dv in WIDTHS]
     cases += [_forward_case("bf16", 192, 1, Dv=128)]
-    cases += [_forward_case("bf16", D, L, causal=False) for D in (64, 128)]
     cases += [_forward_case("bf16", 128, L, packed=True)]
     cases += [_forward_case("bf16", 192, L, packed=True, Dv=128)]
     cases += [case for shape in shapes for case in _backward_cases(*shape)]
@@ -51,23 +42,11 @@ def compile_cases() -> list[LaunchCase]:
 
 
 def _forward_case(
-    dtype: str,
-    D: int,
-    Lq: int,
-    packed: bool = False,
-    Dv: int | None = None,
-    causal: bool = True,
+    dtype: str, D: int, Lq: int, packed: bool = False, Dv: int | None = None
 ) -> LaunchCase:
     name = f"flash_attention {dtype} {_widths(D, Dv)} {'packed' if packed else f'Lq={Lq}'}"
-    name += "" if causal else " all keys"
-    return LaunchCase(
-        name,
-        partial(_forward, dtype, (D, Dv or D), Lq, packed, causal),
-        streams=("k", "v"),
-        dots=dtype != "fp32",
-        tile=_tile,
-        at_most=AT_MOST.get(name, {}),
-    )
+    make = partial(_forward, dtype, (D, Dv or D), Lq, packed)
+    return LaunchCase(name, make, streams=("k", "v"), dots=dtype != "fp32", tile=_tile)
 
 
 def _tile(call: KernelCall) -> int:
@@ -115,23 +94,18 @@ def _tensors(
 
 
 def _forward(
-    dtype: str, widths: tuple[int, int], Lq: int, packed: bool, causal: bool, target: Target
+    dtype: str, widths: tuple[int, int], Lq: int, packed: bool, target: Target
 ) -> KernelCall:
-    """One launch, with the strides of contiguous tensors. widths: D and Dv."""
+    """One causal launch, with the strides of contiguous tensors. widths: D and Dv."""
     q, k, v, packing = _tensors(dtype, widths, Lq, packed)
     D, Dv = widths
     tensor_cores = dtype != "fp32" and target.tensor_cores
     small = target.shared_per_block <= 65536
     launch = choose_prefill_launch(
-        num_queries=Lq,
-        head_dim=D,
-        value_dim=Dv,
-        tensor_cores=tensor_cores,
-        small=small,
-        hopper=target.name == "sm_90" and not packed and alike(k, v),
+        num_queries=Lq, head_dim=D, value_dim=Dv, tensor_cores=tensor_cores, small=small
     )
     o, lse = _meta(*q.shape[:3], Dv, dtype=q.dtype), _meta(*q.shape[:3])
-    return forward_call(q, k, v, o, lse, packing, causal, D**-0.5, launch)
+    return forward_call(q, k, v, o, lse, packing, True, D**-0.5, launch)
 
 
 def _backward(
