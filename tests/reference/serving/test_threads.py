@@ -97,6 +97,8 @@ def test_prefill_is_close_to_the_oracle(Lq, Lk, dtype):
         seen = torch.ones(Lq, Lk, dtype=torch.bool).tril(Lk - Lq)  # PyTorch's own, bottom-right
         heads_first = (x.transpose(1, 2) for x in (q, k, v))
         base = scaled_dot_product_attention(*heads_first, seen, enable_gqa=True).transpose(1, 2)
+        if dtype == torch.bfloat16:  # there the plain one, which rounds its scores, is the baseline
+            base = attention(q, k, v, causal=True)
         assert_close_to_oracle(o, base, o64)
 
 
