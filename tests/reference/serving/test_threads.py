@@ -5,7 +5,7 @@ import torch
 from poison import paged
 from torch.nn.functional import scaled_dot_product_attention
 
-from reference.attention import attention_with_cache, oracle, oracle_with_cache
+from reference.attention import attention, attention_with_cache, oracle, oracle_with_cache
 from reference.closeness import assert_close_to_oracle
 from reference.serving.threads import decode_pieces, plan_pieces, prefill_threads
 
