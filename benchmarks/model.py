@@ -16,7 +16,8 @@ import statistics
 import subprocess
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -209,15 +210,29 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join([head, *lines])
 
 
-def main(options: Namespace) -> None:
-    """Measure every context, print the table, write the record."""
+@contextmanager
+def or_what_to_install() -> Iterator[None]:
+    """Leave with a sentence, as SystemExit, where transformers or SmolLM2 is missing."""
     try:
         import transformers  # noqa: F401
 
-        model = read_model(options.quick)
+        yield
     except (ImportError, FileNotFoundError) as error:
         hint = "" if isinstance(error, FileNotFoundError) else ": pip install -e '.[hf]'"
         raise SystemExit(f"{error}{hint}") from error
+
+
+def identity(quick: bool) -> dict[str, str]:
+    """What a record says of the model that `read_model` returns."""
+    if quick:
+        return {"name": "random", "sha256": ""}
+    return {"name": SMOLLM2.name, "sha256": sha256(SMOLLM2)}
+
+
+def main(options: Namespace) -> None:
+    """Measure every context, print the table, write the record."""
+    with or_what_to_install():
+        model = read_model(options.quick)
     contexts = QUICK_CONTEXTS if options.quick else CONTEXTS
     rows = []
     peer = as_transformers(model)
@@ -226,10 +241,8 @@ def main(options: Namespace) -> None:
         row = measure(model, peer, context, 3 if options.quick else ROUNDS)
         rows.append(row | memory(context, options.quick))
     print(table(rows))
-    about = {"name": "random", "sha256": ""} if options.quick else {
-        "name": SMOLLM2.name, "sha256": sha256(SMOLLM2)}  # fmt: skip
     path = Path(options.out) if options.out else RESULTS / "model_cpu.json"
-    save(path, PROTOCOL, rows, model=about, transformers=version("transformers"))
+    save(path, PROTOCOL, rows, model=identity(options.quick), transformers=version("transformers"))
     print(f"written: {path}")
 
 

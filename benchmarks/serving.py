@@ -23,13 +23,18 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from benchmarks.model import as_transformers, read_model, share_angles
+from benchmarks.model import (
+    as_transformers,
+    identity,
+    or_what_to_install,
+    read_model,
+    share_angles,
+)
 from benchmarks.protocol import RESULTS, save
 from benchmarks.timing import HostClock, median_and_quartiles, take_turns
-from course.model import sha256
 from reference.flash_decoding_cpu import flash_decode_threads
 from reference.generate import generate_tokens
-from reference.pretrained import SMOLLM2, load
+from reference.pretrained import load
 from reference.serving import Engine, Request, percentile
 from reference.serving.threads import THREADS
 from reference.transformer import Transformer
@@ -265,22 +270,15 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def main(options: Namespace) -> None:
     """Measure both parts, print the table, write the record."""
-    try:
-        import transformers  # noqa: F401
-
+    with or_what_to_install():
         model = read_model(options.quick)
         asked = prompts(options.quick)
-    except (ImportError, FileNotFoundError) as error:
-        hint = "" if isinstance(error, FileNotFoundError) else ": pip install -e '.[hf]'"
-        raise SystemExit(f"{error}{hint}") from error
     sizes = QUICK if options.quick else FULL
     peer = as_transformers(model)
     share_angles(model, peer)
     rows = chunks(model, asked, sizes)
     rows = throughput(model, peer, asked, sizes) + rows
     print(table(rows))
-    about = {"name": "random", "sha256": ""} if options.quick else {
-        "name": SMOLLM2.name, "sha256": sha256(SMOLLM2)}  # fmt: skip
     path = Path(options.out) if options.out else RESULTS / "serving.json"
-    save(path, PROTOCOL, rows, model=about, transformers=version("transformers"))
+    save(path, PROTOCOL, rows, model=identity(options.quick), transformers=version("transformers"))
     print(f"written: {path}")

@@ -19,6 +19,7 @@ rounding is half a billion times coarser, and nothing rules out a near tie: answ
 Sources: Yu et al. 2022, "Orca"; Kwon et al. 2023, "PagedAttention" (vLLM).
 """
 
+import math
 from bisect import insort
 from collections import deque
 from collections.abc import Hashable, Iterable, Iterator, Sequence
@@ -238,7 +239,7 @@ class Engine:
         self._waiting.remove(answer)
         seq = self.cache.new(answer.known if self.share else ())
         self._running[answer.id] = seq
-        if answer.trace.started != answer.trace.started:  # nan: for the first time
+        if math.isnan(answer.trace.started):  # for the first time
             answer.trace.started = self.clock.now()
             answer.found = self.cache.tables.length(seq)
 
